@@ -1,0 +1,45 @@
+//! The bytes that cross the kernel boundary, in both directions: records up through the ring buffer,
+//! offsets and filters down through `.rodata`.
+//!
+//! Everything here is `#[repr(C)]`, integers and byte arrays only, without implicit padding; sizes and
+//! offsets are asserted at compile time. It must never hold anything else: meaning belongs to the agent.
+#![no_std]
+
+mod filter;
+mod offsets;
+mod record;
+
+pub use filter::*;
+pub use offsets::*;
+pub use record::*;
+
+/// Plain old data: every byte pattern is a value, and no byte of it is padding.
+///
+/// # Safety
+/// The implementor is `#[repr(C)]`, made of integers and byte arrays only, with no padding.
+pub unsafe trait Plain: Copy + Sized + 'static {
+    /// The value's bytes, in the machine's own order.
+    fn as_bytes(&self) -> &[u8] {
+        // SAFETY: the implementor has no padding, so all of its bytes are initialised.
+        unsafe { core::slice::from_raw_parts(core::ptr::from_ref(self).cast(), size_of::<Self>()) }
+    }
+}
+
+/// What the kernel side counts, an index into the per-CPU counter array.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// Records submitted to the ring buffer.
+    Submitted = 0,
+    /// Bytes submitted to the ring buffer, without its 8-byte record headers.
+    SubmittedBytes = 1,
+    /// Records lost because the ring buffer was full.
+    RingFull = 2,
+    /// Sockets that a process filter could not remember because its table was full.
+    MembersFull = 3,
+    /// Transitions of a not yet decided socket that its waiting room could not hold.
+    WaitingRoomFull = 4,
+}
+
+/// How many [`Counter`]s there are.
+pub const COUNTERS: usize = 5;

@@ -1,0 +1,96 @@
+//! Where the running kernel keeps the fields that the probes read: resolved from BTF by the agent, frozen
+//! into `.rodata` before the programs load.
+
+use crate::Plain;
+
+/// The offset of a field that this kernel does not have. Reading it gives 0.
+pub const ABSENT: u32 = u32::MAX;
+
+macro_rules! offsets {
+    ($($(#[$doc:meta])* $field:ident => $structure:literal, $path:literal;)+) => {
+        /// Byte offsets of kernel fields, [`ABSENT`] where the kernel has no such field.
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug)]
+        pub struct Offsets {
+            $($(#[$doc])* #[doc = concat!("`", $structure, ".", $path, "`")] pub $field: u32,)+
+        }
+
+        impl Offsets {
+            /// No field is known.
+            pub const NONE: Self = Self { $($field: ABSENT,)+ };
+
+            /// Where each field is to be found: its own name, the structure, the member's path
+            /// (alternatives separated by `|`, `+N` adds bytes: architectures and kernels differ).
+            pub const SOURCES: &'static [(&'static str, &'static str, &'static str)] =
+                &[$((stringify!($field), $structure, $path),)+];
+
+            /// Sets the `index`-th field in the order of [`Self::SOURCES`].
+            ///
+            /// # Panics
+            /// If `index` is not an index into [`Self::SOURCES`].
+            pub const fn set(&mut self, index: usize, offset: u32) {
+                let mut at = 0;
+                $(if at == index { self.$field = offset; return; } at += 1;)+
+                let _ = at;
+                panic!("no such offset");
+            }
+        }
+
+        // SAFETY: u32 fields only.
+        unsafe impl Plain for Offsets {}
+    };
+}
+
+offsets! {
+    skc_family => "sock_common", "skc_family";
+    skc_state => "sock_common", "skc_state";
+    skc_daddr => "sock_common", "skc_daddr";
+    skc_rcv_saddr => "sock_common", "skc_rcv_saddr";
+    skc_v6_daddr => "sock_common", "skc_v6_daddr";
+    skc_v6_rcv_saddr => "sock_common", "skc_v6_rcv_saddr";
+    skc_dport => "sock_common", "skc_dport";
+    skc_num => "sock_common", "skc_num";
+    skc_net => "sock_common", "skc_net.net";
+    skc_cookie => "sock_common", "skc_cookie.counter";
+    skc_flags => "sock_common", "skc_flags";
+    net_inum => "net", "ns.inum";
+    sk_protocol => "sock", "sk_protocol";
+    sk_err => "sock", "sk_err";
+    sk_err_soft => "sock", "sk_err_soft";
+    sk_shutdown => "sock", "sk_shutdown";
+    sk_socket => "sock", "sk_socket";
+    sk_ack_backlog => "sock", "sk_ack_backlog";
+    sk_max_ack_backlog => "sock", "sk_max_ack_backlog";
+    inet_sport => "inet_sock", "inet_sport";
+    rskq_accept_tail => "inet_connection_sock", "icsk_accept_queue.rskq_accept_tail";
+    icsk_retransmits => "inet_connection_sock", "icsk_retransmits";
+    icsk_probes_out => "inet_connection_sock", "icsk_probes_out";
+    icsk_user_timeout => "inet_connection_sock", "icsk_user_timeout";
+    snd_una => "tcp_sock", "snd_una";
+    write_seq => "tcp_sock", "write_seq";
+    rcv_nxt => "tcp_sock", "rcv_nxt";
+    copied_seq => "tcp_sock", "copied_seq";
+    linger2 => "tcp_sock", "linger2";
+    segs_out => "tcp_sock", "segs_out";
+    bytes_acked => "tcp_sock", "bytes_acked";
+    bytes_received => "tcp_sock", "bytes_received";
+    req_sk => "request_sock", "sk";
+    req_num_retrans => "request_sock", "num_retrans";
+    snt_synack => "tcp_request_sock", "snt_synack";
+    task_files => "task_struct", "files";
+    files_fdt => "files_struct", "fdt";
+    fdt_max_fds => "fdtable", "max_fds";
+    fdt_fd => "fdtable", "fd";
+    file_private_data => "file", "private_data";
+    socket_file => "socket", "file";
+    socket_sk => "socket", "sk";
+    regs_syscall_argument_1 => "pt_regs", "di|orig_x0";
+    regs_argument_1 => "pt_regs", "di|regs";
+    regs_argument_3 => "pt_regs", "dx|regs+16";
+    regs_return => "pt_regs", "ax|regs";
+    req_opcode => "io_kiocb", "opcode";
+    req_file => "io_kiocb", "file";
+    io_complete_req => "trace_event_raw_io_uring_complete", "req";
+    io_complete_res => "trace_event_raw_io_uring_complete", "res";
+    syscall_exit_ret => "syscall_trace_exit", "ret";
+}

@@ -1,0 +1,134 @@
+//! Reads kernel memory, and nothing else does. Offsets come from the running kernel's BTF.
+
+use aya_ebpf::{
+    Global,
+    helpers::{bpf_probe_read_kernel, generated},
+};
+use sockwatch_common::{ABSENT, Offsets, Settings};
+
+#[unsafe(no_mangle)]
+static OFFSETS: Global<Offsets> = Global::new(Offsets::NONE);
+
+#[unsafe(no_mangle)]
+static SETTINGS: Global<Settings> = Global::new(Settings::NONE);
+
+pub(crate) fn offsets() -> *const Offsets {
+    (&raw const OFFSETS).cast()
+}
+
+pub(crate) fn settings() -> *const Settings {
+    (&raw const SETTINGS).cast()
+}
+
+/// Reads one field's offset. Loading the whole structure would copy it to the 512-byte stack.
+macro_rules! offset {
+    ($field:ident) => {{
+        // SAFETY: `.rodata` holds an `Offsets` for the program's lifetime.
+            #[allow(unused_unsafe, reason = "also used within unsafe blocks")]
+            let value = unsafe { core::ptr::read_volatile(&raw const (*$crate::memory::offsets()).$field) };
+            value
+    }};
+}
+pub(crate) use offset;
+
+/// Reads one setting.
+macro_rules! setting {
+    ($field:ident) => {{
+        // SAFETY: `.rodata` holds a `Settings` for the program's lifetime.
+            #[allow(unused_unsafe, reason = "also used within unsafe blocks")]
+            let value = unsafe { core::ptr::read_volatile(&raw const (*$crate::memory::settings()).$field) };
+            value
+    }};
+}
+pub(crate) use setting;
+
+/// A way to read a kernel structure through a pointer that this kind of program was given.
+pub(crate) trait Memory {
+    /// Reads a `T` at `base + offset`; zero where the kernel has no such field or the read faults.
+    ///
+    /// # Safety
+    /// `base` is a pointer to the structure that `offset` belongs to, and null-checked.
+    unsafe fn read<T: Copy + Default>(base: *const u8, offset: u32) -> T;
+
+    /// The same socket as a `struct tcp_sock`; null unless it is a full TCP socket.
+    ///
+    /// # Safety
+    /// `sk` points to a `struct sock_common` and is null-checked.
+    unsafe fn tcp_sock(sk: *const u8) -> *const u8;
+
+    /// The socket's cookie, generated now if it has none yet and the program type can.
+    ///
+    /// # Safety
+    /// As for [`Self::tcp_sock`].
+    unsafe fn cookie(sk: *const u8) -> u64;
+}
+
+/// BTF tracepoints and fexit: the verifier knows the pointer's type, loads cannot fault.
+pub(crate) struct Direct;
+
+/// Every other kind of program: `bpf_probe_read_kernel`.
+pub(crate) struct Probed;
+
+impl Memory for Direct {
+    #[inline(always)]
+    unsafe fn read<T: Copy + Default>(base: *const u8, offset: u32) -> T {
+        if offset == ABSENT {
+            return T::default();
+        }
+        // SAFETY: the verifier checks the type and the offset, and turns a faulting load into a zero.
+        unsafe { core::ptr::read_volatile(base.add(offset as usize).cast::<T>()) }
+    }
+
+    #[inline(always)]
+    unsafe fn tcp_sock(sk: *const u8) -> *const u8 {
+        // SAFETY: the verifier checks that `sk` is a socket.
+        unsafe { generated::bpf_skc_to_tcp_sock(sk.cast_mut().cast()) }.cast::<u8>().cast_const()
+    }
+
+    #[inline(always)]
+    unsafe fn cookie(sk: *const u8) -> u64 {
+        // SAFETY: as the caller promised.
+        let cookie = unsafe { Self::read::<u64>(sk, offset!(skc_cookie)) };
+        if cookie != 0 {
+            return cookie;
+        }
+        // SAFETY: the verifier checks that `sk` is a socket.
+        unsafe { generated::bpf_get_socket_cookie(sk.cast_mut().cast()) }
+    }
+}
+
+/// `IPPROTO_TCP`.
+const TCP: u16 = 6;
+/// `TCP_TIME_WAIT` and `TCP_NEW_SYN_RECV`: states of minisocks, which end where `struct sock_common` ends.
+pub(crate) const TIME_WAIT: u8 = 6;
+pub(crate) const NEW_SYN_RECV: u8 = 12;
+
+impl Memory for Probed {
+    #[inline(always)]
+    unsafe fn read<T: Copy + Default>(base: *const u8, offset: u32) -> T {
+        if offset == ABSENT {
+            return T::default();
+        }
+        // SAFETY: the helper reports a fault instead of faulting.
+        unsafe { bpf_probe_read_kernel(base.add(offset as usize).cast::<T>()) }.unwrap_or_default()
+    }
+
+    #[inline(always)]
+    unsafe fn tcp_sock(sk: *const u8) -> *const u8 {
+        // SAFETY: as the caller promised.
+        let state = unsafe { Self::read::<u8>(sk, offset!(skc_state)) };
+        if state == TIME_WAIT || state == NEW_SYN_RECV {
+            return core::ptr::null();
+        }
+        // `sk_protocol` is a u16 from 5.6 on, so on every kernel that has the ring buffer.
+        // SAFETY: as the caller promised, and a full socket.
+        let protocol = unsafe { Self::read::<u16>(sk, offset!(sk_protocol)) };
+        if protocol == TCP { sk } else { core::ptr::null() }
+    }
+
+    #[inline(always)]
+    unsafe fn cookie(sk: *const u8) -> u64 {
+        // SAFETY: as the caller promised.
+        unsafe { Self::read::<u64>(sk, offset!(skc_cookie)) }
+    }
+}

@@ -1,0 +1,208 @@
+//! What the accept system calls and io_uring returned: failures always, the descriptor where another hook saw the
+//! accept, and the accept itself where the kernel lets nothing attach to `inet_csk_accept`.
+//!
+//! EMFILE never reaches `inet_csk_accept`: accept4 reserves the descriptor first.
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::generated,
+    btf_maps::Array,
+    macros::{btf_map, fexit, kretprobe, tracepoint},
+    programs::{FExitContext, RetProbeContext, TracePointContext},
+};
+use sockwatch_common::{Kind, SYSCALL_ACCEPTS};
+
+use super::accept::{emit_accept, report};
+use crate::{
+    filter::{self, ALL_KNOWN, PASS},
+    memory::{Memory, Probed, offset, setting},
+    socket::Socket,
+};
+
+const LISTEN: u8 = 10;
+
+/// What a successful exit means: `SYSCALL_ACCEPTS` or `SYSCALL_DESCRIPTORS`. The agent knows once it has attached.
+#[btf_map]
+static ACCEPT_EXITS: Array<u32, 1> = Array::new();
+
+/// Not failures: nothing to accept (EAGAIN), interrupted (EINTR, ERESTARTSYS to ERESTART_RESTARTBLOCK), cancelled.
+const EINTR: i64 = 4;
+const EAGAIN: i64 = 11;
+const ECANCELED: i64 = 125;
+const ERESTARTSYS: i64 = 512;
+const ERESTART_RESTARTBLOCK: i64 = 516;
+
+#[tracepoint(category = "syscalls", name = "sys_exit_accept4")]
+fn accept4_exit(ctx: TracePointContext) -> u32 {
+    syscall_exit(&ctx);
+    0
+}
+
+#[tracepoint(category = "syscalls", name = "sys_exit_accept")]
+fn accept_exit(ctx: TracePointContext) -> u32 {
+    syscall_exit(&ctx);
+    0
+}
+
+/// The system call's own function: cold, unlike its tracepoint, which slows every system call of every task.
+#[fexit(function = "__x64_sys_accept4")]
+fn accept4_fexit(ctx: FExitContext) -> i32 {
+    // SAFETY: the argument is the caller's `struct pt_regs`; reads of it are probed.
+    unsafe { exited(ctx.arg::<i64>(1), descriptor(ctx.arg(0))) };
+    0
+}
+
+#[fexit(function = "__x64_sys_accept")]
+fn accept_fexit(ctx: FExitContext) -> i32 {
+    // SAFETY: as above.
+    unsafe { exited(ctx.arg::<i64>(1), descriptor(ctx.arg(0))) };
+    0
+}
+
+#[kretprobe(function = "__x64_sys_accept4")]
+fn accept4_kretprobe(ctx: RetProbeContext) -> u32 {
+    syscall_return(&ctx);
+    0
+}
+
+#[kretprobe(function = "__x64_sys_accept")]
+fn accept_return_kretprobe(ctx: RetProbeContext) -> u32 {
+    syscall_return(&ctx);
+    0
+}
+
+/// `IORING_OP_ACCEPT` of single-shot accepts; multishot completions carry no request, direct descriptors no fd.
+#[tracepoint(category = "io_uring", name = "io_uring_complete")]
+fn accept_io_uring(ctx: TracePointContext) -> u32 {
+    const IORING_OP_ACCEPT: u8 = 13;
+    let record = ctx.as_ptr().cast::<u8>().cast_const();
+    // SAFETY: the offsets are those of the tracepoint's record; reads of the request are probed.
+    unsafe {
+        let request: usize = Probed::read(record, offset!(io_complete_req));
+        if request == 0 || Probed::read::<u8>(request as *const u8, offset!(req_opcode)) != IORING_OP_ACCEPT {
+            return 0;
+        }
+        let result: i32 = Probed::read(record, offset!(io_complete_res));
+        let file: usize = Probed::read(request as *const u8, offset!(req_file));
+        if result < 0 {
+            failed(i64::from(result), socket_of_file(file as *const u8));
+        } else {
+            succeeded(result, socket_of_file(file as *const u8));
+        }
+    }
+    0
+}
+
+#[inline(always)]
+fn syscall_exit(ctx: &TracePointContext) {
+    let record = ctx.as_ptr().cast::<u8>().cast_const();
+    // SAFETY: the offset is that of the tracepoint's record.
+    let result: i64 = unsafe { Probed::read(record, offset!(syscall_exit_ret)) };
+    exited(result, current_descriptor());
+}
+
+#[inline(always)]
+fn syscall_return(ctx: &RetProbeContext) {
+    // SAFETY: the context is a `struct pt_regs`; reads of it are probed.
+    let result: i64 = unsafe { Probed::read(ctx.as_ptr().cast::<u8>(), offset!(regs_return)) };
+    exited(result, current_descriptor());
+}
+
+/// The first argument of the current system call; -1 where the kernel cannot tell.
+#[inline(always)]
+fn current_descriptor() -> i32 {
+    if setting!(has_task_pt_regs) == 0 {
+        return -1;
+    }
+    // SAFETY: the current task exists; reads of its registers are probed.
+    unsafe {
+        let task = generated::bpf_get_current_task_btf();
+        descriptor(generated::bpf_task_pt_regs(task) as *const u8)
+    }
+}
+
+/// # Safety
+/// `regs` is a `struct pt_regs`.
+#[inline(always)]
+unsafe fn descriptor(regs: *const u8) -> i32 {
+    // SAFETY: as the caller promised; the read is probed.
+    unsafe { Probed::read::<u64>(regs, offset!(regs_syscall_argument_1)) as i32 }
+}
+
+#[inline(always)]
+fn exited(result: i64, listener: i32) {
+    if result < 0 {
+        failed(result, socket_of_descriptor(listener));
+    } else {
+        succeeded(result as i32, socket_of_descriptor(listener));
+    }
+}
+
+#[inline(always)]
+fn succeeded(descriptor: i32, listener: Option<Socket<Probed>>) {
+    let Some(child) = socket_of_descriptor(descriptor) else { return };
+    let listener = match listener {
+        Some(listener) => listener.raw_cookie(),
+        None => 0,
+    };
+    let reports = ACCEPT_EXITS.get(0).copied();
+    let kind = if reports == Some(SYSCALL_ACCEPTS) { Kind::Accept } else { Kind::AcceptReturn };
+    report(&child, listener, kind, descriptor as u32);
+}
+
+#[inline(always)]
+fn failed(result: i64, listener: Option<Socket<Probed>>) {
+    let errno = -result;
+    if errno == EAGAIN
+        || errno == EINTR
+        || errno == ECANCELED
+        || (ERESTARTSYS <= errno && errno <= ERESTART_RESTARTBLOCK)
+    {
+        return;
+    }
+    let Some(listener) = listener else { return };
+    if listener.state() != LISTEN || filter::tuple(&listener, ALL_KNOWN) != PASS {
+        return;
+    }
+    if filter::by_task() && !filter::task_matches() && !filter::is_member(listener.key()) {
+        return;
+    }
+    emit_accept(&listener, listener.raw_cookie(), Kind::AcceptReturn, result as u32);
+}
+
+#[inline(always)]
+fn socket_of_descriptor(descriptor: i32) -> Option<Socket<Probed>> {
+    if descriptor < 0 {
+        return None;
+    }
+    // SAFETY: the chain starts at the current task, whose files cannot go away under it; every read is probed.
+    unsafe {
+        let task = generated::bpf_get_current_task() as *const u8;
+        let files: usize = Probed::read(task, offset!(task_files));
+        let table: usize = Probed::read(files as *const u8, offset!(files_fdt));
+        let limit: u32 = Probed::read(table as *const u8, offset!(fdt_max_fds));
+        if descriptor as u32 >= limit {
+            return None;
+        }
+        let descriptors: usize = Probed::read(table as *const u8, offset!(fdt_fd));
+        let file: usize = Probed::read(descriptors as *const u8, descriptor as u32 * size_of::<usize>() as u32);
+        socket_of_file(file as *const u8)
+    }
+}
+
+/// The TCP socket behind a file. Other files' private data is told apart by `socket->file` pointing back.
+///
+/// # Safety
+/// `file` is a `struct file` or null.
+#[inline(always)]
+unsafe fn socket_of_file(file: *const u8) -> Option<Socket<Probed>> {
+    // SAFETY: as the caller promised; every read is probed.
+    unsafe {
+        let socket: usize = Probed::read(file, offset!(file_private_data));
+        if socket == 0 || Probed::read::<usize>(socket as *const u8, offset!(socket_file)) != file as usize {
+            return None;
+        }
+        let sk: usize = Probed::read(socket as *const u8, offset!(socket_sk));
+        Socket::full(sk as *const u8)
+    }
+}

@@ -1,0 +1,199 @@
+//! A child enters its listener's accept queue: who its listener is, and when its SYN-ACK was first sent.
+//!
+//! The cold hook is `tcp_v4_syn_recv_sock` and its IPv6 sibling, which hold the child, the listener and the request.
+//! Where the kernel refuses it, `sk_data_ready` on the listener tells the same, and fires for all traffic of the machine.
+
+use aya_ebpf::{
+    EbpfContext,
+    btf_maps::PerCpuArray,
+    macros::{btf_map, btf_tracepoint, fexit, kprobe, kretprobe},
+    programs::{BtfTracePointContext, FExitContext, ProbeContext, RetProbeContext},
+};
+use sockwatch_common::{Enqueue, Kind};
+
+use crate::{
+    emit::{emit, now_ns},
+    filter::{self, ALL_KNOWN, PASS},
+    memory::{Direct, Memory, Probed, offset},
+    socket::Socket,
+    waiting,
+};
+
+const LISTEN: u8 = 10;
+
+/// Arguments: (sk, skb, req, dst, req_unhash, own_req), then the child it returns.
+#[fexit(function = "tcp_v4_syn_recv_sock")]
+fn enqueue_v4_fexit(ctx: FExitContext) -> i32 {
+    // SAFETY: the first argument is the listener, the return value a child or null.
+    unsafe { created::<Direct>(ctx.arg(0), ctx.arg(2), ctx.arg(6), Family::Inet) };
+    0
+}
+
+#[fexit(function = "tcp_v6_syn_recv_sock")]
+fn enqueue_v6_fexit(ctx: FExitContext) -> i32 {
+    // SAFETY: as above.
+    unsafe { created::<Direct>(ctx.arg(0), ctx.arg(2), ctx.arg(6), Family::Inet6) };
+    0
+}
+
+/// 6.19 and later pass two arguments more.
+#[fexit(function = "tcp_v4_syn_recv_sock")]
+fn enqueue_v4_fexit_8(ctx: FExitContext) -> i32 {
+    // SAFETY: as above.
+    unsafe { created::<Direct>(ctx.arg(0), ctx.arg(2), ctx.arg(8), Family::Inet) };
+    0
+}
+
+#[fexit(function = "tcp_v6_syn_recv_sock")]
+fn enqueue_v6_fexit_8(ctx: FExitContext) -> i32 {
+    // SAFETY: as above.
+    unsafe { created::<Direct>(ctx.arg(0), ctx.arg(2), ctx.arg(8), Family::Inet6) };
+    0
+}
+
+/// The arguments at entry, for the return probe on the same CPU: both run in softirq, which does not migrate.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Entry {
+    listener: u64,
+    request: u64,
+}
+
+#[btf_map]
+static ENTRIES: PerCpuArray<Entry, 1> = PerCpuArray::new();
+
+#[kprobe(function = "tcp_v4_syn_recv_sock")]
+fn enqueue_v4_entry(ctx: ProbeContext) -> u32 {
+    note_entry(ctx.as_ptr().cast());
+    0
+}
+
+#[kretprobe(function = "tcp_v4_syn_recv_sock")]
+fn enqueue_v4_return(ctx: RetProbeContext) -> u32 {
+    returned(ctx.as_ptr().cast(), Family::Inet);
+    0
+}
+
+#[kprobe(function = "tcp_v6_syn_recv_sock")]
+fn enqueue_v6_entry(ctx: ProbeContext) -> u32 {
+    note_entry(ctx.as_ptr().cast());
+    0
+}
+
+#[kretprobe(function = "tcp_v6_syn_recv_sock")]
+fn enqueue_v6_return(ctx: RetProbeContext) -> u32 {
+    returned(ctx.as_ptr().cast(), Family::Inet6);
+    0
+}
+
+/// Fires after the child reached `ESTABLISHED`, before the acceptor is woken. The child is the queue's tail, unless
+/// an acceptor that was already looking took it away.
+#[btf_tracepoint(function = "sk_data_ready")]
+fn enqueue_data_ready(ctx: BtfTracePointContext) -> i32 {
+    let sk: *const u8 = ctx.arg(0);
+    // SAFETY: the tracepoint's argument is a socket.
+    if sk.is_null() || unsafe { Direct::read::<u8>(sk, offset!(skc_state)) } != LISTEN {
+        return 0;
+    }
+    // SAFETY: as above.
+    let Some(listener) = (unsafe { Socket::<Direct>::full(sk) }) else { return 0 };
+    let request: usize = listener.tcp_field(offset!(rskq_accept_tail));
+    if request == 0 {
+        return 0;
+    }
+    // SAFETY: requests lie in type-stable memory, and reads of them are probed.
+    let child = unsafe { Probed::read::<usize>(request as *const u8, offset!(req_sk)) };
+    // SAFETY: reads of it are probed.
+    if let Some(child) = unsafe { Socket::<Probed>::full(child as *const u8) } {
+        enqueued(&child, &listener, request as *const u8);
+    }
+    0
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Family {
+    Inet,
+    Inet6,
+}
+
+#[inline(always)]
+fn note_entry(regs: *const u8) {
+    let Some(entry) = ENTRIES.get_ptr_mut(0) else { return };
+    // SAFETY: the context is a `struct pt_regs`, and reads of it are probed; the slot is this CPU's own.
+    unsafe {
+        (*entry).listener = Probed::read(regs, offset!(regs_argument_1));
+        (*entry).request = Probed::read(regs, offset!(regs_argument_3));
+    }
+}
+
+#[inline(always)]
+fn returned(regs: *const u8, family: Family) {
+    let Some(entry) = ENTRIES.get_ptr(0) else { return };
+    // SAFETY: as above; reads of the three pointers are probed.
+    unsafe {
+        let child: usize = Probed::read(regs, offset!(regs_return));
+        created::<Probed>(
+            (*entry).listener as *const u8,
+            (*entry).request as *const u8,
+            child as *const u8,
+            family,
+        );
+    }
+}
+
+/// # Safety
+/// `listener` and `child` are null or sockets, `request` is null or a request, of the kind that `M` reads.
+#[inline(always)]
+unsafe fn created<M: Memory>(listener: *const u8, request: *const u8, child: *const u8, family: Family) {
+    // SAFETY: as the caller promised.
+    let (listener, child) = unsafe {
+        let Some(child) = Socket::<M>::full(child) else { return };
+        let Some(listener) = Socket::<M>::full(listener) else { return };
+        (listener, child)
+    };
+    // The IPv6 function hands v4-mapped children to the IPv4 one, whose probe has reported them.
+    if family == Family::Inet6 && is_v4_mapped(&child) {
+        return;
+    }
+    enqueued(&child, &listener, request);
+}
+
+#[inline(always)]
+fn is_v4_mapped<M: Memory>(child: &Socket<M>) -> bool {
+    let low = child.remote_v6(1);
+    let prefix = if cfg!(target_endian = "little") { low as u32 } else { (low >> 32) as u32 };
+    child.remote_v6(0) == 0 && u32::from_be(prefix) == 0xffff
+}
+
+#[inline(always)]
+fn enqueued<C: Memory, L: Memory>(child: &Socket<C>, listener: &Socket<L>, request: *const u8) {
+    if filter::tuple(child, ALL_KNOWN) != PASS {
+        return;
+    }
+    // SAFETY: `request` may be stale or null; reads of it are probed.
+    let (synack_us, synack_retransmits) = unsafe {
+        (
+            Probed::read::<u64>(request, offset!(snt_synack)),
+            u32::from(Probed::read::<u8>(request, offset!(req_num_retrans))),
+        )
+    };
+    let parent = listener.cookie();
+    if filter::by_task() && !filter::is_member(child.key()) {
+        if !filter::is_member(listener.key()) {
+            waiting::note_enqueue(child, parent, synack_us, synack_retransmits);
+            return;
+        }
+        filter::remember(child.key());
+        waiting::release(child);
+    }
+    let (at_ns, cookie, state) = (now_ns(), child.cookie(), child.state());
+    // SAFETY: `emit` hands out a reserved `Enqueue`.
+    emit::<Enqueue>(|enqueue| unsafe {
+        let depth = listener.field(offset!(sk_ack_backlog));
+        child.fill_head(&raw mut (*enqueue).head, Kind::Enqueue, at_ns, cookie, (state, state), depth);
+        (&raw mut (*enqueue).listener).write(parent);
+        (&raw mut (*enqueue).synack_us).write(synack_us);
+        (&raw mut (*enqueue).limit).write(listener.field(offset!(sk_max_ack_backlog)));
+        (&raw mut (*enqueue).synack_retransmits).write(synack_retransmits);
+    });
+}

@@ -1,0 +1,12 @@
+//! One file per probe. Which programs attach where, and in which order alternatives are tried, is the agent's
+//! probe table.
+
+mod accept;
+mod accept_exit;
+mod destroy;
+mod empty;
+mod enqueue;
+mod kfree_skb;
+mod reset;
+mod retransmit;
+mod set_state;

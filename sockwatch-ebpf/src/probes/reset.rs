@@ -1,0 +1,53 @@
+//! `tcp_send_reset` and `tcp_receive_reset`: who reset a connection.
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use sockwatch_common::{Head, Kind};
+
+use crate::{
+    emit::{emit, now_ns},
+    filter,
+    memory::{Direct, Memory, NEW_SYN_RECV, TIME_WAIT, offset, setting},
+    socket::Socket,
+};
+
+/// Arguments: (sk, skb) and, where the kernel has it, the reason. The socket is null for a reset without one,
+/// and may be a minisock.
+#[btf_tracepoint(function = "tcp_send_reset")]
+fn send_reset(ctx: BtfTracePointContext) -> i32 {
+    let sk: *const u8 = ctx.arg(0);
+    if sk.is_null() {
+        return 0;
+    }
+    let reason: u32 = if setting!(reset_reason_index) == 2 { ctx.arg(2) } else { 0 };
+    // SAFETY: not null; every socket has the common part.
+    let state = unsafe { Direct::read::<u8>(sk, offset!(skc_state)) };
+    if state == TIME_WAIT || state == NEW_SYN_RECV {
+        // SAFETY: not null.
+        report(&unsafe { Socket::<Direct>::common(sk) }, Kind::ResetSent, reason);
+        return 0;
+    }
+    // SAFETY: the tracepoint's argument is a socket.
+    if let Some(socket) = unsafe { Socket::<Direct>::full(sk) } {
+        report(&socket, Kind::ResetSent, reason);
+    }
+    0
+}
+
+#[btf_tracepoint(function = "tcp_receive_reset")]
+fn receive_reset(ctx: BtfTracePointContext) -> i32 {
+    // SAFETY: the tracepoint's argument is a socket.
+    if let Some(socket) = unsafe { Socket::<Direct>::full(ctx.arg(0)) } {
+        report(&socket, Kind::ResetReceived, 0);
+    }
+    0
+}
+
+#[inline(always)]
+fn report(socket: &Socket<Direct>, kind: Kind, value: u32) {
+    if !filter::passes(socket) {
+        return;
+    }
+    let (at_ns, cookie, state) = (now_ns(), socket.cookie(), socket.state());
+    // SAFETY: `emit` hands out a reserved `Head`.
+    emit::<Head>(|head| unsafe { socket.fill_head(head, kind, at_ns, cookie, (state, state), value) });
+}

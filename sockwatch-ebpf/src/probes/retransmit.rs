@@ -1,0 +1,46 @@
+//! `tcp_retransmit_skb` and `tcp_retransmit_synack`: the network, or the other end, was slow.
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use sockwatch_common::{Head, Kind};
+
+use crate::{
+    emit::{emit, now_ns},
+    filter::{self, ALL_KNOWN, PASS},
+    memory::Direct,
+    socket::Socket,
+};
+
+#[btf_tracepoint(function = "tcp_retransmit_skb")]
+fn retransmit_skb(ctx: BtfTracePointContext) -> i32 {
+    // SAFETY: the tracepoint's first argument is a socket.
+    let Some(socket) = (unsafe { Socket::<Direct>::full(ctx.arg(0)) }) else { return 0 };
+    if filter::passes(&socket) {
+        let (at_ns, cookie, state) = (now_ns(), socket.cookie(), socket.state());
+        // SAFETY: `emit` hands out a reserved `Head`.
+        emit::<Head>(|head| unsafe { socket.fill_head(head, Kind::Retransmit, at_ns, cookie, (state, state), 0) });
+    }
+    0
+}
+
+/// Arguments: (listener, request). The tuple is the request's, the identity the listener's.
+#[btf_tracepoint(function = "tcp_retransmit_synack")]
+fn retransmit_synack(ctx: BtfTracePointContext) -> i32 {
+    let request: *const u8 = ctx.arg(1);
+    // SAFETY: the tracepoint's first argument is a socket.
+    let Some(listener) = (unsafe { Socket::<Direct>::full(ctx.arg(0)) }) else { return 0 };
+    if request.is_null() {
+        return 0;
+    }
+    // SAFETY: not null; a request begins with the common part of a socket.
+    let request = unsafe { Socket::<Direct>::common(request) };
+    if filter::tuple(&request, ALL_KNOWN) != PASS || (filter::by_task() && !filter::is_member(listener.key())) {
+        return 0;
+    }
+    let (at_ns, cookie, state) = (now_ns(), listener.cookie(), listener.state());
+    // SAFETY: `emit` hands out a reserved `Head`; the identity is overwritten within it.
+    emit::<Head>(|head| unsafe {
+        request.fill_head(head, Kind::SynAckRetransmit, at_ns, cookie, (state, state), 0);
+        (&raw mut (*head).stub.skaddr).write(listener.address());
+    });
+    0
+}

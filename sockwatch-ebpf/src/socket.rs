@@ -1,0 +1,250 @@
+//! A socket as the probes see it: its identity and tuple, and how they fill a record.
+
+use core::marker::PhantomData;
+
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated};
+use sockwatch_common::{Close, Head, Kind, Stub};
+
+use crate::memory::{Memory, offset};
+
+/// `AF_INET` and `AF_INET6`.
+const INET: u16 = 2;
+const INET6: u16 = 10;
+
+/// A null-checked pointer to a `struct sock`, or to a minisock, which only has the common part.
+pub(crate) struct Socket<M> {
+    /// The `struct sock_common`.
+    pub(crate) sk: *const u8,
+    /// The same as a `struct tcp_sock`; null for a minisock.
+    pub(crate) tcp: *const u8,
+    memory: PhantomData<M>,
+}
+
+impl<M: Memory> Socket<M> {
+    /// A full TCP socket; `None` for other protocols (MPTCP's parent sockets among them).
+    ///
+    /// # Safety
+    /// `sk` is null or points to a `struct sock`.
+    #[inline(always)]
+    pub(crate) unsafe fn full(sk: *const u8) -> Option<Self> {
+        if sk.is_null() {
+            return None;
+        }
+        // SAFETY: not null.
+        let tcp = unsafe { M::tcp_sock(sk) };
+        if tcp.is_null() { None } else { Some(Self { sk, tcp, memory: PhantomData }) }
+    }
+
+    /// A minisock: only what `struct sock_common` holds can be read.
+    ///
+    /// # Safety
+    /// `sk` points to a `struct sock_common` and is not null.
+    #[inline(always)]
+    pub(crate) unsafe fn common(sk: *const u8) -> Self {
+        Self { sk, tcp: core::ptr::null(), memory: PhantomData }
+    }
+
+    /// Reads a field of `struct sock` or `struct sock_common`.
+    #[inline(always)]
+    pub(crate) fn field<T: Copy + Default>(&self, offset: u32) -> T {
+        // SAFETY: `sk` points to a socket, and the offset is one of its fields'.
+        unsafe { M::read(self.sk, offset) }
+    }
+
+    /// Reads a field of `struct inet_sock`, `inet_connection_sock` or `tcp_sock`; zero for a minisock.
+    #[inline(always)]
+    pub(crate) fn tcp_field<T: Copy + Default>(&self, offset: u32) -> T {
+        if self.tcp.is_null() {
+            return T::default();
+        }
+        // SAFETY: not null, a full TCP socket, and the offset is one of its fields'.
+        unsafe { M::read(self.tcp, offset) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn address(&self) -> u64 {
+        self.sk as u64
+    }
+
+    #[inline(always)]
+    pub(crate) fn cookie(&self) -> u64 {
+        // SAFETY: `sk` is not null and a socket.
+        unsafe { M::cookie(self.sk) }
+    }
+
+    /// The cookie as it is, without generating one.
+    #[inline(always)]
+    pub(crate) fn raw_cookie(&self) -> u64 {
+        self.field(offset!(skc_cookie))
+    }
+
+    /// What tells this socket from others: the cookie, or the address where no cookie can be had.
+    #[inline(always)]
+    pub(crate) fn key(&self) -> u64 {
+        let cookie = self.raw_cookie();
+        if cookie == 0 { self.address() } else { cookie }
+    }
+
+    #[inline(always)]
+    pub(crate) fn netns(&self) -> u32 {
+        let net: usize = self.field(offset!(skc_net));
+        if net == 0 {
+            return 0;
+        }
+        // SAFETY: every socket holds a reference to its namespace.
+        unsafe { M::read(net as *const u8, offset!(net_inum)) }
+    }
+
+    /// `inet_sport`, which outlives `skc_num` at most transitions to `CLOSE`; minisocks have only `skc_num`.
+    #[inline(always)]
+    pub(crate) fn local_port(&self) -> u16 {
+        if self.tcp.is_null() {
+            return self.field(offset!(skc_num));
+        }
+        u16::from_be(self.tcp_field(offset!(inet_sport)))
+    }
+
+    #[inline(always)]
+    pub(crate) fn remote_port(&self) -> u16 {
+        u16::from_be(self.field(offset!(skc_dport)))
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_inet6(&self) -> bool {
+        self.field::<u16>(offset!(skc_family)) == INET6
+    }
+
+    #[inline(always)]
+    pub(crate) fn state(&self) -> u8 {
+        self.field(offset!(skc_state))
+    }
+
+    /// Half `half` (0 or 1) of the local IPv6 address, in memory order.
+    #[inline(always)]
+    pub(crate) fn local_v6(&self, half: u32) -> u64 {
+        self.two_words(offset!(skc_v6_rcv_saddr), half)
+    }
+
+    /// Half `half` (0 or 1) of the remote IPv6 address, in memory order.
+    #[inline(always)]
+    pub(crate) fn remote_v6(&self, half: u32) -> u64 {
+        self.two_words(offset!(skc_v6_daddr), half)
+    }
+
+    /// `struct in6_addr` is a member of type struct: the verifier wants its words read as the `__be32`s they are.
+    #[inline(always)]
+    fn two_words(&self, offset: u32, half: u32) -> u64 {
+        let first: u32 = self.field(offset + half * 8);
+        let second: u32 = self.field(offset + half * 8 + 4);
+        if cfg!(target_endian = "little") {
+            u64::from(first) | u64::from(second) << 32
+        } else {
+            u64::from(first) << 32 | u64::from(second)
+        }
+    }
+
+    /// Fills what all records share.
+    ///
+    /// # Safety
+    /// `stub` points to writable memory for a [`Stub`].
+    #[inline(always)]
+    pub(crate) unsafe fn fill_stub(&self, stub: *mut Stub, kind: Kind, at_ns: u64, cookie: u64, states: (u8, u8)) {
+        let family = if self.is_inet6() { INET6 } else { INET };
+        let (old_state, new_state) = states;
+        // SAFETY: as the caller promised.
+        unsafe {
+            stub.write(Stub {
+                at_ns,
+                cookie,
+                skaddr: self.address(),
+                netns: self.netns(),
+                kind: kind as u8,
+                family: family as u8,
+                old_state,
+                new_state,
+            });
+        }
+    }
+
+    /// Fills a record's head: identity, tuple and the current task.
+    ///
+    /// # Safety
+    /// `head` points to writable memory for a [`Head`].
+    #[inline(always)]
+    pub(crate) unsafe fn fill_head(
+        &self,
+        head: *mut Head,
+        kind: Kind,
+        at_ns: u64,
+        cookie: u64,
+        states: (u8, u8),
+        value: u32,
+    ) {
+        // SAFETY: as the caller promised, and so for each part of it.
+        unsafe {
+            self.fill_stub(&raw mut (*head).stub, kind, at_ns, cookie, states);
+            let task = bpf_get_current_pid_tgid();
+            (&raw mut (*head).pid).write((task >> 32) as u32);
+            (&raw mut (*head).tid).write(task as u32);
+            (&raw mut (*head).local_port).write(self.local_port());
+            (&raw mut (*head).remote_port).write(self.remote_port());
+            (&raw mut (*head).value).write(value);
+            let local = (&raw mut (*head).local).cast::<u64>();
+            let remote = (&raw mut (*head).remote).cast::<u64>();
+            if self.is_inet6() {
+                local.write(self.local_v6(0));
+                local.add(1).write(self.local_v6(1));
+                remote.write(self.remote_v6(0));
+                remote.add(1).write(self.remote_v6(1));
+            } else {
+                let (local_v4, remote_v4) = (local.cast::<u32>(), remote.cast::<u32>());
+                local_v4.write(self.field(offset!(skc_rcv_saddr)));
+                local_v4.add(1).write(0);
+                local.add(1).write(0);
+                remote_v4.write(self.field(offset!(skc_daddr)));
+                remote_v4.add(1).write(0);
+                remote.add(1).write(0);
+            }
+        }
+    }
+
+    /// Fills what the verdict about a close stands on.
+    ///
+    /// # Safety
+    /// `close` points to writable memory for a [`Close`].
+    #[inline(always)]
+    pub(crate) unsafe fn fill_evidence(&self, close: *mut Close) {
+        let received: u32 = self.tcp_field(offset!(rcv_nxt));
+        let read: u32 = self.tcp_field(offset!(copied_seq));
+        let socket: usize = self.field(offset!(sk_socket));
+        // SAFETY: as the caller promised, and so for each field of it.
+        unsafe {
+            (&raw mut (*close).acked_bytes).write(self.tcp_field(offset!(bytes_acked)));
+            (&raw mut (*close).received_bytes).write(self.tcp_field(offset!(bytes_received)));
+            (&raw mut (*close).snd_una).write(self.tcp_field(offset!(snd_una)));
+            (&raw mut (*close).write_seq).write(self.tcp_field(offset!(write_seq)));
+            (&raw mut (*close).unread_bytes).write(received.wrapping_sub(read));
+            (&raw mut (*close).linger2).write(self.tcp_field(offset!(linger2)));
+            (&raw mut (*close).user_timeout_ms).write(self.tcp_field(offset!(icsk_user_timeout)));
+            (&raw mut (*close).segments_out).write(self.tcp_field(offset!(segs_out)));
+            (&raw mut (*close).error).write(self.field::<u32>(offset!(sk_err)) as u16);
+            (&raw mut (*close).soft_error).write(self.field::<u32>(offset!(sk_err_soft)) as u16);
+            (&raw mut (*close).flags).write(self.field::<u64>(offset!(skc_flags)) as u16);
+            (&raw mut (*close).retransmits).write(self.tcp_field(offset!(icsk_retransmits)));
+            (&raw mut (*close).probes).write(self.tcp_field(offset!(icsk_probes_out)));
+            (&raw mut (*close).shutdown).write(self.field(offset!(sk_shutdown)));
+            (&raw mut (*close).has_socket).write((socket != 0) as u8);
+            (&raw mut (*close).reserved).write([0; 6]);
+        }
+    }
+}
+
+/// The current thread's name, written in place.
+///
+/// # Safety
+/// `comm` points to 16 writable bytes.
+#[inline(always)]
+pub(crate) unsafe fn fill_comm(comm: *mut [u8; 16]) {
+    // SAFETY: as the caller promised; the helper zeroes the buffer when it fails.
+    unsafe { generated::bpf_get_current_comm(comm.cast(), 16) };
+}

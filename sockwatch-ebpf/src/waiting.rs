@@ -1,0 +1,215 @@
+//! The waiting room: what happened to sockets that a filter cannot decide on yet.
+//!
+//! A connecting socket has no local port at `CLOSE` to `SYN_SENT`, and an accepted child's owner is only known at
+//! accept. Their first transitions wait here, outside the ring buffer, and are emitted with their own times
+//! once the socket passes; so a matching socket is never half-filtered and others cost no reserve.
+
+use aya_ebpf::{bindings::BPF_NOEXIST, btf_maps::LruHashMap, macros::btf_map};
+use sockwatch_common::{Birth, Close, Counter, Enqueue, Head, Kind, Task};
+
+use crate::{
+    emit::{count, emit, now_ns},
+    filter,
+    memory::{Memory, offset},
+    socket::{Socket, fill_comm},
+};
+
+/// Transitions that a socket can have before it is decided on: birth, established, the client's FIN or RST, close.
+const STEPS: usize = 6;
+
+/// `sk_state` values that the waiting room tells apart.
+const SYN_SENT: u8 = 2;
+const SYN_RECV: u8 = 3;
+const CLOSE: u8 = 7;
+const LISTEN: u8 = 10;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Step {
+    at_ns: u64,
+    old: u8,
+    new: u8,
+    reserved: [u8; 6],
+}
+
+/// One undecided socket.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Guest {
+    steps: [Step; STEPS],
+    count: u32,
+    /// The opener of a connecting socket.
+    pid: u32,
+    tid: u32,
+    /// Queue depth and limit at a child's birth.
+    depth: u32,
+    limit: u32,
+    synack_retransmits: u32,
+    comm: [u8; 16],
+    /// When the child entered the accept queue; 0 if it has not, or nothing told.
+    enqueued_ns: u64,
+    listener: u64,
+    synack_us: u64,
+}
+
+/// By the socket's address: an entry is removed when the socket is decided on or destroyed. The agent sizes it.
+#[btf_map]
+static WAITING: LruHashMap<u64, Guest, 16384> = LruHashMap::new();
+
+/// Whether this transition may find an entry: looking costs a hash lookup.
+#[inline(always)]
+pub(crate) fn may_hold(old: u8) -> bool {
+    filter::by_task() || (filter::by_tuple() && (old == SYN_SENT || old == SYN_RECV))
+}
+
+/// Whether the socket is waiting.
+#[inline(always)]
+pub(crate) fn holds<M: Memory>(socket: &Socket<M>) -> bool {
+    WAITING.get_ptr(socket.address()).is_some()
+}
+
+/// Whether the socket is a child that waits for its acceptor.
+#[inline(always)]
+pub(crate) fn is_child<M: Memory>(socket: &Socket<M>) -> bool {
+    match WAITING.get_ptr(socket.address()) {
+        // SAFETY: the entry outlives the program's run (RCU).
+        Some(guest) => unsafe { (*guest).steps[0].old == LISTEN },
+        None => false,
+    }
+}
+
+/// Lets a socket in with its first transition.
+#[inline(always)]
+pub(crate) fn admit<M: Memory>(socket: &Socket<M>, old: u8, new: u8) {
+    let task = aya_ebpf::helpers::bpf_get_current_pid_tgid();
+    let empty = Step { at_ns: 0, old: 0, new: 0, reserved: [0; 6] };
+    let mut guest = Guest {
+        steps: [empty; STEPS],
+        count: 1,
+        pid: (task >> 32) as u32,
+        tid: task as u32,
+        depth: socket.field(offset!(sk_ack_backlog)),
+        limit: socket.field(offset!(sk_max_ack_backlog)),
+        synack_retransmits: 0,
+        comm: [0; 16],
+        enqueued_ns: 0,
+        listener: 0,
+        synack_us: 0,
+    };
+    guest.steps[0] = Step { at_ns: now_ns(), old, new, reserved: [0; 6] };
+    // SAFETY: the guest is on this program's stack.
+    unsafe { fill_comm(&raw mut guest.comm) };
+    let _ = WAITING.remove(socket.address());
+    if WAITING.insert(socket.address(), guest, u64::from(BPF_NOEXIST)).is_err() {
+        count(Counter::WaitingRoomFull, 1);
+    }
+}
+
+/// Adds a transition to a waiting socket.
+#[inline(always)]
+pub(crate) fn append<M: Memory>(socket: &Socket<M>, old: u8, new: u8) {
+    let Some(guest) = WAITING.get_ptr_mut(socket.address()) else { return };
+    // SAFETY: the entry outlives the program's run; the socket's own lock orders its transitions.
+    unsafe {
+        let at = (*guest).count as usize;
+        if at >= STEPS {
+            count(Counter::WaitingRoomFull, 1);
+            return;
+        }
+        let step = (&raw mut (*guest).steps).cast::<Step>().add(at);
+        step.write(Step { at_ns: now_ns(), old, new, reserved: [0; 6] });
+        (*guest).count = at as u32 + 1;
+    }
+}
+
+/// Notes that a waiting child entered the accept queue.
+#[inline(always)]
+pub(crate) fn note_enqueue<M: Memory>(socket: &Socket<M>, listener: u64, synack_us: u64, synack_retransmits: u32) {
+    let Some(guest) = WAITING.get_ptr_mut(socket.address()) else { return };
+    // SAFETY: the entry outlives the program's run.
+    unsafe {
+        (*guest).enqueued_ns = now_ns();
+        (*guest).listener = listener;
+        (*guest).synack_us = synack_us;
+        (*guest).synack_retransmits = synack_retransmits;
+    }
+}
+
+/// Forgets a socket that was rejected or destroyed.
+#[inline(always)]
+pub(crate) fn dismiss<M: Memory>(socket: &Socket<M>) {
+    let _ = WAITING.remove(socket.address());
+}
+
+/// Emits everything that waited for this socket, then forgets it.
+#[inline(always)]
+pub(crate) fn release<M: Memory>(socket: &Socket<M>) {
+    let Some(guest) = WAITING.get_ptr(socket.address()) else { return };
+    let cookie = socket.cookie();
+    for index in 0..STEPS {
+        // SAFETY: the entry outlives the program's run (RCU); the index is below the array's length.
+        unsafe {
+            if index as u32 >= (*guest).count {
+                break;
+            }
+            let step = (&raw const (*guest).steps).cast::<Step>().add(index).read();
+            emit_step(socket, guest, step, cookie);
+        }
+    }
+    // SAFETY: as above.
+    unsafe { emit_enqueue(socket, guest, cookie) };
+    dismiss(socket);
+}
+
+/// # Safety
+/// `guest` points to a live map entry.
+#[inline(always)]
+unsafe fn emit_step<M: Memory>(socket: &Socket<M>, guest: *const Guest, step: Step, cookie: u64) {
+    let states = (step.old, step.new);
+    // SAFETY: `emit` hands out a reserved record of the right type; the entry is live.
+    unsafe {
+        if step.old == LISTEN && step.new == SYN_RECV {
+            emit::<Birth>(|birth| {
+                socket.fill_head(&raw mut (*birth).head, Kind::Birth, step.at_ns, cookie, states, (*guest).depth);
+                (&raw mut (*birth).limit).write((*guest).limit);
+                (&raw mut (*birth).reserved).write(0);
+            });
+        } else if step.new == SYN_SENT {
+            emit::<Task>(|task| {
+                socket.fill_head(&raw mut (*task).head, Kind::TaskTransition, step.at_ns, cookie, states, 0);
+                (&raw mut (*task).head.pid).write((*guest).pid);
+                (&raw mut (*task).head.tid).write((*guest).tid);
+                (&raw mut (*task).comm).write((*guest).comm);
+            });
+        } else if step.new == CLOSE {
+            emit::<Close>(|close| {
+                socket.fill_head(&raw mut (*close).head, Kind::Close, step.at_ns, cookie, states, 0);
+                fill_comm(&raw mut (*close).comm);
+                socket.fill_evidence(close);
+            });
+        } else {
+            emit::<Head>(|head| socket.fill_head(head, Kind::Transition, step.at_ns, cookie, states, 0));
+        }
+    }
+}
+
+/// # Safety
+/// `guest` points to a live map entry.
+#[inline(always)]
+unsafe fn emit_enqueue<M: Memory>(socket: &Socket<M>, guest: *const Guest, cookie: u64) {
+    // SAFETY: as the caller promised; `emit` hands out a reserved record.
+    unsafe {
+        if (*guest).enqueued_ns == 0 {
+            return;
+        }
+        emit::<Enqueue>(|enqueue| {
+            let state = socket.state();
+            let head = &raw mut (*enqueue).head;
+            socket.fill_head(head, Kind::Enqueue, (*guest).enqueued_ns, cookie, (state, state), (*guest).depth);
+            (&raw mut (*enqueue).listener).write((*guest).listener);
+            (&raw mut (*enqueue).synack_us).write((*guest).synack_us);
+            (&raw mut (*enqueue).limit).write((*guest).limit);
+            (&raw mut (*enqueue).synack_retransmits).write((*guest).synack_retransmits);
+        });
+    }
+}

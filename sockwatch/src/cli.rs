@@ -1,0 +1,287 @@
+//! The command line's shape. Only types: what the words do is in `command`.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sockwatch::tcp::filter::{Ports, Prefix};
+
+/// See what happens to TCP sockets inside the Linux kernel, over time.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true, max_term_width = 100)]
+#[command(after_help = "First steps:
+  sockwatch doctor                 what this machine allows, and what is lost without the rest
+  sockwatch lab slow-accept        a server that accepts late, traced: the newcomer's first command
+  sockwatch trace --port 8080      every transition and every finished connection of port 8080
+
+Exit codes: 0 fine, 1 findings (doctor: reduced), 2 error.")]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show TCP state transitions and finished connections as they happen.
+    Trace(Box<TraceArgs>),
+    /// Run a small experiment with real sockets on loopback, and trace it.
+    Lab(LabArgs),
+    /// Say what this machine allows: each probe with the alternative taken and what is lost.
+    Doctor(DoctorArgs),
+    /// Print the JSON Schema of `trace --format json`.
+    #[command(hide = true)]
+    Schema,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Aligned columns for people.
+    Text,
+    /// One JSON object per line, described by docs/trace.schema.json.
+    Json,
+}
+
+/// What times count from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Time {
+    /// The trace's start.
+    Relative,
+    /// The time of day, UTC (JSON: Unix time).
+    Wall,
+    /// CLOCK_MONOTONIC: boot, without suspends.
+    Monotonic,
+}
+
+/// Where events come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SourceName {
+    /// eBPF where the machine allows it, else polling, and says so.
+    Auto,
+    /// eBPF or nothing: every event.
+    Ebpf,
+    /// Poll the kernel's socket table: works for any user, sees what lasts longer than the interval.
+    Poll,
+}
+
+/// Which sockets. Repeated words of one kind are alternatives; different kinds must all match.
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "Filters (applied in the kernel)")]
+pub(crate) struct FilterArgs {
+    /// Show sockets with this port at either end: 8080 or 8000-8100.
+    #[arg(long, value_name = "PORTS", value_delimiter = ',')]
+    pub(crate) port: Vec<Ports>,
+    /// Show sockets with this local port.
+    #[arg(long, value_name = "PORTS", value_delimiter = ',')]
+    pub(crate) local_port: Vec<Ports>,
+    /// Show sockets with this remote port.
+    #[arg(long, value_name = "PORTS", value_delimiter = ',')]
+    pub(crate) remote_port: Vec<Ports>,
+    /// Show sockets with an end in this network: 10.0.0.7, 10.0.0.0/8, 2001:db8::/32.
+    #[arg(long, value_name = "PREFIX", value_delimiter = ',')]
+    pub(crate) addr: Vec<Prefix>,
+    /// Show sockets that this process opened, listens on or accepted.
+    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    pub(crate) pid: Vec<u32>,
+    /// Show sockets of the processes in this cgroup (v2) and below: /sys/fs/cgroup/system.slice or a path within it.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) cgroup: Option<PathBuf>,
+    /// Show sockets of this network namespace: a name of `ip netns`, a path, or an inode number.
+    #[arg(long, value_name = "NETNS", value_delimiter = ',')]
+    pub(crate) netns: Vec<String>,
+}
+
+/// How events are collected.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Collecting")]
+pub(crate) struct CollectArgs {
+    /// Where events come from.
+    #[arg(long, value_enum, default_value_t = SourceName::Auto)]
+    pub(crate) source: SourceName,
+    /// How long events may wait before they are shown: longer costs the traced machine less.
+    #[arg(long, value_name = "TIME", default_value = "20ms", value_parser = latency)]
+    pub(crate) latency: Duration,
+    /// How often to poll (--source poll): shorter sees more.
+    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = latency)]
+    pub(crate) interval: Duration,
+    /// Size of the ring buffer between kernel and sockwatch, a power of two: 512KiB, 8MiB.
+    #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = ring_bytes)]
+    pub(crate) buffer: u32,
+    /// Go without handshake times: no probe on hot kernel paths.
+    #[arg(long)]
+    pub(crate) no_handshake: bool,
+    /// Take only this alternative of a probe, or leave it out: accept=syscall, drop=off. `doctor` lists them.
+    #[arg(long, value_name = "PROBE=ALTERNATIVE", value_parser = choice)]
+    pub(crate) probe: Vec<(String, String)>,
+    /// Attach the program that does nothing, too.
+    #[arg(long, hide = true)]
+    pub(crate) with_empty_probe: bool,
+}
+
+/// `sockwatch trace`
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  sockwatch trace --port 8080                        everything about port 8080
+  sockwatch trace --port 8080 --connections          a line per finished connection
+  sockwatch trace --pid 1234 --format json > t.json  one process, for other programs
+  sockwatch trace --addr 10.0.0.0/8 --duration 30s   half a minute of one network
+
+Columns of finished connections: SHAKE first SYN-ACK to accept queue, WAIT accept queue to accept(), LIFE birth to end.
+END: local-fin (this end closed first, TIME_WAIT here), peer-fin, both-fin, peer-rst, aborted (reset by this end),
+refused, timed-out, unreached, given-up, abandoned (left the accept queue unaccepted), orphaned, destroyed, stopped.")]
+pub(crate) struct TraceArgs {
+    /// Which sockets.
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
+    /// How to collect.
+    #[command(flatten)]
+    pub(crate) collect: CollectArgs,
+    /// How to show.
+    #[command(flatten)]
+    pub(crate) show: ShowArgs,
+}
+
+/// What to show and where.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct ShowArgs {
+    /// Show a line per transition, accept, reset and the like (default: these and finished connections).
+    #[arg(long)]
+    pub(crate) transitions: bool,
+    /// Show a line per finished connection (default: these and transitions).
+    #[arg(long)]
+    pub(crate) connections: bool,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+    /// What times count from.
+    #[arg(long, value_enum, default_value_t = Time::Relative)]
+    pub(crate) time: Time,
+    /// Stop after so long: 500ms, 30s, 5m.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) duration: Option<Duration>,
+    /// Stop after so many finished connections.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Write to this file instead of standard output; it must not exist.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// `sockwatch lab`
+#[derive(Args, Debug)]
+pub(crate) struct LabArgs {
+    /// Which experiment.
+    #[arg(value_enum)]
+    pub(crate) name: LabName,
+    /// How long the server sleeps before each accept.
+    #[arg(long, value_name = "TIME", default_value = "200ms", value_parser = duration)]
+    pub(crate) delay: Duration,
+    /// How many clients connect at once.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) clients: u32,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+}
+
+/// The experiments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LabName {
+    /// A server that sleeps before each accept: connections wait in the accept queue while the kernel has long finished
+    /// their handshakes.
+    SlowAccept,
+}
+
+/// `sockwatch doctor`
+#[derive(Args, Debug)]
+pub(crate) struct DoctorArgs {
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let nanoseconds = match &text[number.len()..] {
+        "us" => 1e3,
+        "ms" => 1e6,
+        "s" => 1e9,
+        "m" | "min" => 60e9,
+        "h" => 3600e9,
+        _ => return Err("not a time with a unit: 500ms, 30s, 5m, 1h".into()),
+    };
+    let number: f64 = number.parse().map_err(|_| "not a time with a unit: 500ms, 30s, 5m, 1h")?;
+    let seconds = number * nanoseconds / 1e9;
+    if !(seconds > 0.0 && seconds < 1e9) {
+        return Err("must be more than nothing and less than 30 years".into());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+fn latency(text: &str) -> Result<Duration, String> {
+    let duration = duration(text)?;
+    let range = Duration::from_millis(1)..=Duration::from_secs(60);
+    if range.contains(&duration) { Ok(duration) } else { Err("must be between 1ms and 60s".into()) }
+}
+
+fn ring_bytes(text: &str) -> Result<u32, String> {
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: u64 = match &text[number.len()..] {
+        "" | "B" => 1,
+        "K" | "k" | "KiB" => 1 << 10,
+        "M" | "MiB" => 1 << 20,
+        "G" | "GiB" => 1 << 30,
+        _ => return Err("not a size: 512KiB, 8MiB".into()),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    let bytes = bytes.and_then(|bytes| u32::try_from(bytes).ok()).ok_or("not a size: 512KiB, 8MiB")?;
+    if !bytes.is_power_of_two() || !sockwatch::kernel::session::RING_BYTES.contains(&bytes) {
+        return Err("must be a power of two between 4KiB and 1GiB".into());
+    }
+    Ok(bytes)
+}
+
+fn choice(text: &str) -> Result<(String, String), String> {
+    use sockwatch::kernel::probes::PROBES;
+    let (probe, choice) = text.split_once('=').ok_or("write PROBE=ALTERNATIVE or PROBE=off")?;
+    let Some(row) = PROBES.iter().find(|row| row.name == probe) else {
+        let names: Vec<_> = PROBES.iter().map(|row| row.name).collect();
+        return Err(format!("no probe {probe}: there are {}", names.join(", ")));
+    };
+    if choice != "off" && row.alternatives.iter().all(|alternative| alternative.name != choice) {
+        let mut names: Vec<_> = row.alternatives.iter().map(|alternative| alternative.name).collect();
+        names.dedup();
+        return Err(format!("{probe} has no alternative {choice}: there are {} and off", names.join(", ")));
+    }
+    Ok((probe.to_owned(), choice.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        for bad in ["", "5", "ms", "0s", "-1s", "1d", "infs", "1e99h"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ring_sizes_are_powers_of_two() {
+        assert_eq!(ring_bytes("8MiB"), Ok(8 << 20));
+        for bad in ["3MiB", "1K", "8XB", "", "99999999G"] {
+            assert!(ring_bytes(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! From the command line's words to a filter: names are looked up here, once.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail, ensure};
+use sockwatch::tcp::filter::{Cgroup, Filter};
+use sockwatch_common as wire;
+
+use crate::cli::FilterArgs;
+
+/// Looks names up and checks that what is named exists.
+pub(crate) fn resolve(args: &FilterArgs) -> anyhow::Result<Filter> {
+    for pid in &args.pid {
+        ensure!(
+            Path::new(&format!("/proc/{pid}")).exists(),
+            "--pid {pid}: there is no such process (`ps -e` lists them)"
+        );
+    }
+    let filter = Filter {
+        ports: args.port.clone(),
+        local_ports: args.local_port.clone(),
+        remote_ports: args.remote_port.clone(),
+        prefixes: args.addr.clone(),
+        pids: args.pid.clone(),
+        cgroup: args.cgroup.as_deref().map(cgroup).transpose()?,
+        netns: args.netns.iter().map(|name| netns(name)).collect::<Result<_, _>>()?,
+    };
+    fits("--port", filter.ports.len(), wire::MAX_PORT_RANGES)?;
+    fits("--local-port", filter.local_ports.len(), wire::MAX_PORT_RANGES)?;
+    fits("--remote-port", filter.remote_ports.len(), wire::MAX_PORT_RANGES)?;
+    fits("--addr", filter.prefixes.len(), wire::MAX_PREFIXES)?;
+    fits("--pid", filter.pids.len(), wire::MAX_PIDS)?;
+    fits("--netns", filter.netns.len(), wire::MAX_NETNS)?;
+    Ok(filter)
+}
+
+fn fits(flag: &str, count: usize, limit: usize) -> anyhow::Result<()> {
+    ensure!(count <= limit, "{flag}: at most {limit}, got {count} (ranges and prefixes cover many at once)");
+    Ok(())
+}
+
+/// A namespace's inode number, from a name of `ip netns`, a path or the number itself.
+fn netns(name: &str) -> anyhow::Result<u32> {
+    if let Ok(number) = name.parse() {
+        return Ok(number);
+    }
+    let path = if name.contains('/') { PathBuf::from(name) } else { Path::new("/run/netns").join(name) };
+    let inode = fs::metadata(&path).map(|metadata| metadata.ino());
+    let inode = inode.with_context(|| {
+        format!("--netns {name}: cannot look at {} (`ip netns` lists names, `lsns -t net` numbers)", path.display())
+    })?;
+    u32::try_from(inode).with_context(|| format!("--netns {name}: {} is not a network namespace", path.display()))
+}
+
+/// A cgroup v2 directory's id and depth.
+fn cgroup(path: &Path) -> anyhow::Result<Cgroup> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("--cgroup: cannot read /proc/self/mountinfo")?;
+    let Some(root) = cgroup2_mount(&mounts) else {
+        bail!("--cgroup: no cgroup v2 hierarchy is mounted (`mount -t cgroup2 none /sys/fs/cgroup`)");
+    };
+    let directory = match fs::canonicalize(path) {
+        Ok(directory) if directory.starts_with(&root) => directory,
+        _ => root.join(path.strip_prefix("/").unwrap_or(path)),
+    };
+    let metadata = fs::metadata(directory.join("cgroup.procs")).and_then(|_| fs::metadata(&directory));
+    let metadata = metadata.with_context(|| {
+        format!("--cgroup {}: no such cgroup below {} (`systemd-cgls` lists them)", path.display(), root.display())
+    })?;
+    let below = directory.strip_prefix(&root).unwrap_or(Path::new(""));
+    Ok(Cgroup { id: metadata.ino(), level: below.components().count() as u32 })
+}
+
+/// Where cgroup v2 is mounted, from the text of `/proc/self/mountinfo`.
+fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let (fields, kind) = line.split_once(" - ")?;
+        kind.starts_with("cgroup2 ").then(|| fields.split(' ').nth(4).map(PathBuf::from))?
+    })
+}
+
+/// The filter as the kernel side takes it. Sets that are too long were refused by [`resolve`].
+pub(crate) fn to_wire(filter: &Filter) -> wire::Filter {
+    let mut told = wire::Filter::ANY;
+    told.ports = port_set(&filter.ports);
+    told.local_ports = port_set(&filter.local_ports);
+    told.remote_ports = port_set(&filter.remote_ports);
+    for (slot, prefix) in told.prefixes.iter_mut().zip(&filter.prefixes) {
+        *slot = wire::Prefix { address: words(prefix.network()), mask: words(prefix.mask()) };
+        told.prefix_count += 1;
+    }
+    for (slot, pid) in told.pids.iter_mut().zip(&filter.pids) {
+        *slot = *pid;
+        told.pid_count += 1;
+    }
+    for (slot, netns) in told.netns.iter_mut().zip(&filter.netns) {
+        *slot = *netns;
+        told.netns_count += 1;
+    }
+    if let Some(cgroup) = filter.cgroup {
+        (told.has_cgroup, told.cgroup, told.cgroup_level) = (1, cgroup.id, cgroup.level);
+    }
+    told
+}
+
+fn port_set(ports: &[sockwatch::tcp::filter::Ports]) -> wire::PortSet {
+    let mut set = wire::PortSet::ANY;
+    for (slot, ports) in set.ranges.iter_mut().zip(ports) {
+        *slot = wire::PortRange { first: *ports.0.start(), last: *ports.0.end() };
+        set.count += 1;
+    }
+    set
+}
+
+/// Sixteen bytes as the two words that the kernel side reads at the same place.
+fn words(bytes: [u8; 16]) -> [u64; 2] {
+    let (high, low) = bytes.split_at(8);
+    [high, low].map(|half| u64::from_ne_bytes(half.try_into().unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cgroup_v2_mount_is_found_beside_v1() {
+        let mounts = "\
+            33 25 0:28 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
+            42 25 0:37 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
+        assert_eq!(cgroup2_mount(mounts), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(cgroup2_mount("33 25 0:28 / /x rw - cgroup cgroup rw\n"), None);
+    }
+
+    #[test]
+    fn this_process_s_namespace_is_found_by_path() {
+        let inode = netns("/proc/self/ns/net").unwrap();
+        assert_eq!(netns(&inode.to_string()).unwrap(), inode);
+        let error = format!("{:#}", netns("no-such-namespace").unwrap_err());
+        assert!(error.contains("ip netns"), "{error}");
+    }
+}

@@ -1,0 +1,10 @@
+//! The kernel's side: the only place that names aya, and the only one with unsafe code.
+#![allow(unsafe_code, reason = "eBPF objects and ring buffers are shared with the kernel")]
+
+pub mod btf;
+pub mod check;
+pub mod layout;
+pub mod probes;
+pub mod ring;
+pub mod session;
+pub mod tracefs;

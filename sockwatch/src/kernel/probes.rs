@@ -1,0 +1,326 @@
+//! The probe table: what sockwatch attaches, which alternatives it tries in which order, and what is lost without them.
+//!
+//! What differs between kernels is a row here, chosen by asking the kernel, never by its version.
+
+/// What a probe is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Without it nothing works.
+    Required,
+    /// Without it this is lost.
+    Optional {
+        /// In the user's words.
+        without: &'static str,
+    },
+}
+
+/// Where a program attaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// A BTF tracepoint (`tp_btf`).
+    BtfTracepoint(&'static str),
+    /// A classic tracepoint: category and name. Needs tracefs.
+    Tracepoint(&'static str, &'static str),
+    /// A function's return, with its arguments.
+    FExit(&'static str),
+    /// A function's entry.
+    KProbe(&'static str),
+    /// A function's return.
+    KRetProbe(&'static str),
+}
+
+/// One program of the object and where it goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Program {
+    /// Its name in the object.
+    pub name: &'static str,
+    /// Where it attaches.
+    pub hook: Hook,
+}
+
+/// What a row needs of the kernel, besides that its programs load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requirement {
+    /// A function with so many parameters.
+    Parameters(&'static str, usize),
+    /// A tracepoint with at least so many arguments.
+    Arguments(&'static str, usize),
+    /// Fields that the programs read.
+    Fields(&'static [&'static str]),
+    /// Only where an earlier probe took this alternative: it is of no use otherwise.
+    Taken(&'static str, &'static str),
+}
+
+/// One way to have a probe.
+#[derive(Clone, Copy, Debug)]
+pub struct Alternative {
+    /// Its name, as `--probe` takes it.
+    pub name: &'static str,
+    /// All of them attach, or none.
+    pub programs: &'static [Program],
+    /// What it needs.
+    pub requirements: &'static [Requirement],
+    /// What it costs or cannot see, compared to the first alternative.
+    pub lost: Option<&'static str>,
+}
+
+/// A probe.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    /// Its name, as `--probe` takes it.
+    pub name: &'static str,
+    /// What it tells.
+    pub tells: &'static str,
+    /// Whether sockwatch can do without.
+    pub need: Need,
+    /// In the order of preference.
+    pub alternatives: &'static [Alternative],
+}
+
+const IDENTITY: Requirement = Requirement::Fields(&[
+    "skc_family",
+    "skc_state",
+    "skc_daddr",
+    "skc_rcv_saddr",
+    "skc_dport",
+    "skc_net",
+    "skc_cookie",
+    "net_inum",
+    "inet_sport",
+]);
+
+const fn program(name: &'static str, hook: Hook) -> Program {
+    Program { name, hook }
+}
+
+/// The exits of the accept system calls. They serve two probes, and attach once.
+const SYSCALL_EXITS: &[Program] = &[
+    program("accept4_exit", Hook::Tracepoint("syscalls", "sys_exit_accept4")),
+    program("accept_exit", Hook::Tracepoint("syscalls", "sys_exit_accept")),
+];
+
+/// Every probe, in the order in which they attach: transitions last, so that a connection whose birth was seen is seen
+/// whole.
+pub const PROBES: &[Probe] = &[
+    Probe {
+        name: "accept",
+        tells: "who accepted a connection and when",
+        need: Need::Optional { without: "queue waits and acceptors" },
+        alternatives: &[
+            Alternative {
+                name: "fexit",
+                programs: &[program("accept_fexit_2", Hook::FExit("inet_csk_accept"))],
+                requirements: &[IDENTITY, Requirement::Parameters("inet_csk_accept", 2)],
+                lost: None,
+            },
+            Alternative {
+                name: "fexit",
+                programs: &[program("accept_fexit_4", Hook::FExit("inet_csk_accept"))],
+                requirements: &[IDENTITY, Requirement::Parameters("inet_csk_accept", 4)],
+                lost: None,
+            },
+            Alternative {
+                name: "kretprobe",
+                programs: &[program("accept_kretprobe", Hook::KRetProbe("inet_csk_accept"))],
+                requirements: &[IDENTITY, Requirement::Fields(&["regs_return"])],
+                lost: None,
+            },
+            Alternative {
+                name: "syscall",
+                programs: SYSCALL_EXITS,
+                requirements: &[
+                    IDENTITY,
+                    Requirement::Fields(&["task_files", "files_fdt", "fdt_fd", "file_private_data", "socket_sk"]),
+                ],
+                lost: Some("every system call of the machine gets some 25 ns slower"),
+            },
+        ],
+    },
+    Probe {
+        name: "accept-io-uring",
+        tells: "accepts by io_uring, where accept is traced by system call",
+        need: Need::Optional { without: "accepts by io_uring" },
+        alternatives: &[Alternative {
+            name: "tracepoint",
+            programs: &[program("accept_io_uring", Hook::Tracepoint("io_uring", "io_uring_complete"))],
+            requirements: &[
+                IDENTITY,
+                Requirement::Taken("accept", "syscall"),
+                Requirement::Fields(&["io_complete_req", "io_complete_res", "req_opcode", "req_file"]),
+            ],
+            lost: Some("multishot accepts and direct descriptors"),
+        }],
+    },
+    Probe {
+        name: "accept-return",
+        tells: "failed accepts (EMFILE, ENFILE, ECONNABORTED) and the descriptor of the others",
+        need: Need::Optional { without: "failed accepts, and descriptors unless accept is traced by system call" },
+        alternatives: &[
+            Alternative {
+                name: "fexit",
+                programs: &[
+                    program("accept4_fexit", Hook::FExit("__x64_sys_accept4")),
+                    program("accept_fexit", Hook::FExit("__x64_sys_accept")),
+                ],
+                requirements: &[IDENTITY],
+                lost: None,
+            },
+            Alternative {
+                name: "kretprobe",
+                programs: &[
+                    program("accept4_kretprobe", Hook::KRetProbe("__x64_sys_accept4")),
+                    program("accept_return_kretprobe", Hook::KRetProbe("__x64_sys_accept")),
+                ],
+                requirements: &[IDENTITY],
+                lost: None,
+            },
+            Alternative {
+                name: "syscall",
+                programs: SYSCALL_EXITS,
+                requirements: &[IDENTITY],
+                lost: Some("every system call of the machine gets some 25 ns slower"),
+            },
+        ],
+    },
+    Probe {
+        name: "enqueue",
+        tells: "when a handshake began, and which listener it was for",
+        need: Need::Optional { without: "handshake times, and listeners of connections that nobody accepted" },
+        alternatives: &[
+            Alternative {
+                name: "fexit",
+                programs: &[
+                    program("enqueue_v4_fexit", Hook::FExit("tcp_v4_syn_recv_sock")),
+                    program("enqueue_v6_fexit", Hook::FExit("tcp_v6_syn_recv_sock")),
+                ],
+                requirements: &[IDENTITY, Requirement::Parameters("tcp_v4_syn_recv_sock", 6)],
+                lost: None,
+            },
+            Alternative {
+                name: "fexit",
+                programs: &[
+                    program("enqueue_v4_fexit_8", Hook::FExit("tcp_v4_syn_recv_sock")),
+                    program("enqueue_v6_fexit_8", Hook::FExit("tcp_v6_syn_recv_sock")),
+                ],
+                requirements: &[IDENTITY, Requirement::Parameters("tcp_v4_syn_recv_sock", 8)],
+                lost: None,
+            },
+            Alternative {
+                name: "kretprobe",
+                programs: &[
+                    program("enqueue_v4_entry", Hook::KProbe("tcp_v4_syn_recv_sock")),
+                    program("enqueue_v4_return", Hook::KRetProbe("tcp_v4_syn_recv_sock")),
+                    program("enqueue_v6_entry", Hook::KProbe("tcp_v6_syn_recv_sock")),
+                    program("enqueue_v6_return", Hook::KRetProbe("tcp_v6_syn_recv_sock")),
+                ],
+                requirements: &[IDENTITY, Requirement::Fields(&["regs_argument_1", "regs_argument_3", "regs_return"])],
+                lost: None,
+            },
+            Alternative {
+                name: "data-ready",
+                programs: &[program("enqueue_data_ready", Hook::BtfTracepoint("sk_data_ready"))],
+                requirements: &[IDENTITY, Requirement::Fields(&["rskq_accept_tail", "req_sk", "snt_synack"])],
+                lost: Some("a hot hook: it runs for all traffic of the machine (--no-handshake goes without)"),
+            },
+        ],
+    },
+    Probe {
+        name: "destroy",
+        tells: "when a socket is gone",
+        need: Need::Optional { without: "the end of sockets that stay open after CLOSE" },
+        alternatives: &[
+            Alternative {
+                name: "btf",
+                programs: &[program("destroy_btf", Hook::BtfTracepoint("tcp_destroy_sock"))],
+                requirements: &[IDENTITY],
+                lost: None,
+            },
+            Alternative {
+                name: "tracepoint",
+                programs: &[program("destroy_classic", Hook::Tracepoint("tcp", "tcp_destroy_sock"))],
+                requirements: &[IDENTITY],
+                lost: Some("some speed"),
+            },
+        ],
+    },
+    Probe {
+        name: "reset",
+        tells: "RSTs sent and received",
+        need: Need::Optional { without: "RSTs, and who sent them" },
+        alternatives: &[Alternative {
+            name: "btf",
+            programs: &[
+                program("send_reset", Hook::BtfTracepoint("tcp_send_reset")),
+                program("receive_reset", Hook::BtfTracepoint("tcp_receive_reset")),
+            ],
+            requirements: &[IDENTITY],
+            lost: None,
+        }],
+    },
+    Probe {
+        name: "retransmit",
+        tells: "retransmitted segments and SYN-ACKs",
+        need: Need::Optional { without: "retransmissions" },
+        alternatives: &[Alternative {
+            name: "btf",
+            programs: &[
+                program("retransmit_skb", Hook::BtfTracepoint("tcp_retransmit_skb")),
+                program("retransmit_synack", Hook::BtfTracepoint("tcp_retransmit_synack")),
+            ],
+            requirements: &[IDENTITY],
+            lost: None,
+        }],
+    },
+    Probe {
+        name: "drop",
+        tells: "packets dropped at a full accept queue or at TIME_WAIT",
+        need: Need::Optional { without: "dropped final ACKs and segments to TIME_WAIT" },
+        alternatives: &[Alternative {
+            name: "btf",
+            programs: &[program("kfree_skb", Hook::BtfTracepoint("kfree_skb"))],
+            requirements: &[IDENTITY, Requirement::Arguments("kfree_skb", 4)],
+            lost: None,
+        }],
+    },
+    Probe {
+        name: "state",
+        tells: "every state transition",
+        need: Need::Required,
+        alternatives: &[
+            Alternative {
+                name: "btf",
+                programs: &[program("set_state_btf", Hook::BtfTracepoint("inet_sock_set_state"))],
+                requirements: &[IDENTITY],
+                lost: None,
+            },
+            Alternative {
+                name: "tracepoint",
+                programs: &[program("set_state_classic", Hook::Tracepoint("sock", "inet_sock_set_state"))],
+                requirements: &[IDENTITY],
+                lost: Some("cookies of sockets that nothing else asked for: identity by address between birth and destroy"),
+            },
+        ],
+    },
+];
+
+/// The benchmark's yardstick: a program that does nothing.
+pub const EMPTY: Program = Program { name: "empty", hook: Hook::BtfTracepoint("inet_sock_set_state") };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::layout::Layout;
+
+    #[test]
+    fn names_are_unique_and_fields_exist() {
+        let known = Layout::unknown().absent;
+        for (index, probe) in PROBES.iter().enumerate() {
+            assert!(PROBES[..index].iter().all(|other| other.name != probe.name), "{} twice", probe.name);
+            for requirement in probe.alternatives.iter().flat_map(|alternative| alternative.requirements) {
+                if let Requirement::Fields(fields) = requirement {
+                    assert!(fields.iter().all(|field| known.contains(field)), "{fields:?}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,477 @@
+//! Loads the object, attaches what the table names, detaches on drop.
+
+use std::{collections::HashMap, fs, io, os::fd::AsRawFd};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
+    maps::{Array, MapData, MapError, PerCpuArray, RingBuf},
+    programs::{BtfTracePoint, FExit, KProbe, Program as AyaProgram, ProgramError, TracePoint},
+};
+use sockwatch_common::{COUNTERS, Counter, Filter as WireFilter, Plain, SYSCALL_ACCEPTS, SYSCALL_DESCRIPTORS, Settings};
+
+use super::{
+    btf::Btf,
+    check,
+    layout::Layout,
+    probes::{Alternative, EMPTY, Hook, Need, PROBES, Probe, Program, Requirement},
+};
+use crate::tcp::loss::Losses;
+
+static OBJECT: &[u8] = include_bytes_aligned!("sockwatch-probes.o");
+
+/// The smallest and largest ring buffer.
+pub const RING_BYTES: std::ops::RangeInclusive<u32> = 4096..=1 << 30;
+
+/// What to do with a probe instead of trying its alternatives in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// Do not attach it.
+    Off,
+    /// Take this alternative or none.
+    Only(String),
+}
+
+/// How to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Told to the kernel side.
+    pub filter: WireFilter,
+    /// Sockets that pass from the start: those that the processes of a filter hold already.
+    pub members: Vec<u64>,
+    /// Size of the ring buffer: a power of two, at least a page.
+    pub ring_bytes: u32,
+    /// Departures from the table.
+    pub choices: HashMap<String, Choice>,
+    /// The benchmark's yardstick.
+    pub yardstick: Yardstick,
+}
+
+/// Whether the program that does nothing is attached too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Yardstick {
+    /// No.
+    Without,
+    /// Yes: the benchmark compares the others to it.
+    Attached,
+}
+
+/// Why an alternative was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The user said so.
+    #[error("switched off")]
+    SwitchedOff,
+    /// The kernel lacks something.
+    #[error("the kernel has no {0}")]
+    Missing(String),
+    /// The alternative does not apply.
+    #[error("not needed")]
+    NotNeeded,
+    /// Capabilities are missing.
+    #[error("not permitted: {0} missing")]
+    Capability(String),
+    /// Kernel lockdown.
+    #[error("refused by kernel lockdown ({0})")]
+    Lockdown(String),
+    /// Everything is permitted, and it was refused all the same.
+    #[error("refused by a security module (EPERM without a word from the verifier)")]
+    SecurityModule,
+    /// The verifier's last word.
+    #[error("rejected by the verifier: {0}")]
+    Verifier(String),
+    /// Something else.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// What became of a probe.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The table's row.
+    pub probe: &'static Probe,
+    /// The alternative that was taken.
+    pub taken: Option<&'static Alternative>,
+    /// Those that were tried before, and why not.
+    pub refused: Vec<(&'static str, Refusal)>,
+}
+
+/// Why tracing cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The kernel refused the object itself.
+    #[error("the kernel refuses eBPF: {0}")]
+    Object(Refusal),
+    /// A required probe could not be attached.
+    #[error("the {probe} probe cannot be attached: {reasons}")]
+    Probe {
+        /// Its name.
+        probe: &'static str,
+        /// Every alternative and why not.
+        reasons: String,
+    },
+    /// The object and this program do not fit together.
+    #[error("the eBPF object is not the one that this program was built with: {0}")]
+    Mismatch(String),
+}
+
+impl From<MapError> for StartError {
+    fn from(error: MapError) -> Self {
+        Self::Mismatch(error.to_string())
+    }
+}
+
+/// Attached programs. Dropping it detaches them.
+pub struct Session {
+    ebpf: Ebpf,
+    counted: PerCpuArray<MapData, [u64; COUNTERS]>,
+    attached: Vec<&'static str>,
+    outcomes: Vec<Outcome>,
+}
+
+/// What the kernel side has counted, summed over CPUs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counted {
+    /// Events submitted.
+    pub events: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Losses; only what the kernel side knows of.
+    pub losses: Losses,
+}
+
+/// Loads and attaches.
+struct Starter<'a> {
+    ebpf: Ebpf,
+    kernel_btf: Option<aya::Btf>,
+    btf: Option<Btf>,
+    layout: Layout,
+    options: &'a Options,
+    attached: Vec<&'static str>,
+    outcomes: Vec<Outcome>,
+}
+
+impl Session {
+    /// Loads the object and attaches the probes.
+    ///
+    /// # Errors
+    /// A [`StartError`] if the kernel refuses eBPF altogether, or every alternative of a required probe.
+    pub fn start(options: &Options) -> Result<(Self, RingBuf<MapData>), StartError> {
+        let mut starter = Starter::load(options)?;
+        for probe in PROBES {
+            starter.attach_probe(probe)?;
+        }
+        if options.yardstick == Yardstick::Attached {
+            starter.attach(&EMPTY).map_err(StartError::Object)?;
+        }
+        starter.finish()
+    }
+
+    /// What became of each probe, in the table's order.
+    pub fn outcomes(&self) -> &[Outcome] {
+        &self.outcomes
+    }
+
+    /// Reads the counters of all CPUs, and the programs' recursion misses.
+    ///
+    /// # Errors
+    /// If the kernel does not let the counters be read.
+    pub fn counted(&self) -> io::Result<Counted> {
+        let per_cpu = self.counted.get(&0, 0).map_err(io::Error::other)?;
+        let sum = |counter: Counter| per_cpu.iter().map(|counts| counts[counter as usize]).sum();
+        let losses = Losses {
+            ring_full: sum(Counter::RingFull),
+            members_full: sum(Counter::MembersFull),
+            waiting_room_full: sum(Counter::WaitingRoomFull),
+            missed: self.missed(),
+            ..Losses::default()
+        };
+        Ok(Counted { events: sum(Counter::Submitted), bytes: sum(Counter::SubmittedBytes), losses })
+    }
+
+    /// Runs that the kernel skipped because they would have interrupted another run of ours on the same CPU.
+    fn missed(&self) -> u64 {
+        let programs = self.attached.iter().filter_map(|name| self.ebpf.program(name));
+        programs.filter_map(|program| recursion_misses(program).ok()).sum()
+    }
+}
+
+/// `recursion_misses` of `bpf_prog_info`, as the descriptor's `fdinfo` shows it (5.12 and later).
+fn recursion_misses(program: &AyaProgram) -> io::Result<u64> {
+    let fd = program.fd().map_err(io::Error::other)?;
+    let path = format!("/proc/self/fdinfo/{}", std::os::fd::AsFd::as_fd(fd).as_raw_fd());
+    let text = fs::read_to_string(path)?;
+    let value = text.lines().find_map(|line| line.strip_prefix("recursion_misses:"));
+    Ok(value.and_then(|value| value.trim().parse().ok()).unwrap_or(0))
+}
+
+impl<'a> Starter<'a> {
+    fn load(options: &'a Options) -> Result<Self, StartError> {
+        let btf = Btf::of_running_kernel().ok();
+        let layout = btf.as_ref().map_or_else(Layout::unknown, Layout::resolve);
+        let settings = settings(btf.as_ref(), options);
+        let kernel_btf = aya::Btf::from_sys_fs().ok();
+        let by_task = options.filter.pid_count != 0 || options.filter.has_cgroup != 0;
+        let by_tuple = options.filter != WireFilter::ANY;
+        let mut loader = EbpfLoader::new();
+        loader
+            .btf(kernel_btf.as_ref())
+            .override_global("OFFSETS", layout.offsets.as_bytes(), true)
+            .override_global("SETTINGS", settings.as_bytes(), true)
+            .override_global("FILTER", options.filter.as_bytes(), true)
+            .map_max_entries("EVENTS", options.ring_bytes);
+        if !by_task && !by_tuple {
+            loader.map_max_entries("MEMBERS", 1).map_max_entries("WAITING", 1);
+        }
+        let ebpf = loader.load(OBJECT).map_err(|error| StartError::Object(object_refusal(&error)))?;
+        Ok(Self { ebpf, kernel_btf, btf, layout, options, attached: Vec::new(), outcomes: Vec::new() })
+    }
+
+    fn attach_probe(&mut self, probe: &'static Probe) -> Result<(), StartError> {
+        let mut outcome = Outcome { probe, taken: None, refused: Vec::new() };
+        for alternative in probe.alternatives {
+            let attached = self.allowed(probe, alternative).and_then(|()| self.attach_all(alternative));
+            match attached {
+                Ok(()) => {
+                    outcome.taken = Some(alternative);
+                    break;
+                }
+                Err(refusal) => outcome.refused.push((alternative.name, refusal)),
+            }
+        }
+        if outcome.taken.is_none() && probe.need == Need::Required {
+            return Err(StartError::Probe { probe: probe.name, reasons: reasons(&outcome.refused) });
+        }
+        self.outcomes.push(outcome);
+        Ok(())
+    }
+
+    /// Whether the user and the kernel's own description allow an alternative.
+    fn allowed(&self, probe: &Probe, alternative: &Alternative) -> Result<(), Refusal> {
+        match self.options.choices.get(probe.name) {
+            Some(Choice::Off) => return Err(Refusal::SwitchedOff),
+            Some(Choice::Only(name)) if name != alternative.name => return Err(Refusal::SwitchedOff),
+            Some(Choice::Only(_)) | None => {}
+        }
+        alternative.requirements.iter().try_for_each(|requirement| self.met(requirement))
+    }
+
+    fn met(&self, requirement: &Requirement) -> Result<(), Refusal> {
+        let btf = self.btf.as_ref();
+        match *requirement {
+            Requirement::Parameters(function, count) => match btf.and_then(|btf| btf.function_parameters(function)) {
+                Some(found) if found == count => Ok(()),
+                Some(_) => Err(Refusal::NotNeeded),
+                None => Err(Refusal::Missing(format!("function {function} in its BTF"))),
+            },
+            Requirement::Arguments(tracepoint, count) => {
+                match btf.and_then(|btf| btf.tracepoint_parameters(tracepoint)) {
+                    Some(found) if found >= count => Ok(()),
+                    Some(_) => Err(Refusal::Missing(format!("argument {count} of tracepoint {tracepoint}"))),
+                    None => Err(Refusal::Missing(format!("tracepoint {tracepoint}"))),
+                }
+            }
+            Requirement::Fields(fields) => match fields.iter().find(|field| !self.layout.has(field)) {
+                Some(field) => Err(Refusal::Missing(format!("field {field} in its BTF"))),
+                None => Ok(()),
+            },
+            Requirement::Taken(probe, alternative) => {
+                let taken = self.outcomes.iter().find(|outcome| outcome.probe.name == probe);
+                match taken.and_then(|outcome| outcome.taken) {
+                    Some(taken) if taken.name == alternative => Ok(()),
+                    _ => Err(Refusal::NotNeeded),
+                }
+            }
+        }
+    }
+
+    /// Attaches all programs of an alternative, or none.
+    fn attach_all(&mut self, alternative: &Alternative) -> Result<(), Refusal> {
+        let before = self.attached.len();
+        for program in alternative.programs {
+            if let Err(refusal) = self.attach(program) {
+                for name in self.attached.split_off(before) {
+                    self.detach(name);
+                }
+                return Err(refusal);
+            }
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, program: &Program) -> Result<(), Refusal> {
+        // Two probes may share a program: it attaches once.
+        if self.attached.contains(&program.name) {
+            return Ok(());
+        }
+        let loaded = self.ebpf.program_mut(program.name);
+        let loaded = loaded.ok_or_else(|| Refusal::Other(format!("the object has no program {}", program.name)))?;
+        load_and_attach(loaded, program.hook, self.kernel_btf.as_ref()).map_err(|error| {
+            unload(loaded);
+            refusal(&error, program.hook)
+        })?;
+        self.attached.push(program.name);
+        Ok(())
+    }
+
+    fn detach(&mut self, name: &str) {
+        if let Some(program) = self.ebpf.program_mut(name) {
+            unload(program);
+        }
+    }
+
+    fn finish(mut self) -> Result<(Session, RingBuf<MapData>), StartError> {
+        let accepts_by_syscall = self.outcomes.iter().any(|outcome| {
+            outcome.probe.name == "accept" && outcome.taken.is_some_and(|taken| taken.name == "syscall")
+        });
+        let reports = if accepts_by_syscall { SYSCALL_ACCEPTS } else { SYSCALL_DESCRIPTORS };
+        let mut exits: Array<MapData, u32> = Array::try_from(self.take_map("ACCEPT_EXITS")?)?;
+        exits.set(0, reports, 0)?;
+        let mut members: aya::maps::HashMap<MapData, u64, u8> =
+            aya::maps::HashMap::try_from(self.take_map("MEMBERS")?)?;
+        for member in &self.options.members {
+            members.insert(member, 1, 0)?;
+        }
+        let counted = PerCpuArray::try_from(self.take_map("COUNTED")?)?;
+        let ring = RingBuf::try_from(self.take_map("EVENTS")?)?;
+        let Self { ebpf, attached, outcomes, .. } = self;
+        Ok((Session { ebpf, counted, attached, outcomes }, ring))
+    }
+
+    fn take_map(&mut self, name: &str) -> Result<aya::maps::Map, StartError> {
+        self.ebpf.take_map(name).ok_or_else(|| StartError::Mismatch(format!("it has no map {name}")))
+    }
+}
+
+/// What the programs must know of this kernel besides offsets.
+fn settings(btf: Option<&Btf>, options: &Options) -> Settings {
+    let reset_arguments = btf.and_then(|btf| btf.tracepoint_parameters("tcp_send_reset"));
+    let drop_arguments = btf.and_then(|btf| btf.tracepoint_parameters("kfree_skb"));
+    let overflow =
+        btf.and_then(|btf| btf.enumerator("skb_drop_reason", "SKB_DROP_REASON_TCP_LISTEN_OVERFLOW"));
+    let task_pt_regs = btf.and_then(|btf| btf.enumerator("bpf_func_id", "BPF_FUNC_task_pt_regs"));
+    Settings {
+        wakeup_bytes: u64::from(options.ring_bytes) / 4,
+        reset_reason_index: if reset_arguments == Some(3) { 2 } else { 0 },
+        drop_socket_index: if drop_arguments.is_some_and(|count| count >= 4) { 3 } else { 0 },
+        listen_overflow_reason: overflow.unwrap_or(0),
+        has_task_pt_regs: u32::from(task_pt_regs.is_some()),
+    }
+}
+
+fn load_and_attach(program: &mut AyaProgram, hook: Hook, btf: Option<&aya::Btf>) -> Result<(), ProgramError> {
+    let no_btf = || io::Error::new(io::ErrorKind::NotFound, "the kernel has no BTF");
+    match hook {
+        Hook::BtfTracepoint(name) => {
+            let program: &mut BtfTracePoint = program.try_into()?;
+            program.load(name, btf.ok_or_else(no_btf)?)?;
+            program.attach()?;
+        }
+        Hook::FExit(function) => {
+            let program: &mut FExit = program.try_into()?;
+            program.load(function, btf.ok_or_else(no_btf)?)?;
+            program.attach()?;
+        }
+        Hook::Tracepoint(category, name) => {
+            let program: &mut TracePoint = program.try_into()?;
+            program.load()?;
+            program.attach(category, name)?;
+        }
+        Hook::KProbe(function) | Hook::KRetProbe(function) => {
+            let program: &mut KProbe = program.try_into()?;
+            program.load()?;
+            program.attach(function, 0)?;
+        }
+    }
+    Ok(())
+}
+
+/// Detaches a program and frees it; the object keeps its code for another try.
+fn unload(program: &mut AyaProgram) {
+    // What is not loaded has nothing to unload.
+    let _ = match program {
+        AyaProgram::BtfTracePoint(program) => program.unload(),
+        AyaProgram::FExit(program) => program.unload(),
+        AyaProgram::TracePoint(program) => program.unload(),
+        AyaProgram::KProbe(program) => program.unload(),
+        _ => Ok(()),
+    };
+}
+
+/// Tells the reasons apart: EPERM may be a capability, lockdown or a security module.
+fn refusal(error: &ProgramError, hook: Hook) -> Refusal {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            if io_error.raw_os_error() == Some(EPERM) && log.trim().is_empty() {
+                return not_permitted();
+            }
+            let last = log.lines().rev().find(|line| !line.is_empty() && !line.starts_with("processed "));
+            Refusal::Verifier(last.map_or_else(|| io_error.to_string(), |line| line.trim().to_owned()))
+        }
+        ProgramError::Btf(_) => Refusal::Missing(describe(hook)),
+        other => match root_error(other) {
+            Some(io) if io.raw_os_error() == Some(EPERM) || io.raw_os_error() == Some(EACCES) => not_permitted(),
+            Some(io) if io.kind() == io::ErrorKind::NotFound => Refusal::Missing(describe(hook)),
+            _ => Refusal::Other(chain(other)),
+        },
+    }
+}
+
+const EPERM: i32 = 1;
+const EACCES: i32 = 13;
+
+fn not_permitted() -> Refusal {
+    let missing = check::Capabilities::of_self().missing();
+    if !missing.is_empty() {
+        return Refusal::Capability(missing.join(" and "));
+    }
+    match check::lockdown() {
+        Some(mode) => Refusal::Lockdown(mode),
+        None => Refusal::SecurityModule,
+    }
+}
+
+fn describe(hook: Hook) -> String {
+    match hook {
+        Hook::BtfTracepoint(name) => format!("tracepoint {name} in its BTF"),
+        Hook::FExit(function) => format!("function {function} in its BTF"),
+        Hook::Tracepoint(category, name) => format!("tracepoint {category}:{name}, or tracefs is not mounted"),
+        Hook::KProbe(function) | Hook::KRetProbe(function) => format!("kprobes (CONFIG_KPROBES), or no {function}"),
+    }
+}
+
+fn object_refusal(error: &EbpfError) -> Refusal {
+    match root_error(error) {
+        Some(io) if io.raw_os_error() == Some(EPERM) => not_permitted(),
+        _ => Refusal::Other(chain(error)),
+    }
+}
+
+fn root_error<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e io::Error> {
+    let mut source = Some(error);
+    while let Some(error) = source {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            return Some(io);
+        }
+        source = error.source();
+    }
+    None
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+fn reasons(refused: &[(&str, Refusal)]) -> String {
+    let reasons: Vec<_> = refused.iter().map(|(name, refusal)| format!("{name}: {refusal}")).collect();
+    reasons.join("; ")
+}

@@ -1,0 +1,37 @@
+//! The sockwatch program: parse, dispatch, exit code.
+#![deny(unsafe_code)]
+
+mod cli;
+mod command;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use cli::{Cli, Command};
+
+/// Exit code for errors; clap uses the same for a wrong command line.
+const ERROR: u8 = 2;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Trace(args) => command::trace::run(&args),
+        Command::Lab(args) => command::lab::run(&args),
+        Command::Doctor(args) => command::doctor::run(&args),
+        Command::Schema => command::schema::run(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sockwatch: error: {error:#}");
+            ExitCode::from(ERROR)
+        }
+    }
+}
+
+/// The reader has gone (`| head -1`): a normal end.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}

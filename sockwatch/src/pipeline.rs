@@ -1,0 +1,157 @@
+//! The one loop: source, order, tracker, sink. Only this file owns a [`Tracker`].
+
+use std::{io, time::Duration};
+
+use crate::{
+    sink::Sink,
+    source::{Source, SourceError, Tick},
+    tcp::{connection::Connection, event::Event, loss::Losses, order::Order, tracker::Tracker, update::Happening},
+    tcp::update::Update,
+};
+
+/// When to stop by itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// After so long.
+    pub duration: Option<Duration>,
+    /// After so many finished connections.
+    pub connections: Option<u64>,
+}
+
+/// Why a run ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The source broke.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The output cannot be written.
+    #[error("cannot write the output")]
+    Output(#[from] io::Error),
+}
+
+/// What a run has seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Totals {
+    /// Events taken in.
+    pub events: u64,
+    /// Connections finished, listeners not counted.
+    pub connections: u64,
+    /// All losses.
+    pub losses: Losses,
+}
+
+/// The state of a run.
+#[derive(Default)]
+struct Pipeline {
+    order: Order,
+    tracker: Tracker,
+    events: Vec<Event>,
+    updates: Vec<Update>,
+    totals: Totals,
+}
+
+/// Runs until `stop` resolves, a limit is reached or the sink's reader goes away (a broken pipe is a normal end).
+///
+/// # Errors
+/// A [`RunError`] if the source breaks or the output cannot be written.
+pub async fn run(
+    source: &mut impl Source,
+    sink: &mut impl Sink,
+    limits: Limits,
+    stop: impl Future<Output = ()>,
+) -> Result<Totals, RunError> {
+    let mut pipeline = Pipeline::default();
+    let deadline = async {
+        match limits.duration {
+            Some(duration) => tokio::time::sleep(duration).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(stop, deadline);
+    let ended = loop {
+        let tick = tokio::select! {
+            biased;
+            () = &mut stop => break Ok(()),
+            () = &mut deadline => break Ok(()),
+            tick = source.next(&mut pipeline.events) => tick?,
+        };
+        if let Err(error) = pipeline.advance(tick, sink, limits.connections) {
+            break Err(error);
+        }
+        if pipeline.is_done(limits.connections) {
+            return Ok(pipeline.totals);
+        }
+    };
+    let ended = match ended {
+        Ok(()) => {
+            let tick = source.drain(&mut pipeline.events)?;
+            pipeline.finish(tick, sink, limits.connections)
+        }
+        Err(error) => Err(error),
+    };
+    match ended {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(pipeline.totals),
+        Err(error) => Err(error.into()),
+        Ok(()) => Ok(pipeline.totals),
+    }
+}
+
+impl Pipeline {
+    /// Takes the new events in and shows what has waited long enough to be in order.
+    fn advance(&mut self, tick: Tick, sink: &mut impl Sink, limit: Option<u64>) -> io::Result<()> {
+        self.take_in();
+        while let Some(event) = self.order.pop(tick.now_ns) {
+            self.tracker.apply(&event, &mut self.updates);
+        }
+        self.tracker.expire(tick.now_ns, &mut self.updates);
+        self.show(tick, sink, limit)
+    }
+
+    /// The same for all that is left.
+    fn finish(&mut self, tick: Tick, sink: &mut impl Sink, limit: Option<u64>) -> io::Result<()> {
+        self.take_in();
+        while let Some(event) = self.order.pop_any() {
+            self.tracker.apply(&event, &mut self.updates);
+        }
+        self.show(tick, sink, limit)
+    }
+
+    fn take_in(&mut self) {
+        self.totals.events += self.events.len() as u64;
+        for event in self.events.drain(..) {
+            self.order.push(event);
+        }
+    }
+
+    fn show(&mut self, tick: Tick, sink: &mut impl Sink, limit: Option<u64>) -> io::Result<()> {
+        self.totals.losses = self.losses(tick.losses);
+        for update in self.updates.drain(..) {
+            if limit.is_some_and(|limit| self.totals.connections >= limit) {
+                break;
+            }
+            if let Happening::Ended(connection) = &update.happening {
+                self.totals.connections += counts(connection);
+            }
+            sink.update(&update)?;
+        }
+        sink.tick(&self.totals)
+    }
+
+    fn losses(&self, source: Losses) -> Losses {
+        Losses {
+            late: self.order.late(),
+            tracker_full: self.tracker.full(),
+            unexpected_transitions: self.tracker.unexpected(),
+            ..source
+        }
+    }
+
+    fn is_done(&self, limit: Option<u64>) -> bool {
+        limit.is_some_and(|limit| self.totals.connections >= limit)
+    }
+}
+
+/// A listener's end is shown, and is not a connection.
+fn counts(connection: &Connection) -> u64 {
+    u64::from(connection.role != crate::tcp::connection::Role::Listener)
+}

@@ -1,0 +1,61 @@
+//! Where updates go.
+
+pub mod json;
+pub mod quantity;
+pub mod text;
+
+use std::io;
+
+use crate::{pipeline::Totals, tcp::update::Update};
+
+/// What to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Show {
+    /// Transitions and everything else that happens to a socket.
+    pub transitions: bool,
+    /// Finished connections.
+    pub connections: bool,
+}
+
+/// What an event's time is counted from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// Since the trace began.
+    Relative {
+        /// `CLOCK_MONOTONIC` then, in nanoseconds.
+        start_ns: u64,
+    },
+    /// Unix time.
+    Wall {
+        /// Unix time minus `CLOCK_MONOTONIC`, in nanoseconds.
+        offset_ns: u64,
+    },
+    /// `CLOCK_MONOTONIC`: since boot, without suspends.
+    Monotonic,
+}
+
+impl Clock {
+    /// An event's time on this clock, in nanoseconds. What happened before the trace began is negative.
+    pub fn at(self, at_ns: u64) -> i64 {
+        match self {
+            Self::Relative { start_ns } => at_ns.cast_signed().wrapping_sub(start_ns.cast_signed()),
+            Self::Wall { offset_ns } => at_ns.saturating_add(offset_ns).cast_signed(),
+            Self::Monotonic => at_ns.cast_signed(),
+        }
+    }
+}
+
+/// Shows updates.
+pub trait Sink {
+    /// One update. May be buffered until the tick.
+    ///
+    /// # Errors
+    /// If the output cannot be written.
+    fn update(&mut self, update: &Update) -> io::Result<()>;
+
+    /// The batch is over: everything is written out.
+    ///
+    /// # Errors
+    /// If the output cannot be written.
+    fn tick(&mut self, totals: &Totals) -> io::Result<()>;
+}

@@ -1,0 +1,93 @@
+//! The running kernel's events, from the ring buffer.
+
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use super::{Source, SourceError, Tick};
+use crate::{
+    kernel::{
+        ring::Ring,
+        session::{Counted, Options, Outcome, Session, StartError},
+    },
+    monotonic::now_ns,
+    tcp::{
+        decode::decode,
+        event::Event,
+        loss::Losses,
+    },
+};
+
+/// Reading the counters costs system calls: not at every tick.
+const COUNTERS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Attached probes and the reader of their events.
+pub struct Live {
+    session: Session,
+    ring: Ring,
+    decode_failed: u64,
+    counted: Counted,
+    counted_at: Instant,
+}
+
+impl Live {
+    /// Attaches the probes. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// As [`Session::start`].
+    pub fn start(options: &Options, latency: Duration) -> Result<Self, StartError> {
+        let (session, records) = Session::start(options)?;
+        let ring = Ring::new(records, latency).map_err(|error| StartError::Mismatch(error.to_string()))?;
+        let counted = Counted::default();
+        Ok(Self { session, ring, decode_failed: 0, counted, counted_at: Instant::now() })
+    }
+
+    /// What became of each probe.
+    pub fn outcomes(&self) -> &[Outcome] {
+        self.session.outcomes()
+    }
+
+    /// Bytes and events that the kernel side submitted, as of the last tick.
+    pub fn counted(&self) -> Counted {
+        self.counted
+    }
+
+    fn take(&mut self, events: &mut Vec<Event>) -> bool {
+        let Self { ring, decode_failed, .. } = self;
+        ring.take(|record| match decode(record) {
+            Ok(event) => events.push(event),
+            Err(_) => *decode_failed += 1,
+        })
+    }
+
+    fn count(&mut self) -> Result<(), SourceError> {
+        let read = |error: io::Error| SourceError::Read { what: "the eBPF counters", error };
+        self.counted = self.session.counted().map_err(read)?;
+        self.counted_at = Instant::now();
+        Ok(())
+    }
+
+    fn losses(&self) -> Losses {
+        Losses { decode_failed: self.decode_failed, ..self.counted.losses }
+    }
+}
+
+impl Source for Live {
+    async fn next(&mut self, events: &mut Vec<Event>) -> Result<Tick, SourceError> {
+        self.ring.wait().await.map_err(|error| SourceError::Read { what: "the ring buffer", error })?;
+        let now_ns = now_ns();
+        self.take(events);
+        if self.counted_at.elapsed() >= COUNTERS_INTERVAL {
+            self.count()?;
+        }
+        Ok(Tick { now_ns, losses: self.losses() })
+    }
+
+    fn drain(&mut self, events: &mut Vec<Event>) -> Result<Tick, SourceError> {
+        let now_ns = now_ns();
+        while self.take(events) {}
+        self.count()?;
+        Ok(Tick { now_ns, losses: self.losses() })
+    }
+}

@@ -1,0 +1,53 @@
+//! Where events come from. Each source reports events with kernel times and says what it lost; nothing else differs.
+
+pub mod live;
+pub mod poll;
+
+use crate::tcp::{event::Event, loss::Losses};
+
+/// What a source says beside its events.
+#[derive(Clone, Copy, Debug)]
+pub struct Tick {
+    /// `CLOCK_MONOTONIC` in nanoseconds, read before the events were taken: whatever happened earlier has been reported,
+    /// up to the reordering between CPUs. A source that does not reorder adds the
+    /// [window](crate::tcp::order::WINDOW_NS).
+    pub now_ns: u64,
+    /// What the source lost since it started.
+    pub losses: Losses,
+}
+
+/// Why a source cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The kernel refused to hand out events or listings.
+    #[error("cannot read {what}")]
+    Read {
+        /// What was read.
+        what: &'static str,
+        /// The kernel's answer.
+        #[source]
+        error: std::io::Error,
+    },
+    /// This source cannot do what was asked of it.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The kernel's socket listing makes no sense.
+    #[error("the kernel's socket listing is malformed: {0}")]
+    Listing(String),
+}
+
+/// A stream of events.
+pub trait Source {
+    /// Waits until there is something to say, at most about the source's latency, and appends new events in the order
+    /// in which they were read. May append none.
+    ///
+    /// # Errors
+    /// A [`SourceError`] ends the stream.
+    fn next(&mut self, events: &mut Vec<Event>) -> impl Future<Output = Result<Tick, SourceError>>;
+
+    /// Takes what is already there, without waiting: the last call before the end.
+    ///
+    /// # Errors
+    /// As for [`Self::next`].
+    fn drain(&mut self, events: &mut Vec<Event>) -> Result<Tick, SourceError>;
+}

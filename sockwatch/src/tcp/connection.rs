@@ -1,0 +1,195 @@
+//! One connection's timeline, from birth to destroy.
+
+use super::{
+    close::Ending,
+    endpoint::Endpoint,
+    event::{CloseEvidence, SocketKey, Task},
+    state::TcpState,
+};
+
+/// Which part a socket plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It called connect().
+    Active,
+    /// It is a listener's child.
+    Passive,
+    /// It called listen().
+    Listener,
+    /// It was there before we looked.
+    Unknown,
+}
+
+impl Role {
+    /// One letter for a column: C(lient), S(erver), L(istener).
+    pub const fn letter(self) -> char {
+        match self {
+            Self::Active => 'C',
+            Self::Passive => 'S',
+            Self::Listener => 'L',
+            Self::Unknown => '?',
+        }
+    }
+
+    /// The word in JSON.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Passive => "passive",
+            Self::Listener => "listener",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// A state and how long it lasted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The state.
+    pub state: TcpState,
+    /// How long it lasted, in nanoseconds; `None` if it began before we looked.
+    pub lasted_ns: Option<u64>,
+}
+
+/// Who has, or had, a socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ownership {
+    /// Who called connect() or listen().
+    pub opener: Option<Task>,
+    /// Who accepted it.
+    pub acceptor: Option<Task>,
+    /// The descriptor that accept returned.
+    pub fd: Option<i32>,
+    /// The listener's cookie.
+    pub listener: Option<u64>,
+    /// Who opened the listener: the owner of a child that nobody accepted yet.
+    pub listener_owner: Option<Task>,
+    /// Who sent the first FIN or RST from this end.
+    pub closer: Option<Task>,
+}
+
+impl Ownership {
+    /// The owner: the acceptor, else the opener, else the listener's owner.
+    pub fn owner(&self) -> Option<Task> {
+        self.acceptor.or(self.opener).or(self.listener_owner)
+    }
+}
+
+/// A child's way through the accept queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queued {
+    /// When it entered.
+    pub at_ns: u64,
+    /// The queue's depth before it.
+    pub depth: u32,
+    /// The queue's limit: the queue takes one more than this.
+    pub limit: u32,
+    /// When it was accepted.
+    pub accepted_ns: Option<u64>,
+    /// First SYN-ACK to enqueue, in nanoseconds; `None` with SYN cookies or when no probe tells.
+    pub handshake_ns: Option<i64>,
+    /// SYN-ACKs sent again.
+    pub synack_retransmits: u32,
+}
+
+impl Queued {
+    /// Enqueue to accept, in nanoseconds; negative values are legal (Fast Open) and mean: accepted before it was queued.
+    pub fn wait_ns(&self) -> Option<i64> {
+        Some(self.accepted_ns?.cast_signed().wrapping_sub(self.at_ns.cast_signed()))
+    }
+}
+
+/// A connection, or a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// Identity, together with `incarnation`.
+    pub key: SocketKey,
+    /// How often this socket was opened before: a reconnected descriptor keeps its cookie.
+    pub incarnation: u32,
+    /// Its part.
+    pub role: Role,
+    /// This end.
+    pub local: Endpoint,
+    /// The other end.
+    pub remote: Endpoint,
+    /// When it was first seen.
+    pub first_seen_ns: u64,
+    /// Whether `first_seen_ns` is its birth.
+    pub birth_seen: bool,
+    /// The current state.
+    pub state: TcpState,
+    /// When the current state was entered; `None` if before we looked.
+    pub state_since_ns: Option<u64>,
+    /// The states before the current one.
+    pub spans: Vec<Span>,
+    /// Who has it.
+    pub ownership: Ownership,
+    /// Its time in the accept queue, for a child.
+    pub queued: Option<Queued>,
+    /// Segments retransmitted.
+    pub retransmits: u32,
+    /// RSTs sent and received.
+    pub resets: Resets,
+    /// How it ended, and what that stands on.
+    pub ending: Option<Ending>,
+    /// The evidence at `CLOSE`.
+    pub evidence: Option<CloseEvidence>,
+    /// When it reached `CLOSE` or vanished.
+    pub ended_ns: Option<u64>,
+    /// From listings: times are right to within this many nanoseconds.
+    pub sampled_ns: Option<u64>,
+}
+
+/// RSTs of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resets {
+    /// Sent.
+    pub sent: u32,
+    /// Received.
+    pub received: u32,
+}
+
+impl Connection {
+    /// A socket that was first seen in `state`.
+    pub fn new(key: SocketKey, role: Role, tuple: (Endpoint, Endpoint), state: TcpState, at_ns: u64) -> Self {
+        Self {
+            key,
+            incarnation: 0,
+            role,
+            local: tuple.0,
+            remote: tuple.1,
+            first_seen_ns: at_ns,
+            birth_seen: false,
+            state,
+            state_since_ns: None,
+            spans: Vec::with_capacity(6),
+            ownership: Ownership::default(),
+            queued: None,
+            retransmits: 0,
+            resets: Resets::default(),
+            ending: None,
+            evidence: None,
+            ended_ns: None,
+            sampled_ns: None,
+        }
+    }
+
+    /// Enters a state; returns how long the one before lasted.
+    pub fn enter(&mut self, state: TcpState, at_ns: u64) -> Option<u64> {
+        let lasted_ns = self.state_since_ns.map(|since| at_ns.saturating_sub(since));
+        self.spans.push(Span { state: self.state, lasted_ns });
+        self.state = state;
+        self.state_since_ns = Some(at_ns);
+        lasted_ns
+    }
+
+    /// Birth to end, in nanoseconds; `None` while it lives or when the birth was not seen.
+    pub fn lifetime_ns(&self) -> Option<u64> {
+        (self.birth_seen).then(|| Some(self.ended_ns?.saturating_sub(self.first_seen_ns)))?
+    }
+
+    /// Whether it still waits in an accept queue.
+    pub fn is_queued(&self) -> bool {
+        self.role == Role::Passive && self.queued.is_some_and(|queued| queued.accepted_ns.is_none())
+    }
+}

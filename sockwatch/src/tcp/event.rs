@@ -1,0 +1,226 @@
+//! What happened to a socket, once, as a source reports it. Times are nanoseconds of `CLOCK_MONOTONIC`.
+
+use std::fmt;
+
+use super::{endpoint::Endpoint, state::TcpState};
+
+/// What tells sockets apart: cookies are unique within a network namespace (within the machine from 5.12 on).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SocketKey {
+    /// The network namespace's inode number.
+    pub netns: u32,
+    /// The socket's cookie; 0 when the kernel had generated none yet.
+    pub cookie: u64,
+}
+
+/// A thread's name, `task->comm`: up to 15 bytes, foreign to us, so never printed as it is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Comm(pub [u8; 16]);
+
+impl Comm {
+    /// The bytes before the terminating zero.
+    pub fn bytes(&self) -> &[u8] {
+        let end = self.0.iter().position(|byte| *byte == 0).unwrap_or(self.0.len());
+        &self.0[..end]
+    }
+}
+
+impl From<&str> for Comm {
+    /// Takes the first 15 bytes, as the kernel does.
+    fn from(name: &str) -> Self {
+        let mut comm = [0; 16];
+        let taken = name.len().min(15);
+        comm[..taken].copy_from_slice(&name.as_bytes()[..taken]);
+        Self(comm)
+    }
+}
+
+impl fmt::Display for Comm {
+    /// Control bytes and bytes that are not UTF-8 become `?` and U+FFFD.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Ok(name) = str::from_utf8(self.bytes())
+            && !name.chars().any(char::is_control)
+        {
+            return f.pad(name);
+        }
+        let name = String::from_utf8_lossy(self.bytes());
+        f.pad(&name.replace(char::is_control, "?"))
+    }
+}
+
+impl fmt::Debug for Comm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.to_string())
+    }
+}
+
+/// A thread of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Task {
+    /// Process id (the kernel's tgid).
+    pub pid: u32,
+    /// Thread id (the kernel's pid).
+    pub tid: u32,
+    /// The thread's name.
+    pub comm: Comm,
+}
+
+/// What a transition to `CLOSE` leaves to judge it by: fields of the socket at that instant (KERNEL names).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CloseEvidence {
+    /// `tp->bytes_acked`: payload bytes that the peer acknowledged.
+    pub acked_bytes: u64,
+    /// `tp->bytes_received`: payload bytes that arrived in order.
+    pub received_bytes: u64,
+    /// `snd_una == write_seq`: nothing that was written is still unacknowledged.
+    pub all_acked: bool,
+    /// Bytes that nobody read.
+    pub unread_bytes: u32,
+    /// `tp->linger2`, negative for an immediate abort in `FIN_WAIT2`.
+    pub linger2: i32,
+    /// `TCP_USER_TIMEOUT`, in milliseconds; 0 if unset.
+    pub user_timeout_ms: u32,
+    /// Segments sent; 0 for a connect that never reached the wire.
+    pub segments_out: u32,
+    /// `sk_err`, an errno; 0 if none.
+    pub error: u16,
+    /// `sk_err_soft`.
+    pub soft_error: u16,
+    /// `SOCK_DEAD`: no process holds the socket.
+    pub dead: bool,
+    /// `SOCK_DONE`: a FIN was received.
+    pub done: bool,
+    /// `SOCK_LINGER`.
+    pub linger: bool,
+    /// Unacknowledged retransmissions in a row.
+    pub retransmits: u8,
+    /// Unanswered probes (keepalive or zero window).
+    pub probes: u8,
+    /// `sk_shutdown`: bit 0 receive, bit 1 send.
+    pub shutdown: u8,
+    /// `sk_socket` is set: a descriptor refers to it.
+    pub has_socket: bool,
+}
+
+/// What happens to a socket without changing its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Incident {
+    /// accept() failed; the socket is the listener.
+    AcceptFailed {
+        /// The caller.
+        by: Task,
+        /// The errno: EMFILE, ENFILE, ECONNABORTED and the like, never EAGAIN.
+        errno: i32,
+    },
+    /// A RST was sent, for a `enum sk_rst_reason` where the kernel tells it.
+    ResetSent {
+        /// The kernel's number; 0 where it has none.
+        reason: u32,
+    },
+    /// A RST was received.
+    ResetReceived,
+    /// A segment was retransmitted.
+    Retransmit,
+    /// A SYN-ACK was retransmitted; the socket is the listener, the remote end the client.
+    SynAckRetransmit,
+    /// A packet for the listener was dropped because its accept queue was full.
+    ListenOverflow,
+    /// A segment was dropped at a `TIME_WAIT` minisock.
+    TimeWaitDrop,
+}
+
+/// An event's own part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// A state transition. `by` is the task that made it, where one did: connect, listen, close, shutdown.
+    Transition {
+        /// State before.
+        old: TcpState,
+        /// State after.
+        new: TcpState,
+        /// Who made it.
+        by: Option<Task>,
+    },
+    /// connect() or listen(): a transition whose task is the owner. `limit` is the backlog of listen().
+    Opening {
+        /// `SYN_SENT` or `LISTEN`.
+        new: TcpState,
+        /// The owner.
+        by: Task,
+        /// `sk_max_ack_backlog` of a listener.
+        limit: Option<u32>,
+    },
+    /// A child's `LISTEN` to `SYN_RECV`: it enters the accept queue within microseconds.
+    Birth {
+        /// The accept queue's depth before it.
+        depth: u32,
+        /// The queue's limit.
+        limit: u32,
+    },
+    /// A transition to `CLOSE`.
+    Closing {
+        /// State before.
+        old: TcpState,
+        /// The current task; it is the closer only when the evidence says that a local call closed it.
+        current: Task,
+        /// What the verdict stands on.
+        evidence: CloseEvidence,
+    },
+    /// The child is in the queue: who its listener is and when its SYN-ACK was first sent.
+    Enqueue {
+        /// The listener's cookie; 0 when unknown.
+        listener: u64,
+        /// When the first SYN-ACK was sent; `None` with SYN cookies.
+        synack_at_ns: Option<u64>,
+        /// SYN-ACKs sent again.
+        synack_retransmits: u32,
+    },
+    /// A task took the child out of the queue.
+    Accept {
+        /// The acceptor.
+        by: Task,
+        /// Its descriptor, where the hook knows it.
+        fd: Option<i32>,
+        /// The listener's cookie, where the hook knows it.
+        listener: Option<u64>,
+    },
+    /// The accept call of an accept that was reported before returned this descriptor.
+    AcceptReturn {
+        /// The descriptor.
+        fd: i32,
+    },
+    /// The TCP socket is gone.
+    Destroy,
+    /// Something that is no transition: noted with its connection, and told even where there is none.
+    Incident(Incident),
+    /// Seen in a listing of the kernel's table, in this state. `queue` is a listener's depth and limit.
+    Listed {
+        /// The state at the time of the listing.
+        state: TcpState,
+        /// Accept queue depth and limit, for a listener.
+        queue: Option<(u32, u32)>,
+        /// How old the previous listing was, in nanoseconds: the state was entered within this time. `u64::MAX`: unknown
+        /// age (the first listing, or a socket that only now passes the owner filter).
+        interval_ns: u64,
+    },
+    /// In the previous listing, not in this one.
+    Unlisted {
+        /// How old the previous listing was, in nanoseconds.
+        interval_ns: u64,
+    },
+}
+
+/// What happened, to which socket, when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub at_ns: u64,
+    /// Which socket.
+    pub key: SocketKey,
+    /// The `struct sock`'s address, an identity between birth and destroy only; 0 from a listing.
+    pub skaddr: u64,
+    /// Local and remote end; `None` where the record carries none (destroy).
+    pub tuple: Option<(Endpoint, Endpoint)>,
+    /// What happened.
+    pub kind: EventKind,
+}

@@ -1,0 +1,41 @@
+//! Every way to lose something, by name. Three words, never mixed: the kernel could not reserve (lost), a program was
+//! skipped (missed), we discarded it (dropped).
+
+/// Losses since the start. All are counts; each only grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Events that found the ring buffer full, over all CPUs.
+    pub ring_full: u64,
+    /// Sockets that a process filter's table could not hold.
+    pub members_full: u64,
+    /// Transitions that the waiting room could not hold.
+    pub waiting_room_full: u64,
+    /// Runs of a program that the kernel skipped because another program of ours was running on that CPU
+    /// (`recursion_misses`).
+    pub missed: u64,
+    /// Records that could not be decoded.
+    pub decode_failed: u64,
+    /// Events that came out of order beyond the window.
+    pub late: u64,
+    /// Sockets that the tracker had no room for.
+    pub tracker_full: u64,
+    /// Transitions that the state machine does not allow from what we believed.
+    pub unexpected_transitions: u64,
+}
+
+impl Losses {
+    /// What the kernel side could not deliver.
+    pub fn lost(&self) -> u64 {
+        self.ring_full + self.members_full + self.waiting_room_full
+    }
+
+    /// What we discarded.
+    pub fn dropped(&self) -> u64 {
+        self.decode_failed + self.tracker_full
+    }
+
+    /// Whether anything is missing or doubtful.
+    pub fn any(&self) -> bool {
+        *self != Self::default()
+    }
+}

@@ -1,0 +1,14 @@
+//! What sockwatch knows of TCP: states, events, connections. Pure: a function of its input, with no I/O, no clock,
+//! no thread; time is an argument.
+
+pub mod close;
+pub mod connection;
+pub mod decode;
+pub mod endpoint;
+pub mod event;
+pub mod filter;
+pub mod loss;
+pub mod order;
+pub mod state;
+pub mod tracker;
+pub mod update;

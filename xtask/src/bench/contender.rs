@@ -1,0 +1,162 @@
+//! The contenders: one row each.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::load::Load;
+use super::{Bench, PORT};
+
+/// How to know that a tool is attached, so that the load may start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ready {
+    /// It says so: a line on its standard error begins with `tracing `.
+    Announced,
+    /// It holds a BPF program and sleeps in a poll call. (These tools' headers wait in a buffer.)
+    Polling,
+}
+
+/// Where a tool's count comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counted {
+    /// `connections=` in its summary line.
+    Summary,
+    /// The lines of its output that name the port.
+    Lines,
+}
+
+/// What a tool reports of the load, if it misses nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reports {
+    /// Every transition: five at each end of a connection, and two of each listener.
+    Transitions,
+    /// Each end of a connection once.
+    Ends,
+}
+
+impl Reports {
+    pub(super) fn expected(self, load: &Load) -> u64 {
+        match self {
+            Self::Transitions => 10 * load.connections + 2 * load.listeners,
+            Self::Ends => 2 * load.connections,
+        }
+    }
+}
+
+pub(super) struct Contender {
+    pub(super) name: &'static str,
+    pub(super) ready: Ready,
+    pub(super) counted: Counted,
+    pub(super) reports: Reports,
+    command: Program,
+}
+
+enum Program {
+    Sockwatch(&'static [&'static str]),
+    /// Another project's tool, and the Debian package that has it.
+    Foreign {
+        path: &'static str,
+        arguments: &'static [&'static str],
+        package: &'static str,
+    },
+}
+
+pub(super) const CONNECTIONS: &str = "sockwatch-connections";
+pub(super) const JSON: &str = "sockwatch-json";
+
+const fn sockwatch(name: &'static str, arguments: &'static [&'static str]) -> Contender {
+    let command = Program::Sockwatch(arguments);
+    Contender { name, ready: Ready::Announced, counted: Counted::Summary, reports: Reports::Ends, command }
+}
+
+const fn foreign(name: &'static str, reports: Reports, command: Program) -> Contender {
+    Contender { name, ready: Ready::Polling, counted: Counted::Lines, reports, command }
+}
+
+/// Everything that takes turns with nothing attached.
+pub(super) const CONTENDERS: &[Contender] = &[
+    sockwatch(CONNECTIONS, &["--connections"]),
+    sockwatch(JSON, &["--format", "json"]),
+    foreign(
+        "tcpstates",
+        Reports::Transitions,
+        Program::Foreign { path: "/usr/sbin/tcpstates", arguments: &[], package: "libbpf-tools" },
+    ),
+    foreign(
+        "tcplife",
+        Reports::Ends,
+        Program::Foreign { path: "/usr/sbin/tcplife", arguments: &[], package: "libbpf-tools" },
+    ),
+    foreign(
+        "bpftrace",
+        Reports::Transitions,
+        Program::Foreign { path: "/usr/bin/bpftrace", arguments: &["-e", BPFTRACE_PROGRAM], package: "bpftrace" },
+    ),
+];
+
+/// `args->field` is understood by every bpftrace; newer ones also take `args.field`.
+const BPFTRACE_PROGRAM: &str = concat!(
+    "tracepoint:sock:inet_sock_set_state { ",
+    r#"printf("%llx %d %s %s %d %s %d %d>%d\n", args->skaddr, pid, comm, ntop(args->saddr), args->sport, "#,
+    "ntop(args->daddr), args->dport, args->oldstate, args->newstate) }",
+);
+
+/// The tools of other projects attach through tracefs, which a fresh machine has not mounted: each gets it in a mount
+/// namespace of its own, and the machine's mounts stay as they are.
+const WITH_TRACEFS: &str = r#"mount -t tracefs tracefs /sys/kernel/tracing && exec "$0" "$@""#;
+
+impl Contender {
+    pub(super) fn is_sockwatch(&self) -> bool {
+        matches!(self.command, Program::Sockwatch(_))
+    }
+
+    /// Why this contender cannot take part, if it cannot.
+    pub(super) fn absence(&self) -> Option<String> {
+        match self.command {
+            Program::Sockwatch(_) => None,
+            Program::Foreign { path, .. } if Path::new(path).is_file() => None,
+            Program::Foreign { package, .. } => Some(format!("not installed (Debian: apt-get install {package})")),
+        }
+    }
+
+    pub(super) fn command(&self, bench: &Bench) -> Command {
+        match self.command {
+            Program::Sockwatch(arguments) => {
+                let mut command = trace(bench, PORT);
+                command.args(arguments);
+                command
+            }
+            Program::Foreign { path, arguments, .. } => {
+                let mut command = Command::new("unshare");
+                command.args(["--mount", "sh", "-c", WITH_TRACEFS, path]).args(arguments);
+                command
+            }
+        }
+    }
+}
+
+/// `sockwatch trace --port <port>`
+pub(super) fn trace(bench: &Bench, port: u16) -> Command {
+    let mut command = Command::new(&bench.sockwatch);
+    command.args(["trace", "--port", &port.to_string()]);
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<_> = CONTENDERS.iter().map(|contender| contender.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), CONTENDERS.len());
+    }
+
+    #[test]
+    fn listeners_count_as_transitions_only() {
+        let load = Load { connections: 100, listeners: 3, seconds: 1.0 };
+        assert_eq!(Reports::Transitions.expected(&load), 1006);
+        assert_eq!(Reports::Ends.expected(&load), 200);
+    }
+}

@@ -1,0 +1,208 @@
+//! The contest: each round gives every contender one turn at the same load, in rotated order.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::BufReader;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::contender::{CONNECTIONS, CONTENDERS, Contender, Counted, JSON};
+use super::load::Load;
+use super::output::{self, Lines};
+use super::statistics::{median, range, rotated};
+use super::tool::{Ended, Tool};
+use super::verdict::Numbers;
+use super::{Bench, PORT, proc, room};
+use crate::shell;
+
+const BASELINE: &str = "nothing";
+
+/// What a contender's turn gave.
+struct Turn {
+    round: u32,
+    load: Load,
+    tracing: Option<Tracing>,
+}
+
+/// What tracing took and gave; a turn with nothing attached has none.
+struct Tracing {
+    cpu_seconds: f64,
+    peak_resident_mib: f64,
+    output_bytes: u64,
+    /// What its user sees: transitions or connections.
+    seen: u64,
+    expected: u64,
+    /// Records that came from the kernel.
+    events: u64,
+    /// Lost for want of room, missed by recursion, or discarded by the tool.
+    lost: u64,
+}
+
+/// Turns and failures by contender.
+#[derive(Default)]
+struct Results {
+    turns: BTreeMap<&'static str, Vec<Turn>>,
+    failures: BTreeMap<&'static str, String>,
+}
+
+pub(super) fn run(bench: &Bench, wanted: impl Fn(&str) -> bool, numbers: &mut Numbers) -> Result<()> {
+    let mut results = Results::default();
+    for contender in CONTENDERS.iter().filter(|contender| wanted(contender.name)) {
+        if let Some(reason) = contender.absence() {
+            results.failures.insert(contender.name, reason);
+        }
+    }
+    let present = CONTENDERS.iter().filter(|contender| wanted(contender.name) && contender.absence().is_none());
+    // `None` is the turn with nothing attached.
+    let turns: Vec<Option<&Contender>> = [None].into_iter().chain(present.map(Some)).collect();
+    println!("\n{} rounds of {} connections, {} contenders", bench.rounds, bench.connections, turns.len());
+    for round in 0..bench.rounds {
+        for &contender in rotated(&turns, round) {
+            take_turn(bench, round, contender, &mut results)?;
+        }
+    }
+    print(&results);
+    collect(&results, numbers);
+    Ok(())
+}
+
+/// One turn. Another tool's failure is noted and the contest goes on without it.
+fn take_turn(bench: &Bench, round: u32, contender: Option<&'static Contender>, results: &mut Results) -> Result<()> {
+    let name = contender.map_or(BASELINE, |contender| contender.name);
+    if results.failures.contains_key(name) {
+        return Ok(());
+    }
+    let turn = room::inside(|| match contender {
+        None => Ok((run_load(bench.connections)?, None)),
+        Some(contender) => trace(bench, contender).map(|(load, tracing)| (load, Some(tracing))),
+    });
+    match (turn, contender) {
+        (Ok((load, tracing)), _) => {
+            eprintln!("round {}: {name}: {:.0} connections/s", round + 1, load.connections_per_second());
+            results.turns.entry(name).or_default().push(Turn { round, load, tracing });
+            Ok(())
+        }
+        (Err(error), Some(_)) => {
+            eprintln!("round {}: {name}: failed: {error:#}", round + 1);
+            results.failures.insert(name, format!("failed: {error:#}"));
+            Ok(())
+        }
+        (Err(error), None) => Err(error.context("the load fails with nothing attached")),
+    }
+}
+
+fn trace(bench: &Bench, contender: &Contender) -> Result<(Load, Tracing)> {
+    let output = bench.scratch.0.join(contender.name);
+    let tool = Tool::start(contender.command(bench), &output, contender.ready)?;
+    let load = run_load(bench.connections)?;
+    tool.wait_until_quiet()?;
+    let missed = proc::missed_runs(tool.pid())?;
+    let ended = tool.end()?;
+    let file = BufReader::new(File::open(&output).with_context(|| format!("{} is gone", output.display()))?);
+    let (seen, events, lost) = match contender.counted {
+        Counted::Summary => {
+            let summary = output::summary(ended.said.iter().map(String::as_str))?;
+            (summary.connections, summary.events, summary.lost)
+        }
+        Counted::Lines => {
+            let lines = Lines::read(file, PORT)?;
+            (lines.events, lines.events, lines.lost + lost_as_said(&ended) + missed)
+        }
+    };
+    let Ended { cpu_seconds, peak_resident_mib, output_bytes, .. } = ended;
+    let expected = contender.reports.expected(&load);
+    Ok((load, Tracing { cpu_seconds, peak_resident_mib, output_bytes, seen, expected, events, lost }))
+}
+
+fn lost_as_said(ended: &Ended) -> u64 {
+    ended.said.iter().filter_map(|line| output::lost(line)).sum()
+}
+
+/// The load in a process of its own, so that filters by process can tell it from the benchmark.
+pub(super) fn run_load(connections: u64) -> Result<Load> {
+    let program = std::env::current_exe().context("this program cannot find itself: run `cargo xtask bench` again")?;
+    let mut command = Command::new(program);
+    command.args(["load", "--port", &PORT.to_string(), "--connections", &connections.to_string()]);
+    let printed = shell::read(&mut command, "the load must run alone: stop what listens on its port")?;
+    output::load(&String::from_utf8_lossy(&printed))
+}
+
+/// Ratios to the turn with nothing attached of the same round.
+fn ratios(results: &Results, name: &str) -> Vec<f64> {
+    let turns = |name| results.turns.get(name).map(Vec::as_slice).unwrap_or_default();
+    let pairs = turns(name).iter().filter_map(|turn| {
+        let baseline = turns(BASELINE).iter().find(|baseline| baseline.round == turn.round)?;
+        Some(turn.load.connections_per_second() / baseline.load.connections_per_second())
+    });
+    pairs.collect()
+}
+
+fn print(results: &Results) {
+    println!(
+        "\n{:<22} {:>9} {:>6} {:>13} {:>6} {:>19} {:>8} {:>7} {:>8} {:>7}",
+        "contender", "conn/s", "ratio", "(range)", "CPU s", "seen/expected", "rec/conn", "lost", "RSS MiB", "B/conn"
+    );
+    let names = [BASELINE].into_iter().chain(CONTENDERS.iter().map(|contender| contender.name));
+    for name in names {
+        if let Some(turns) = results.turns.get(name) {
+            println!("{}", row(name, turns, &ratios(results, name)));
+        }
+        if let Some(reason) = results.failures.get(name) {
+            println!("{name:<22} {reason}");
+        }
+    }
+    println!(
+        "conn/s, CPU s, RSS, B/conn: medians over rounds; ratio: median of each round's ratio to `{BASELINE}`; seen, \
+         expected, lost: sums over rounds; lost: for want of room, because its program was running already on that \
+         CPU, or discarded by the tool; CPU s: of the tool since it was attached, its drain included"
+    );
+}
+
+fn row(name: &str, turns: &[Turn], ratios: &[f64]) -> String {
+    let rate = median(turns.iter().map(|turn| turn.load.connections_per_second())).unwrap_or(f64::NAN);
+    let ratio = median(ratios.iter().copied()).unwrap_or(f64::NAN);
+    let (least, most) = range(ratios.iter().copied()).unwrap_or((f64::NAN, f64::NAN));
+    let mut row = format!("{name:<22} {rate:>9.0} {ratio:>6.3} {:>13}", format!("{least:.3}-{most:.3}"));
+    let tracings: Vec<_> = turns.iter().filter_map(|turn| turn.tracing.as_ref()).collect();
+    if tracings.is_empty() {
+        return row;
+    }
+    let connections: u64 = turns.iter().map(|turn| turn.load.connections).sum();
+    let middle = |number: fn(&Tracing) -> f64| median(tracings.iter().map(|t| number(t))).unwrap_or(f64::NAN);
+    let sum = |number: fn(&Tracing) -> u64| tracings.iter().map(|t| number(t)).sum::<u64>();
+    row += &format!(
+        " {:>6.2} {:>19} {:>8.1} {:>7} {:>8.1} {:>7.0}",
+        middle(|tracing| tracing.cpu_seconds),
+        format!("{}/{}", sum(|tracing| tracing.seen), sum(|tracing| tracing.expected)),
+        sum(|tracing| tracing.events) as f64 / connections as f64,
+        sum(|tracing| tracing.lost),
+        middle(|tracing| tracing.peak_resident_mib),
+        sum(|tracing| tracing.output_bytes) as f64 / connections as f64,
+    );
+    row
+}
+
+fn collect(results: &Results, numbers: &mut Numbers) {
+    numbers.connections_ratio = median(ratios(results, CONNECTIONS));
+    numbers.json_ratio = median(ratios(results, JSON));
+    let turns = [CONNECTIONS, JSON].into_iter().filter_map(|name| results.turns.get(name)).flatten();
+    let lost: Vec<_> = turns.filter_map(|turn| turn.tracing.as_ref()).map(|tracing| tracing.lost).collect();
+    numbers.lost = (!lost.is_empty()).then(|| lost.iter().sum());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_compare_turns_of_the_same_round() {
+        let turn =
+            |round, seconds| Turn { round, load: Load { connections: 100, listeners: 1, seconds }, tracing: None };
+        let mut results = Results::default();
+        results.turns.insert(BASELINE, vec![turn(0, 1.0), turn(1, 2.0), turn(2, 1.0)]);
+        results.turns.insert(JSON, vec![turn(0, 2.0), turn(1, 2.0)]);
+        assert_eq!(ratios(&results, JSON), [0.5, 1.0]);
+        assert!(ratios(&results, CONNECTIONS).is_empty());
+    }
+}

@@ -1,0 +1,59 @@
+//! The targets, and whether they are met.
+
+/// What the targets are about; `None` was not measured.
+#[derive(Default)]
+pub(super) struct Numbers {
+    pub(super) connections_ratio: Option<f64>,
+    pub(super) json_ratio: Option<f64>,
+    pub(super) state_probe_ns: Option<f64>,
+    pub(super) lost: Option<u64>,
+}
+
+/// A target's bound.
+#[derive(Clone, Copy)]
+enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+pub(super) fn print(numbers: &Numbers) {
+    let lost = numbers.lost.map(|lost| lost as f64);
+    println!("\nverdict");
+    println!("{}", line("rate with --connections, of nothing's", numbers.connections_ratio, Bound::AtLeast(0.85)));
+    println!("{}", line("rate with --format json, of nothing's", numbers.json_ratio, Bound::AtLeast(0.70)));
+    println!("{}", line("state probe over an empty one, ns", numbers.state_probe_ns, Bound::AtMost(200.0)));
+    println!("{}", line("lost, missed and dropped", lost, Bound::AtMost(0.0)));
+}
+
+fn line(name: &str, number: Option<f64>, bound: Bound) -> String {
+    let (sign, limit) = match bound {
+        Bound::AtLeast(limit) => (">=", limit),
+        Bound::AtMost(limit) => ("<=", limit),
+    };
+    let outcome = match (number, bound) {
+        (None, _) => "not measured".to_owned(),
+        (Some(number), Bound::AtLeast(limit)) if number >= limit => format!("{} met", short(number)),
+        (Some(number), Bound::AtMost(limit)) if number <= limit => format!("{} met", short(number)),
+        (Some(number), _) => format!("{} NOT met", short(number)),
+    };
+    format!("  {name:<38} {sign} {:<5} {outcome}", short(limit))
+}
+
+/// Ratios with three digits, counts with none.
+fn short(number: f64) -> String {
+    if number.fract() == 0.0 { format!("{number:.0}") } else { format!("{number:.3}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_are_inclusive_and_absence_is_said() {
+        assert!(line("a", Some(0.85), Bound::AtLeast(0.85)).ends_with("0.850 met"));
+        assert!(line("a", Some(0.8499), Bound::AtLeast(0.85)).ends_with("0.850 NOT met"));
+        assert!(line("a", Some(0.0), Bound::AtMost(0.0)).ends_with("0 met"));
+        assert!(line("a", Some(1.0), Bound::AtMost(0.0)).ends_with("1 NOT met"));
+        assert!(line("a", None, Bound::AtMost(0.0)).ends_with("not measured"));
+    }
+}

@@ -1,0 +1,65 @@
+//! sockwatch's build, test and measuring tasks: `cargo xtask <task>`.
+//!
+//! This file holds the command line only; each task has a file of its own.
+
+mod bench;
+mod ebpf;
+mod generated;
+mod setup;
+mod shell;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "sockwatch's build, test and measuring tasks")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building the kernel-side object needs (idempotent)
+    Setup,
+    /// Rebuild the committed kernel-side object
+    Ebpf(ebpf::Options),
+    /// Everything CI checks: formatting, lints, generated files, import rules, tests
+    Test,
+    /// Regenerate the files that the sockwatch binary prints
+    Gen(generated::Options),
+    /// Check which modules may name what
+    Tidy,
+    /// Measure what tracing costs, beside tracing nothing and beside other tools
+    Bench(bench::Options),
+    /// Open, accept and close loopback connections (the benchmark runs this as a process of its own)
+    #[command(hide = true)]
+    Load(bench::load::Options),
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The chain of causes on one line; a backtrace would only point into this program.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Setup => setup::run(),
+        Task::Ebpf(options) => ebpf::run(&options),
+        Task::Test => test::run(),
+        Task::Gen(options) => generated::run(&options),
+        Task::Tidy => tidy::run(),
+        Task::Bench(options) => bench::run(&options),
+        Task::Load(options) => bench::load::run(&options),
+    }
+}

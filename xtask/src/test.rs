@@ -1,0 +1,133 @@
+//! `cargo xtask test`: everything CI checks, in one command, stopping at the first failure.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{ebpf, generated, setup, shell, tidy};
+
+enum Outcome {
+    Passed,
+    Skipped(String),
+}
+
+struct Step {
+    name: &'static str,
+    run: fn(&Path) -> Result<Outcome>,
+}
+
+/// The tests come last, so that their counts are what a reader sees at the end.
+const STEPS: &[Step] = &[
+    Step { name: "setup", run: |_| passed(setup::run()) },
+    Step { name: "format", run: |workspace| passed(format(workspace)) },
+    Step { name: "tidy", run: |_| passed(tidy::run()) },
+    Step { name: "clippy", run: |workspace| passed(clippy(workspace)) },
+    Step { name: "clippy for bpf", run: clippy_for_bpf },
+    Step { name: "ebpf --check", run: |workspace| passed(ebpf::check(workspace)) },
+    Step { name: "build", run: |workspace| passed(build(workspace)) },
+    Step { name: "gen --check", run: |workspace| passed(generated::check(workspace)) },
+    Step { name: "tests", run: |workspace| passed(tests(workspace)) },
+];
+
+pub(crate) fn run() -> Result<()> {
+    let workspace = shell::workspace()?;
+    let began = Instant::now();
+    for step in STEPS {
+        let step_began = Instant::now();
+        let outcome = (step.run)(&workspace).with_context(|| format!("step `{}` failed", step.name))?;
+        let seconds = step_began.elapsed().as_secs_f64();
+        match outcome {
+            Outcome::Passed => println!("[{}] passed in {seconds:.1} s", step.name),
+            Outcome::Skipped(reason) => println!("[{}] skipped: {reason}", step.name),
+        }
+    }
+    println!("all {} steps done in {:.1} s", STEPS.len(), began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn passed(result: Result<()>) -> Result<Outcome> {
+    result.map(|()| Outcome::Passed)
+}
+
+fn format(workspace: &Path) -> Result<()> {
+    shell::run(shell::cargo(workspace).args(["fmt", "--all", "--check"]), "run `cargo fmt --all`")
+}
+
+fn clippy(workspace: &Path) -> Result<()> {
+    let mut command = shell::cargo(workspace);
+    command.args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"]);
+    shell::run(&mut command, "fix the lints above")
+}
+
+fn clippy_for_bpf(workspace: &Path) -> Result<Outcome> {
+    Ok(ebpf::clippy(workspace)?.map_or(Outcome::Passed, Outcome::Skipped))
+}
+
+fn build(workspace: &Path) -> Result<()> {
+    shell::run(shell::cargo(workspace).args(["build", "--quiet", "--workspace"]), "fix the errors above")
+}
+
+/// Shows the tests' own output as it comes and adds up their result lines.
+fn tests(workspace: &Path) -> Result<()> {
+    let mut command = shell::cargo(workspace);
+    command.args(["test", "--workspace"]).stdout(Stdio::piped());
+    let mut child = command.spawn().context("cannot start `cargo test`: is cargo installed?")?;
+    let output = child.stdout.take().context("`cargo test` has no output: run it by hand")?;
+    let mut total = Counts::default();
+    for line in BufReader::new(output).lines() {
+        let line = line.context("cannot read the tests' output: run `cargo test --workspace` by hand")?;
+        writeln!(std::io::stdout(), "{line}").context("cannot print the tests' output")?;
+        total.add(&line);
+    }
+    let status = child.wait().context("`cargo test` is gone: run it by hand")?;
+    println!("all test binaries: {} passed; {} failed; {} ignored", total.passed, total.failed, total.ignored);
+    if !status.success() {
+        bail!("`cargo test --workspace` failed: look for the first FAILED above");
+    }
+    Ok(())
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+impl Counts {
+    /// Adds a line like `test result: ok. 3 passed; 0 failed; 1 ignored; ...`; ignores all others.
+    fn add(&mut self, line: &str) {
+        let Some((_, counts)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". ")) else {
+            return;
+        };
+        for part in counts.split(';') {
+            let mut words = part.split_whitespace();
+            let (Some(count), Some(what)) = (words.next(), words.next()) else { continue };
+            let Ok(count) = count.parse::<u64>() else { continue };
+            match what {
+                "passed" => self.passed += count,
+                "failed" => self.failed += count,
+                "ignored" => self.ignored += count,
+                // "measured" and "filtered" are not tests that ran.
+                _other => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn result_lines_are_added_up_and_others_ignored() {
+        let mut total = Counts::default();
+        total.add("running 3 tests");
+        total.add("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s");
+        total.add("test result: FAILED. 2 passed; 4 failed; 0 ignored; 0 measured; 7 filtered out; finished in 0.1s");
+        assert_eq!(total, Counts { passed: 5, failed: 4, ignored: 1 });
+    }
+}
