@@ -12,8 +12,16 @@ use sockwatch_common as wire;
 
 use crate::cli::FilterArgs;
 
+/// What the filter words mean on this machine.
+pub(crate) struct Resolved {
+    /// The filter.
+    pub(crate) filter: Filter,
+    /// Processes whose sockets pass although they were opened before the trace.
+    pub(crate) owners: Vec<u32>,
+}
+
 /// Looks names up and checks that what is named exists.
-pub(crate) fn resolve(args: &FilterArgs) -> anyhow::Result<Filter> {
+pub(crate) fn resolve(args: &FilterArgs) -> anyhow::Result<Resolved> {
     for pid in &args.pid {
         ensure!(
             Path::new(&format!("/proc/{pid}")).exists(),
@@ -26,7 +34,7 @@ pub(crate) fn resolve(args: &FilterArgs) -> anyhow::Result<Filter> {
         remote_ports: args.remote_port.clone(),
         prefixes: args.addr.clone(),
         pids: args.pid.clone(),
-        cgroup: args.cgroup.as_deref().map(cgroup).transpose()?,
+        cgroup: args.cgroup.as_deref().map(|path| Ok::<_, anyhow::Error>(cgroup(path)?.0)).transpose()?,
         netns: args.netns.iter().map(|name| netns(name)).collect::<Result<_, _>>()?,
     };
     fits("--port", filter.ports.len(), wire::MAX_PORT_RANGES)?;
@@ -35,7 +43,22 @@ pub(crate) fn resolve(args: &FilterArgs) -> anyhow::Result<Filter> {
     fits("--addr", filter.prefixes.len(), wire::MAX_PREFIXES)?;
     fits("--pid", filter.pids.len(), wire::MAX_PIDS)?;
     fits("--netns", filter.netns.len(), wire::MAX_NETNS)?;
-    Ok(filter)
+    let mut owners = args.pid.clone();
+    if let Some(path) = args.cgroup.as_deref().filter(|_| owners.is_empty()) {
+        processes(&cgroup(path)?.1, &mut owners);
+    }
+    Ok(Resolved { filter, owners })
+}
+
+/// The processes of a cgroup and of those below it; those that vanish meanwhile are of no interest.
+fn processes(directory: &Path, pids: &mut Vec<u32>) {
+    let listed = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+    pids.extend(listed.lines().filter_map(|line| line.parse::<u32>().ok()));
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            processes(&entry.path(), pids);
+        }
+    }
 }
 
 fn fits(flag: &str, count: usize, limit: usize) -> anyhow::Result<()> {
@@ -56,8 +79,8 @@ fn netns(name: &str) -> anyhow::Result<u32> {
     u32::try_from(inode).with_context(|| format!("--netns {name}: {} is not a network namespace", path.display()))
 }
 
-/// A cgroup v2 directory's id and depth.
-fn cgroup(path: &Path) -> anyhow::Result<Cgroup> {
+/// A cgroup v2 directory, with its id and depth.
+fn cgroup(path: &Path) -> anyhow::Result<(Cgroup, PathBuf)> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("--cgroup: cannot read /proc/self/mountinfo")?;
     let Some(root) = cgroup2_mount(&mounts) else {
         bail!("--cgroup: no cgroup v2 hierarchy is mounted (`mount -t cgroup2 none /sys/fs/cgroup`)");
@@ -71,7 +94,8 @@ fn cgroup(path: &Path) -> anyhow::Result<Cgroup> {
         format!("--cgroup {}: no such cgroup below {} (`systemd-cgls` lists them)", path.display(), root.display())
     })?;
     let below = directory.strip_prefix(&root).unwrap_or(Path::new(""));
-    Ok(Cgroup { id: metadata.ino(), level: below.components().count() as u32 })
+    let level = below.components().count() as u32;
+    Ok((Cgroup { id: metadata.ino(), level }, directory))
 }
 
 /// Where cgroup v2 is mounted, from the text of `/proc/self/mountinfo`.

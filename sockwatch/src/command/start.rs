@@ -8,42 +8,128 @@ use sockwatch::{
         session::{Choice, Options, StartError, Yardstick},
         tracefs,
     },
-    source::live::Live,
-    tcp::filter::Filter,
+    source::{
+        Source, SourceError, Tick,
+        live::Live,
+        poll::{Poll, cookies_of},
+    },
+    tcp::event::Event,
 };
 
-use super::filter::to_wire;
-use crate::cli::CollectArgs;
+use super::filter::{Resolved, to_wire};
+use crate::cli::{CollectArgs, SourceName};
 
 /// What `--source ebpf` needs, for the error that says so.
 const HOW_TO_GRANT: &str = "\
 eBPF needs root, or CAP_BPF and CAP_PERFMON, and CAP_DAC_READ_SEARCH for tracepoints by tracefs:
-  sudo sockwatch trace ...                                            as root
-  setcap cap_bpf,cap_perfmon,cap_dac_read_search+ep $(which sockwatch)  for every user
-  docker run --cap-add BPF --cap-add PERFMON --cap-add DAC_READ_SEARCH  in a container
-`sockwatch doctor` says what is missing; `--source poll` works without.";
+  sudo sockwatch trace ...                                                  as root
+  sudo setcap cap_bpf,cap_perfmon,cap_dac_read_search+ep PATH/TO/sockwatch  for every user
+  docker run --cap-add BPF --cap-add PERFMON --cap-add DAC_READ_SEARCH ...  in a container
+`sockwatch doctor` says what is missing; `--source poll` works without";
 
-/// Attaches the probes.
-pub(crate) fn live(args: &CollectArgs, filter: &Filter) -> Result<Live, StartError> {
+/// A started source.
+pub(crate) enum Started {
+    /// Every event.
+    Live(Box<Live>),
+    /// Samples.
+    Poll(Box<Poll>),
+}
+
+impl Source for Started {
+    async fn next(&mut self, events: &mut Vec<Event>) -> Result<Tick, SourceError> {
+        match self {
+            Self::Live(live) => live.next(events).await,
+            Self::Poll(poll) => poll.next(events).await,
+        }
+    }
+
+    fn drain(&mut self, events: &mut Vec<Event>) -> Result<Tick, SourceError> {
+        match self {
+            Self::Live(live) => live.drain(events),
+            Self::Poll(poll) => poll.drain(events),
+        }
+    }
+}
+
+impl Started {
+    /// The source's name in JSON.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Live(_) => "ebpf",
+            Self::Poll(_) => "poll",
+        }
+    }
+
+    /// Bytes that came through the ring buffer.
+    pub(crate) fn bytes(&self) -> u64 {
+        match self {
+            Self::Live(live) => live.counted().bytes,
+            Self::Poll(_) => 0,
+        }
+    }
+
+    /// Says on stderr, in one line, that everything is in place and what the source is.
+    fn announce(&self, args: &CollectArgs) {
+        match self {
+            Self::Live(live) => {
+                let taken: Vec<_> = live
+                    .outcomes()
+                    .iter()
+                    .map(|outcome| {
+                        let taken = outcome.taken.map_or("off", |taken| taken.name);
+                        format!("{}={taken}", outcome.probe.name)
+                    })
+                    .collect();
+                eprintln!("tracing by eBPF: {}", taken.join(" "));
+            }
+            Self::Poll(_) => eprintln!(
+                "tracing by polling the socket table every {}ms: sampled, what lasts less is not seen",
+                args.interval.as_millis()
+            ),
+        }
+    }
+}
+
+/// Starts what was asked for. `auto` falls back to polling and says why.
+pub(crate) fn source(args: &CollectArgs, resolved: &Resolved) -> anyhow::Result<Started> {
+    let started = match args.source {
+        SourceName::Poll => poll(args, resolved)?,
+        SourceName::Ebpf => live(args, resolved).map_err(|error| error.context(HOW_TO_GRANT))?,
+        SourceName::Auto => match live(args, resolved) {
+            Ok(started) => started,
+            Err(error) if error.downcast_ref::<StartError>().is_some() => {
+                eprintln!("sockwatch: falling back to polling: {error:#} (`sockwatch doctor` says more)");
+                poll(args, resolved)?
+            }
+            Err(error) => return Err(error),
+        },
+    };
+    started.announce(args);
+    Ok(started)
+}
+
+fn poll(args: &CollectArgs, resolved: &Resolved) -> anyhow::Result<Started> {
+    Ok(Started::Poll(Box::new(Poll::new(resolved.filter.clone(), args.interval)?)))
+}
+
+fn live(args: &CollectArgs, resolved: &Resolved) -> anyhow::Result<Started> {
     let options = Options {
-        filter: to_wire(filter),
-        members: Vec::new(),
+        filter: to_wire(&resolved.filter),
         ring_bytes: args.buffer,
         choices: choices(args),
         yardstick: if args.with_empty_probe { Yardstick::Attached } else { Yardstick::Without },
     };
-    Live::start(&options, args.latency)
+    let mut live = Live::start(&options, args.latency)?;
+    // Attached first, listed second: a socket opened in between is seen by one of them.
+    let cookies = cookies_of(&resolved.owners).context("cannot find the sockets that the processes hold already")?;
+    live.remember(&cookies).context("cannot remember the sockets that the processes hold already")?;
+    Ok(Started::Live(Box::new(live)))
 }
 
 fn choices(args: &CollectArgs) -> HashMap<String, Choice> {
-    let mut choices: HashMap<_, _> = args
-        .probe
-        .iter()
-        .map(|(probe, choice)| {
-            let choice = if choice == "off" { Choice::Off } else { Choice::Only(choice.clone()) };
-            (probe.clone(), choice)
-        })
-        .collect();
+    let choice = |name: &str| if name == "off" { Choice::Off } else { Choice::Only(name.to_owned()) };
+    let mut choices: HashMap<_, _> =
+        args.probe.iter().map(|(probe, name)| (probe.clone(), choice(name))).collect();
     if args.no_handshake {
         choices.insert("enqueue".into(), Choice::Off);
     }
@@ -59,9 +145,4 @@ pub(crate) fn prepare() {
 /// A current-thread runtime: one consumer, no locks.
 pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
-}
-
-/// The error of `--source ebpf`.
-pub(crate) fn refused(error: StartError) -> anyhow::Error {
-    anyhow::Error::new(error).context(HOW_TO_GRANT)
 }

@@ -16,23 +16,25 @@ use sockwatch::{
         json::{Json, Start, VERSION},
         text::{Colour, Text},
     },
-    source::{Source, live::Live},
 };
 
-use super::{filter, signals::Stop, start};
+use super::{
+    filter,
+    signals::Stop,
+    start::{self, Started},
+};
 use crate::cli::{Format, ShowArgs, Time, TraceArgs};
 
 pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
-    let filter = filter::resolve(&args.filter)?;
+    let resolved = filter::resolve(&args.filter)?;
     let output = output(&args.show)?;
     start::prepare();
     start::runtime()?.block_on(async {
         let stop = Stop::register()?;
-        let mut source = start::live(&args.collect, &filter).map_err(start::refused)?;
         let clock = clock(args.show.time);
-        announce(&source);
-        let totals = show(&mut source, &args.show, clock, output, stop).await?;
-        summary(&totals, source.counted().bytes);
+        let mut source = start::source(&args.collect, &resolved)?;
+        let totals = show(&mut source, &args.show, clock, output, stop.wait()).await?;
+        summary(&totals, source.bytes());
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -45,7 +47,8 @@ fn output(args: &ShowArgs) -> anyhow::Result<Box<dyn Write>> {
     Ok(Box::new(file))
 }
 
-fn clock(time: Time) -> Clock {
+/// The clock that times are shown on; relative times count from now.
+pub(crate) fn clock(time: Time) -> Clock {
     match time {
         Time::Relative => Clock::Relative { start_ns: now_ns() },
         Time::Wall => Clock::Wall { offset_ns: wall_offset_ns() },
@@ -53,22 +56,13 @@ fn clock(time: Time) -> Clock {
     }
 }
 
-/// Says on stderr that everything is attached, and what is not.
-fn announce(source: &Live) {
-    let taken: Vec<_> = source
-        .outcomes()
-        .iter()
-        .filter_map(|outcome| Some(format!("{}={}", outcome.probe.name, outcome.taken?.name)))
-        .collect();
-    eprintln!("tracing {}", taken.join(" "));
-}
-
-async fn show<S: Source>(
-    source: &mut S,
+/// Runs a started source into the sink that was asked for.
+pub(crate) async fn show(
+    source: &mut Started,
     args: &ShowArgs,
     clock: Clock,
     output: Box<dyn Write>,
-    stop: Stop,
+    stop: impl Future<Output = ()>,
 ) -> anyhow::Result<Totals> {
     let both = args.transitions == args.connections;
     let show = Show { transitions: both || args.transitions, connections: both || args.connections };
@@ -77,12 +71,12 @@ async fn show<S: Source>(
         Format::Text => {
             let colour = if args.output.is_none() && wants_colour() { Colour::On } else { Colour::Off };
             let mut sink = Text::new(output, show, clock, colour);
-            Ok(pipeline::run(source, &mut sink, limits, stop.wait()).await?)
+            Ok(pipeline::run(source, &mut sink, limits, stop).await?)
         }
         Format::Json => {
             let kernel = kernel_release();
-            let mut sink = Json::new(output, show, clock, start_line(clock, &kernel))?;
-            let totals = pipeline::run(source, &mut sink, limits, stop.wait()).await?;
+            let mut sink = Json::new(output, show, clock, start_line(clock, source.name(), &kernel))?;
+            let totals = pipeline::run(source, &mut sink, limits, stop).await?;
             sink.end(&totals)?;
             Ok(totals)
         }
@@ -94,12 +88,12 @@ fn wants_colour() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-fn start_line(clock: Clock, kernel: &str) -> Start<'_> {
+fn start_line<'a>(clock: Clock, source: &'a str, kernel: &'a str) -> Start<'a> {
     Start {
         version: VERSION,
         sockwatch: env!("CARGO_PKG_VERSION"),
         kernel,
-        source: "ebpf",
+        source,
         clock: match clock {
             Clock::Relative { .. } => "relative",
             Clock::Wall { .. } => "wall",
@@ -114,7 +108,7 @@ fn start_line(clock: Clock, kernel: &str) -> Start<'_> {
 }
 
 /// The last line on stderr: what was seen and what was not.
-fn summary(totals: &Totals, bytes: u64) {
+pub(crate) fn summary(totals: &Totals, bytes: u64) {
     let losses = &totals.losses;
     eprintln!(
         "sockwatch: events={} bytes={bytes} connections={} lost={} missed={} dropped={} late={} unexpected={}",

@@ -36,8 +36,6 @@ pub enum Choice {
 pub struct Options {
     /// Told to the kernel side.
     pub filter: WireFilter,
-    /// Sockets that pass from the start: those that the processes of a filter hold already.
-    pub members: Vec<u64>,
     /// Size of the ring buffer: a power of two, at least a page.
     pub ring_bytes: u32,
     /// Departures from the table.
@@ -124,6 +122,7 @@ impl From<MapError> for StartError {
 pub struct Session {
     ebpf: Ebpf,
     counted: PerCpuArray<MapData, [u64; COUNTERS]>,
+    members: aya::maps::HashMap<MapData, u64, u8>,
     attached: Vec<&'static str>,
     outcomes: Vec<Outcome>,
 }
@@ -169,6 +168,14 @@ impl Session {
     /// What became of each probe, in the table's order.
     pub fn outcomes(&self) -> &[Outcome] {
         &self.outcomes
+    }
+
+    /// Lets sockets pass the process filter that were there before: whose owner no event will tell.
+    ///
+    /// # Errors
+    /// If there are more than the kernel side can remember.
+    pub fn remember(&mut self, cookies: &[u64]) -> io::Result<()> {
+        cookies.iter().try_for_each(|cookie| self.members.insert(cookie, 1, 0)).map_err(io::Error::other)
     }
 
     /// Reads the counters of all CPUs, and the programs' recursion misses.
@@ -326,15 +333,11 @@ impl<'a> Starter<'a> {
         let reports = if accepts_by_syscall { SYSCALL_ACCEPTS } else { SYSCALL_DESCRIPTORS };
         let mut exits: Array<MapData, u32> = Array::try_from(self.take_map("ACCEPT_EXITS")?)?;
         exits.set(0, reports, 0)?;
-        let mut members: aya::maps::HashMap<MapData, u64, u8> =
-            aya::maps::HashMap::try_from(self.take_map("MEMBERS")?)?;
-        for member in &self.options.members {
-            members.insert(member, 1, 0)?;
-        }
+        let members = aya::maps::HashMap::try_from(self.take_map("MEMBERS")?)?;
         let counted = PerCpuArray::try_from(self.take_map("COUNTED")?)?;
         let ring = RingBuf::try_from(self.take_map("EVENTS")?)?;
         let Self { ebpf, attached, outcomes, .. } = self;
-        Ok((Session { ebpf, counted, attached, outcomes }, ring))
+        Ok((Session { ebpf, counted, members, attached, outcomes }, ring))
     }
 
     fn take_map(&mut self, name: &str) -> Result<aya::maps::Map, StartError> {

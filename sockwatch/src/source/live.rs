@@ -43,6 +43,14 @@ impl Live {
         Ok(Self { session, ring, decode_failed: 0, counted, counted_at: Instant::now() })
     }
 
+    /// Lets sockets pass a process filter that were there before.
+    ///
+    /// # Errors
+    /// If there are more than the kernel side can remember.
+    pub fn remember(&mut self, cookies: &[u64]) -> io::Result<()> {
+        self.session.remember(cookies)
+    }
+
     /// What became of each probe.
     pub fn outcomes(&self) -> &[Outcome] {
         self.session.outcomes()

@@ -17,6 +17,8 @@ use super::{Bench, PORT, proc, room};
 use crate::shell;
 
 const BASELINE: &str = "nothing";
+/// If nothing's own rate varies by more than this factor, the machine is doing something else as well.
+const NOISE: f64 = 1.25;
 
 /// What a contender's turn gave.
 struct Turn {
@@ -157,6 +159,17 @@ fn print(results: &Results) {
          expected, lost: sums over rounds; lost: for want of room, because its program was running already on that \
          CPU, or discarded by the tool; CPU s: of the tool since it was attached, its drain included"
     );
+    warn_of_noise(results);
+}
+
+fn warn_of_noise(results: &Results) {
+    let baseline = results.turns.get(BASELINE).into_iter().flatten();
+    let rates = baseline.map(|turn| turn.load.connections_per_second());
+    if let Some((least, most)) = range(rates)
+        && most > least * NOISE
+    {
+        println!("NOISY: `{BASELINE}` itself ran at {least:.0} to {most:.0} conn/s; repeat this on an idle machine");
+    }
 }
 
 fn row(name: &str, turns: &[Turn], ratios: &[f64]) -> String {

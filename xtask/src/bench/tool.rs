@@ -76,7 +76,11 @@ impl Tool {
             match self.stderr.recv_timeout(READY_WITHIN.saturating_sub(began.elapsed())) {
                 Ok(line) => {
                     let announced = line.starts_with("tracing ");
+                    let by_polling = line.starts_with("tracing by polling");
                     self.said.push(line);
+                    if by_polling {
+                        bail!("fell back to polling, which is not what is measured here: {}", self.last_words());
+                    }
                     if announced {
                         return Ok(());
                     }

@@ -13,7 +13,7 @@ mod differences;
 mod listing;
 mod owners;
 
-use std::{collections::HashMap, io, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use tokio::time::{Interval, MissedTickBehavior};
 
@@ -55,8 +55,8 @@ impl Poll {
     /// listed. A child that nobody accepted yet belongs to no process.
     ///
     /// # Errors
-    /// [`SourceError::Read`] for a filter that polling cannot serve: a cgroup, another network namespace than the
-    /// caller's, a process that does not exist or whose descriptors the caller may not see.
+    /// [`SourceError::Unsupported`] for a filter that polling cannot serve (a cgroup, another network namespace than the
+    /// caller's), [`SourceError::Read`] for a process that does not exist or whose descriptors the caller may not see.
     pub fn new(filter: Filter, interval: Duration) -> Result<Self, SourceError> {
         if filter.cgroup.is_some() {
             return Err(unsupported("the sockets of a cgroup by polling", "only the eBPF probes can filter by cgroup"));
@@ -115,6 +115,18 @@ impl Poll {
     }
 }
 
+/// The cookies of the sockets that these processes hold now, in this process's network namespace.
+///
+/// # Errors
+/// If the table cannot be listed, or a process's descriptors cannot be seen.
+pub fn cookies_of(pids: &[u32]) -> Result<Vec<u64>, SourceError> {
+    if pids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let owners = Owners::of(pids)?;
+    Ok(list()?.iter().filter(|listed| owners.hold(listed.inode)).map(|listed| listed.key.cookie).collect())
+}
+
 impl Source for Poll {
     /// The first call lists at once. Cancelling it loses nothing: it awaits the timer only.
     async fn next(&mut self, events: &mut Vec<Event>) -> Result<Tick, SourceError> {
@@ -136,7 +148,7 @@ fn ticks(interval: Duration) -> Interval {
 }
 
 fn unsupported(what: &'static str, why: impl Into<String>) -> SourceError {
-    SourceError::Read { what, error: io::Error::new(io::ErrorKind::Unsupported, why.into()) }
+    SourceError::Unsupported(format!("cannot show {what}: {}", why.into()))
 }
 
 fn monotonic_ns() -> Result<u64, SourceError> {
