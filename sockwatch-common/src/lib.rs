@@ -39,7 +39,9 @@ pub enum Counter {
     MembersFull = 3,
     /// Transitions of a not yet decided socket that its waiting room could not hold.
     WaitingRoomFull = 4,
+    /// Events that a relief program handled because the kernel skipped the first one.
+    Relieved = 5,
 }
 
 /// How many [`Counter`]s there are.
-pub const COUNTERS: usize = 5;
+pub const COUNTERS: usize = 6;

@@ -39,6 +39,9 @@ pub enum Kind {
     TimeWaitDrop = 14,
 }
 
+/// Set in the kind byte by a relief program: the event may have been reported before, microseconds earlier.
+pub const RELIEF: u8 = 0x80;
+
 /// The part that all records share.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +54,7 @@ pub struct Stub {
     pub skaddr: u64,
     /// The network namespace's inode number.
     pub netns: u32,
-    /// A [`Kind`].
+    /// A [`Kind`], perhaps with [`RELIEF`].
     pub kind: u8,
     /// `AF_INET` (2) or `AF_INET6` (10).
     pub family: u8,

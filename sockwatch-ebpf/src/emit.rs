@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    btf_maps::{PerCpuArray, RingBuf},
+    btf_maps::{ArrayOfMaps, PerCpuArray, RingBuf},
     helpers::generated,
     macros::btf_map,
 };
@@ -10,27 +10,40 @@ use sockwatch_common::{COUNTERS, Counter, Plain};
 
 use crate::memory::setting;
 
-/// The agent sets the size before it loads the programs.
+/// A ring buffer of its own for each CPU: a shared one would have all CPUs wait for each other's cache lines. The agent
+/// makes them, of the size that the user asked for.
 #[btf_map]
-static EVENTS: RingBuf<(), { 8 << 20 }> = RingBuf::new();
+static EVENTS: ArrayOfMaps<RingBuf<(), 4096>, 1> = ArrayOfMaps::new();
 
 #[btf_map]
 static COUNTED: PerCpuArray<[u64; COUNTERS], 1> = PerCpuArray::new();
 
-/// A submission looks at the ring buffer's fill level once in so many: the look costs about as much as a submission.
+/// A submission looks at the ring buffer's fill level once in so many: the look costs about as much as a submission. A power of two.
 const FILL_CHECK_INTERVAL: u64 = 64;
 
-/// Adds to a counter of this CPU.
+/// Adds one to a counter of this CPU.
 #[inline(always)]
-pub(crate) fn count(counter: Counter, by: u64) -> u64 {
-    let Some(counted) = COUNTED.get_ptr_mut(0) else { return 0 };
-    // SAFETY: the slot is this CPU's own, and programs of ours do not interrupt each other in mid-count except
-    // from softirq on top of task context, where a count may be lost, never corrupted.
+pub(crate) fn count(counter: Counter) {
+    let Some(counted) = COUNTED.get_ptr_mut(0) else { return };
+    // SAFETY: the slot is this CPU's own. A softirq on top of this program may count at the same time: a count may get
+    // lost then, never corrupted.
     unsafe {
         let slot = &raw mut (*counted)[counter as usize];
-        let value = (*slot).wrapping_add(by);
-        *slot = value;
-        value
+        *slot = (*slot).wrapping_add(1);
+    }
+}
+
+/// Counts a submission; true once in [`FILL_CHECK_INTERVAL`].
+#[inline(always)]
+fn count_submitted(bytes: usize) -> bool {
+    let Some(counted) = COUNTED.get_ptr_mut(0) else { return false };
+    // SAFETY: as in `count`.
+    unsafe {
+        let (events, total) =
+            (&raw mut (*counted)[Counter::Submitted as usize], &raw mut (*counted)[Counter::SubmittedBytes as usize]);
+        *events = (*events).wrapping_add(1);
+        *total = (*total).wrapping_add(bytes as u64);
+        *events & (FILL_CHECK_INTERVAL - 1) == 0
     }
 }
 
@@ -39,21 +52,23 @@ pub(crate) fn count(counter: Counter, by: u64) -> u64 {
 /// The reader polls on a timer: the default wake-up would cost ten times the probe itself.
 #[inline(always)]
 pub(crate) fn emit<T: Plain>(fill: impl FnOnce(*mut T)) {
-    let Some(mut record) = EVENTS.reserve_untyped::<T>(0) else {
-        count(Counter::RingFull, 1);
+    // SAFETY: the helper has no preconditions.
+    let Some(ring) = EVENTS.get(unsafe { generated::bpf_get_smp_processor_id() }) else { return };
+    let Some(mut record) = ring.reserve_untyped::<T>(0) else {
+        count(Counter::RingFull);
         return;
     };
     fill(record.as_mut_ptr());
-    count(Counter::SubmittedBytes, size_of::<T>() as u64);
-    let submitted = count(Counter::Submitted, 1);
-    let wake = submitted % FILL_CHECK_INTERVAL == 0 && waiting_bytes() >= setting!(wakeup_bytes);
+    let wake = count_submitted(size_of::<T>()) && waiting_bytes(ring) >= setting!(wakeup_bytes);
     record.submit(u64::from(if wake { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));
 }
 
 #[inline(always)]
-fn waiting_bytes() -> u64 {
-    // SAFETY: the static is the map; the loader put its address here.
-    unsafe { generated::bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), u64::from(BPF_RB_AVAIL_DATA)) }
+fn waiting_bytes(ring: &RingBuf<(), 4096>) -> u64 {
+    // SAFETY: a map's reference is its address in the kernel.
+    unsafe {
+        generated::bpf_ringbuf_query(core::ptr::from_ref(ring).cast_mut().cast(), u64::from(BPF_RB_AVAIL_DATA))
+    }
 }
 
 /// Now, `CLOCK_MONOTONIC` in nanoseconds.

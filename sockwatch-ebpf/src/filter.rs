@@ -1,8 +1,8 @@
 //! Decides what passes, before anything is reserved. The filter lies frozen in `.rodata`: the verifier drops
 //! the code of every part that is not in use.
 
-use aya_ebpf::{Global, btf_maps::HashMap, helpers::generated, macros::btf_map};
-use sockwatch_common::{Counter, Filter, MAX_NETNS, MAX_PIDS, MAX_PORT_RANGES, MAX_PREFIXES, PortSet, Prefix};
+use aya_ebpf::{Global, btf_maps::{HashMap, LruHashMap}, helpers::generated, macros::btf_map};
+use sockwatch_common::{Counter, Filter, MAX_NETNS, MAX_PIDS, MAX_PORT_RANGES, MAX_PREFIXES, PortRange, PortSet, Prefix};
 
 use crate::{
     emit::count,
@@ -13,11 +13,15 @@ use crate::{
 #[unsafe(no_mangle)]
 static FILTER: Global<Filter> = Global::new(Filter::ANY);
 
-/// Sockets that pass whatever their tuple says now, by [`Socket::key`]: those of an owner that a process filter
-/// asks for, and those whose tuple the kernel may wipe between `CLOSE` and destroy.
-/// The agent sizes it, and fills in the sockets that a process had before.
+/// Sockets of an owner that a process filter asks for, by [`Socket::key`], until their destroy. The agent sizes it, and
+/// fills in the sockets that a process had before.
 #[btf_map]
 static MEMBERS: HashMap<u64, u8, 65536> = HashMap::new();
+
+/// Sockets that reached `CLOSE` with their tuple matching and a process still holding them: a failed connect or a
+/// disconnect wipes the tuple before the destroy. Cookies are never used again, so nothing needs to be removed.
+#[btf_map]
+static CLOSED: LruHashMap<u64, u8, 16384> = LruHashMap::new();
 
 /// A filter's answer. Small integers: the verifier follows them better than an enum's layout.
 pub(crate) type Verdict = u32;
@@ -97,8 +101,21 @@ pub(crate) fn task_matches() -> bool {
 #[inline(always)]
 pub(crate) fn remember(key: u64) {
     if MEMBERS.insert(key, 1, 0).is_err() {
-        count(Counter::MembersFull, 1);
+        count(Counter::MembersFull);
     }
+}
+
+/// Remembers that a socket's `CLOSE` passed, for its destroy.
+#[inline(always)]
+pub(crate) fn note_closed(key: u64) {
+    // A full table evicts; it does not fail.
+    let _ = CLOSED.insert(key, 1, 0);
+}
+
+/// Whether a socket's `CLOSE` passed before its tuple was wiped.
+#[inline(always)]
+pub(crate) fn closed_before<M: Memory>(socket: &Socket<M>) -> bool {
+    socket.remote_port() == 0 && CLOSED.get_ptr(socket.key()).is_some()
 }
 
 /// Whether a socket was remembered.
@@ -162,8 +179,12 @@ fn ports<M: Memory>(socket: &Socket<M>, known: Known) -> Verdict {
     verdict
 }
 
+/// Whether a port lies in one of the ranges. Without branches on the port: the verifier walks one path, not one per
+/// range.
 #[inline(always)]
 fn holds(set: *const PortSet, port: u16) -> bool {
+    let port = i32::from(port);
+    let mut hit = 0_i32;
     // SAFETY: `set` points into `.rodata`, the index is below the array's length.
     unsafe {
         let count = core::ptr::read_volatile(&raw const (*set).count);
@@ -171,18 +192,14 @@ fn holds(set: *const PortSet, port: u16) -> bool {
             if index as u32 >= count {
                 break;
             }
-            let range = core::ptr::read_volatile((&raw const (*set).ranges).cast::<u32>().add(index));
-            let (first, last) = if cfg!(target_endian = "little") {
-                (range as u16, (range >> 16) as u16)
-            } else {
-                ((range >> 16) as u16, range as u16)
-            };
-            if first <= port && port <= last {
-                return true;
-            }
+            let range = (&raw const (*set).ranges).cast::<PortRange>().add(index);
+            let first = i32::from(core::ptr::read_volatile(&raw const (*range).first));
+            let last = i32::from(core::ptr::read_volatile(&raw const (*range).last));
+            // Negative exactly if the port is below `first` or above `last`.
+            hit |= !((port - first) | (last - port));
         }
     }
-    false
+    hit < 0
 }
 
 #[inline(always)]
@@ -208,17 +225,16 @@ fn addresses<M: Memory>(socket: &Socket<M>) -> bool {
         (mapped(socket.field(offset!(skc_rcv_saddr))), mapped(socket.field(offset!(skc_daddr))))
     };
     let count = filter!(prefix_count);
+    let mut hit = 0_u64;
     for index in 0..MAX_PREFIXES {
         if index as u32 >= count {
             break;
         }
         // SAFETY: the index is below the array's length.
         let prefix = unsafe { (&raw const (*filter()).prefixes).cast::<Prefix>().add(index) };
-        if lies_in(prefix, local) || lies_in(prefix, remote) {
-            return true;
-        }
+        hit |= lies_in(prefix, local) | lies_in(prefix, remote);
     }
-    false
+    hit >> 63 != 0
 }
 
 /// An IPv4 address, in memory order, as the two words of `::ffff:a.b.c.d` in memory order.
@@ -231,13 +247,16 @@ fn mapped(address: u32) -> (u64, u64) {
     }
 }
 
+/// The top bit is set if the address lies in the prefix; without branches, as in [`holds`].
 #[inline(always)]
-fn lies_in(prefix: *const Prefix, address: (u64, u64)) -> bool {
+fn lies_in(prefix: *const Prefix, address: (u64, u64)) -> u64 {
     // SAFETY: `prefix` points into `.rodata`.
     unsafe {
         let word = |array: *const [u64; 2], index: usize| core::ptr::read_volatile(array.cast::<u64>().add(index));
         let (network, mask) = (&raw const (*prefix).address, &raw const (*prefix).mask);
-        address.0 & word(mask, 0) == word(network, 0) && address.1 & word(mask, 1) == word(network, 1)
+        let differs = (address.0 & word(mask, 0) ^ word(network, 0)) | (address.1 & word(mask, 1) ^ word(network, 1));
+        // A number and its negative both have a clear top bit only if it is zero.
+        !(differs | differs.wrapping_neg())
     }
 }
 

@@ -6,6 +6,8 @@ use aya_ebpf::{
 };
 use sockwatch_common::{ABSENT, Offsets, Settings};
 
+use crate::socket::{NEW_SYN_RECV, TIME_WAIT};
+
 #[unsafe(no_mangle)]
 static OFFSETS: Global<Offsets> = Global::new(Offsets::NONE);
 
@@ -99,9 +101,6 @@ impl Memory for Direct {
 
 /// `IPPROTO_TCP`.
 const TCP: u16 = 6;
-/// `TCP_TIME_WAIT` and `TCP_NEW_SYN_RECV`: states of minisocks, which end where `struct sock_common` ends.
-pub(crate) const TIME_WAIT: u8 = 6;
-pub(crate) const NEW_SYN_RECV: u8 = 12;
 
 impl Memory for Probed {
     #[inline(always)]

@@ -3,13 +3,22 @@
 use core::marker::PhantomData;
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated};
-use sockwatch_common::{Close, Head, Kind, Stub};
+use sockwatch_common::{Close, Head, Stub};
 
 use crate::memory::{Memory, offset};
 
-/// `AF_INET` and `AF_INET6`.
-const INET: u16 = 2;
+/// `AF_INET6`.
 const INET6: u16 = 10;
+
+/// States in `sk_state`.
+pub(crate) const SYN_SENT: u8 = 2;
+pub(crate) const SYN_RECV: u8 = 3;
+pub(crate) const FIN_WAIT1: u8 = 4;
+pub(crate) const TIME_WAIT: u8 = 6;
+pub(crate) const CLOSE: u8 = 7;
+pub(crate) const LAST_ACK: u8 = 9;
+pub(crate) const LISTEN: u8 = 10;
+pub(crate) const NEW_SYN_RECV: u8 = 12;
 
 /// A null-checked pointer to a `struct sock`, or to a minisock, which only has the common part.
 pub(crate) struct Socket<M> {
@@ -76,6 +85,14 @@ impl<M: Memory> Socket<M> {
     #[inline(always)]
     pub(crate) fn raw_cookie(&self) -> u64 {
         self.field(offset!(skc_cookie))
+    }
+
+    /// The cookie at a transition. Before about 5.14 a child gets its remote end and its request's cookie only after its
+    /// birth: generating one then would give it two.
+    #[inline(always)]
+    pub(crate) fn cookie_at(&self, old: u8, new: u8) -> u64 {
+        let birth = old == LISTEN && new == SYN_RECV;
+        if birth && self.remote_port() == 0 { self.raw_cookie() } else { self.cookie() }
     }
 
     /// What tells this socket from others: the cookie, or the address where no cookie can be had.
@@ -148,8 +165,8 @@ impl<M: Memory> Socket<M> {
     /// # Safety
     /// `stub` points to writable memory for a [`Stub`].
     #[inline(always)]
-    pub(crate) unsafe fn fill_stub(&self, stub: *mut Stub, kind: Kind, at_ns: u64, cookie: u64, states: (u8, u8)) {
-        let family = if self.is_inet6() { INET6 } else { INET };
+    pub(crate) unsafe fn fill_stub(&self, stub: *mut Stub, kind: u8, at_ns: u64, cookie: u64, states: (u8, u8)) {
+        let family: u16 = self.field(offset!(skc_family));
         let (old_state, new_state) = states;
         // SAFETY: as the caller promised.
         unsafe {
@@ -158,7 +175,7 @@ impl<M: Memory> Socket<M> {
                 cookie,
                 skaddr: self.address(),
                 netns: self.netns(),
-                kind: kind as u8,
+                kind,
                 family: family as u8,
                 old_state,
                 new_state,
@@ -174,7 +191,7 @@ impl<M: Memory> Socket<M> {
     pub(crate) unsafe fn fill_head(
         &self,
         head: *mut Head,
-        kind: Kind,
+        kind: u8,
         at_ns: u64,
         cookie: u64,
         states: (u8, u8),

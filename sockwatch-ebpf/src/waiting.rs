@@ -4,24 +4,18 @@
 //! accept. Their first transitions wait here, outside the ring buffer, and are emitted with their own times
 //! once the socket passes; so a matching socket is never half-filtered and others cost no reserve.
 
-use aya_ebpf::{bindings::BPF_NOEXIST, btf_maps::LruHashMap, macros::btf_map};
+use aya_ebpf::{bindings::BPF_NOEXIST, btf_maps::{Array, LruHashMap}, macros::btf_map};
 use sockwatch_common::{Birth, Close, Counter, Enqueue, Head, Kind, Task};
 
 use crate::{
     emit::{count, emit, now_ns},
-    filter,
+    filter::{self, Known, UNKNOWN},
     memory::{Memory, offset},
-    socket::{Socket, fill_comm},
+    socket::{CLOSE, LISTEN, SYN_RECV, SYN_SENT, Socket, fill_comm},
 };
 
 /// Transitions that a socket can have before it is decided on: birth, established, the client's FIN or RST, close.
 const STEPS: usize = 6;
-
-/// `sk_state` values that the waiting room tells apart.
-const SYN_SENT: u8 = 2;
-const SYN_RECV: u8 = 3;
-const CLOSE: u8 = 7;
-const LISTEN: u8 = 10;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -56,10 +50,25 @@ struct Guest {
 #[btf_map]
 static WAITING: LruHashMap<u64, Guest, 16384> = LruHashMap::new();
 
-/// Whether this transition may find an entry: looking costs a hash lookup.
+/// Whether the kernel has shown a child without a remote end (1) or not (0): only then children wait for their tuple.
+#[btf_map]
+static BARE_BIRTHS: Array<u32, 1> = Array::new();
+
+/// Whether this transition may find an entry: looking costs a hash lookup, so what cannot wait is told apart first.
 #[inline(always)]
-pub(crate) fn may_hold(old: u8) -> bool {
-    filter::by_task() || (filter::by_tuple() && (old == SYN_SENT || old == SYN_RECV))
+pub(crate) fn may_hold<M: Memory>(socket: &Socket<M>, old: u8) -> bool {
+    if filter::by_task() {
+        return true;
+    }
+    if !filter::by_tuple() {
+        return false;
+    }
+    if old == SYN_SENT {
+        // The opening was decided on without the local port; it waits only if that was not enough.
+        let known = Known { local_port: false, remote: true };
+        return filter::tuple(socket, known) == UNKNOWN;
+    }
+    old == SYN_RECV && BARE_BIRTHS.get(0).is_some_and(|seen| *seen != 0)
 }
 
 /// Whether the socket is waiting.
@@ -79,8 +88,11 @@ pub(crate) fn is_child<M: Memory>(socket: &Socket<M>) -> bool {
 }
 
 /// Lets a socket in with its first transition.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn admit<M: Memory>(socket: &Socket<M>, old: u8, new: u8) {
+    if old == LISTEN && socket.remote_port() == 0 && BARE_BIRTHS.set(0, 1, 0).is_err() {
+        count(Counter::WaitingRoomFull);
+    }
     let task = aya_ebpf::helpers::bpf_get_current_pid_tgid();
     let empty = Step { at_ns: 0, old: 0, new: 0, reserved: [0; 6] };
     let mut guest = Guest {
@@ -101,7 +113,7 @@ pub(crate) fn admit<M: Memory>(socket: &Socket<M>, old: u8, new: u8) {
     unsafe { fill_comm(&raw mut guest.comm) };
     let _ = WAITING.remove(socket.address());
     if WAITING.insert(socket.address(), guest, u64::from(BPF_NOEXIST)).is_err() {
-        count(Counter::WaitingRoomFull, 1);
+        count(Counter::WaitingRoomFull);
     }
 }
 
@@ -113,7 +125,7 @@ pub(crate) fn append<M: Memory>(socket: &Socket<M>, old: u8, new: u8) {
     unsafe {
         let at = (*guest).count as usize;
         if at >= STEPS {
-            count(Counter::WaitingRoomFull, 1);
+            count(Counter::WaitingRoomFull);
             return;
         }
         let step = (&raw mut (*guest).steps).cast::<Step>().add(at);
@@ -142,7 +154,7 @@ pub(crate) fn dismiss<M: Memory>(socket: &Socket<M>) {
 }
 
 /// Emits everything that waited for this socket, then forgets it.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn release<M: Memory>(socket: &Socket<M>) {
     let Some(guest) = WAITING.get_ptr(socket.address()) else { return };
     let cookie = socket.cookie();
@@ -170,25 +182,25 @@ unsafe fn emit_step<M: Memory>(socket: &Socket<M>, guest: *const Guest, step: St
     unsafe {
         if step.old == LISTEN && step.new == SYN_RECV {
             emit::<Birth>(|birth| {
-                socket.fill_head(&raw mut (*birth).head, Kind::Birth, step.at_ns, cookie, states, (*guest).depth);
+                socket.fill_head(&raw mut (*birth).head, Kind::Birth as u8, step.at_ns, cookie, states, (*guest).depth);
                 (&raw mut (*birth).limit).write((*guest).limit);
                 (&raw mut (*birth).reserved).write(0);
             });
         } else if step.new == SYN_SENT {
             emit::<Task>(|task| {
-                socket.fill_head(&raw mut (*task).head, Kind::TaskTransition, step.at_ns, cookie, states, 0);
+                socket.fill_head(&raw mut (*task).head, Kind::TaskTransition as u8, step.at_ns, cookie, states, 0);
                 (&raw mut (*task).head.pid).write((*guest).pid);
                 (&raw mut (*task).head.tid).write((*guest).tid);
                 (&raw mut (*task).comm).write((*guest).comm);
             });
         } else if step.new == CLOSE {
             emit::<Close>(|close| {
-                socket.fill_head(&raw mut (*close).head, Kind::Close, step.at_ns, cookie, states, 0);
+                socket.fill_head(&raw mut (*close).head, Kind::Close as u8, step.at_ns, cookie, states, 0);
                 fill_comm(&raw mut (*close).comm);
                 socket.fill_evidence(close);
             });
         } else {
-            emit::<Head>(|head| socket.fill_head(head, Kind::Transition, step.at_ns, cookie, states, 0));
+            emit::<Head>(|head| socket.fill_head(head, Kind::Transition as u8, step.at_ns, cookie, states, 0));
         }
     }
 }
@@ -205,7 +217,7 @@ unsafe fn emit_enqueue<M: Memory>(socket: &Socket<M>, guest: *const Guest, cooki
         emit::<Enqueue>(|enqueue| {
             let state = socket.state();
             let head = &raw mut (*enqueue).head;
-            socket.fill_head(head, Kind::Enqueue, (*guest).enqueued_ns, cookie, (state, state), (*guest).depth);
+            socket.fill_head(head, Kind::Enqueue as u8, (*guest).enqueued_ns, cookie, (state, state), (*guest).depth);
             (&raw mut (*enqueue).listener).write((*guest).listener);
             (&raw mut (*enqueue).synack_us).write((*guest).synack_us);
             (&raw mut (*enqueue).limit).write((*guest).limit);

@@ -105,9 +105,10 @@ pub(crate) struct CollectArgs {
     /// How often to poll (--source poll): shorter sees more.
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = latency)]
     pub(crate) interval: Duration,
-    /// Size of the ring buffer between kernel and sockwatch, a power of two: 512KiB, 8MiB.
-    #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = ring_bytes)]
-    pub(crate) buffer: u32,
+    /// Size of each CPU's ring buffer between kernel and sockwatch, a power of two: 512KiB, 4MiB (default: 16MiB shared
+    /// out between the CPUs).
+    #[arg(long, value_name = "SIZE", value_parser = ring_bytes)]
+    pub(crate) buffer: Option<u32>,
     /// Go without handshake times: no probe on hot kernel paths.
     #[arg(long)]
     pub(crate) no_handshake: bool,

@@ -141,6 +141,7 @@ impl Pipeline {
         Losses {
             late: self.order.late(),
             tracker_full: self.tracker.full(),
+            repeated: self.tracker.repeated(),
             unexpected_transitions: self.tracker.unexpected(),
             ..source
         }

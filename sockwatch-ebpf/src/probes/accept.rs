@@ -80,7 +80,7 @@ pub(crate) fn emit_accept<M: Memory>(socket: &Socket<M>, listener: u64, kind: Ki
     let (at_ns, cookie, state) = (now_ns(), socket.cookie(), socket.state());
     // SAFETY: `emit` hands out a reserved `Accept`.
     emit::<Accept>(|accept| unsafe {
-        socket.fill_head(&raw mut (*accept).head, kind, at_ns, cookie, (state, state), value);
+        socket.fill_head(&raw mut (*accept).head, kind as u8, at_ns, cookie, (state, state), value);
         fill_comm(&raw mut (*accept).comm);
         (&raw mut (*accept).listener).write(listener);
     });

@@ -16,10 +16,8 @@ use super::accept::{emit_accept, report};
 use crate::{
     filter::{self, ALL_KNOWN, PASS},
     memory::{Memory, Probed, offset, setting},
-    socket::Socket,
+    socket::{LISTEN, Socket},
 };
-
-const LISTEN: u8 = 10;
 
 /// What a successful exit means: `SYSCALL_ACCEPTS` or `SYSCALL_DESCRIPTORS`. The agent knows once it has attached.
 #[btf_map]
@@ -48,14 +46,14 @@ fn accept_exit(ctx: TracePointContext) -> u32 {
 #[fexit(function = "__x64_sys_accept4")]
 fn accept4_fexit(ctx: FExitContext) -> i32 {
     // SAFETY: the argument is the caller's `struct pt_regs`; reads of it are probed.
-    unsafe { exited(ctx.arg::<i64>(1), descriptor(ctx.arg(0))) };
+    exited(ctx.arg::<i64>(1), || unsafe { descriptor(ctx.arg(0)) });
     0
 }
 
 #[fexit(function = "__x64_sys_accept")]
 fn accept_fexit(ctx: FExitContext) -> i32 {
     // SAFETY: as above.
-    unsafe { exited(ctx.arg::<i64>(1), descriptor(ctx.arg(0))) };
+    exited(ctx.arg::<i64>(1), || unsafe { descriptor(ctx.arg(0)) });
     0
 }
 
@@ -85,9 +83,11 @@ fn accept_io_uring(ctx: TracePointContext) -> u32 {
         let result: i32 = Probed::read(record, offset!(io_complete_res));
         let file: usize = Probed::read(request as *const u8, offset!(req_file));
         if result < 0 {
-            failed(i64::from(result), socket_of_file(file as *const u8));
+            if is_failure(i64::from(result)) {
+                failed(i64::from(result), socket_of_file(file as *const u8));
+            }
         } else {
-            succeeded(result, socket_of_file(file as *const u8));
+            succeeded(result);
         }
     }
     0
@@ -98,14 +98,14 @@ fn syscall_exit(ctx: &TracePointContext) {
     let record = ctx.as_ptr().cast::<u8>().cast_const();
     // SAFETY: the offset is that of the tracepoint's record.
     let result: i64 = unsafe { Probed::read(record, offset!(syscall_exit_ret)) };
-    exited(result, current_descriptor());
+    exited(result, current_descriptor);
 }
 
 #[inline(always)]
 fn syscall_return(ctx: &RetProbeContext) {
     // SAFETY: the context is a `struct pt_regs`; reads of it are probed.
     let result: i64 = unsafe { Probed::read(ctx.as_ptr().cast::<u8>(), offset!(regs_return)) };
-    exited(result, current_descriptor());
+    exited(result, current_descriptor);
 }
 
 /// The first argument of the current system call; -1 where the kernel cannot tell.
@@ -130,36 +130,37 @@ unsafe fn descriptor(regs: *const u8) -> i32 {
 }
 
 #[inline(always)]
-fn exited(result: i64, listener: i32) {
+fn exited(result: i64, listener: impl FnOnce() -> i32) {
     if result < 0 {
-        failed(result, socket_of_descriptor(listener));
+        if is_failure(result) {
+            failed(result, socket_of_descriptor(listener()));
+        }
     } else {
-        succeeded(result as i32, socket_of_descriptor(listener));
+        succeeded(result as i32);
     }
 }
 
 #[inline(always)]
-fn succeeded(descriptor: i32, listener: Option<Socket<Probed>>) {
+fn succeeded(descriptor: i32) {
     let Some(child) = socket_of_descriptor(descriptor) else { return };
-    let listener = match listener {
-        Some(listener) => listener.raw_cookie(),
-        None => 0,
-    };
     let reports = ACCEPT_EXITS.get(0).copied();
     let kind = if reports == Some(SYSCALL_ACCEPTS) { Kind::Accept } else { Kind::AcceptReturn };
-    report(&child, listener, kind, descriptor as u32);
+    // The listener is known from the enqueue, or by its port: looking it up here would double the cost.
+    report(&child, 0, kind, descriptor as u32);
+}
+
+/// Nothing to accept, or interrupted, is no failure.
+#[inline(always)]
+fn is_failure(result: i64) -> bool {
+    let errno = -result;
+    errno != EAGAIN
+        && errno != EINTR
+        && errno != ECANCELED
+        && !(ERESTARTSYS..=ERESTART_RESTARTBLOCK).contains(&errno)
 }
 
 #[inline(always)]
 fn failed(result: i64, listener: Option<Socket<Probed>>) {
-    let errno = -result;
-    if errno == EAGAIN
-        || errno == EINTR
-        || errno == ECANCELED
-        || (ERESTARTSYS <= errno && errno <= ERESTART_RESTARTBLOCK)
-    {
-        return;
-    }
     let Some(listener) = listener else { return };
     if listener.state() != LISTEN || filter::tuple(&listener, ALL_KNOWN) != PASS {
         return;

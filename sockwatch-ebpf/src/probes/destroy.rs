@@ -11,6 +11,7 @@ use crate::{
     emit::{emit, now_ns},
     filter::{self, ALL_KNOWN, PASS},
     memory::{Direct, Memory, Probed},
+    relief::{By, Post, event, is_left, take},
     socket::Socket,
     waiting,
 };
@@ -19,7 +20,19 @@ use crate::{
 fn destroy_btf(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: the tracepoint's argument is a socket.
     if let Some(socket) = unsafe { Socket::<Direct>::full(ctx.arg(0)) } {
-        destroy(&socket);
+        take(Post::Destroy, event(&socket, 0, 0));
+        destroy(&socket, By::First);
+    }
+    0
+}
+
+#[btf_tracepoint(function = "tcp_destroy_sock")]
+fn destroy_relief(ctx: BtfTracePointContext) -> i32 {
+    // SAFETY: the tracepoint's argument is a socket.
+    if let Some(socket) = unsafe { Socket::<Direct>::full(ctx.arg(0)) }
+        && is_left(Post::Destroy, event(&socket, 0, 0))
+    {
+        destroy(&socket, By::Relief);
     }
     0
 }
@@ -31,24 +44,22 @@ fn destroy_classic(ctx: TracePointContext) -> u32 {
     let sk = unsafe { ctx.read_at::<usize>(8) }.unwrap_or_default();
     // SAFETY: `skaddr` is a socket; reads of it are probed.
     if let Some(socket) = unsafe { Socket::<Probed>::full(sk as *const u8) } {
-        destroy(&socket);
+        destroy(&socket, By::First);
     }
     0
 }
 
 #[inline(always)]
-fn destroy<M: Memory>(socket: &Socket<M>) {
-    if filter::by_task() || filter::by_tuple() {
+fn destroy<M: Memory>(socket: &Socket<M>, by: By) {
+    if filter::by_task() {
         waiting::dismiss(socket);
-        let member = filter::forget(socket.key());
-        let passes = !filter::by_task() && filter::tuple(socket, ALL_KNOWN) == PASS;
-        if !member && !passes {
+        if !filter::forget(socket.key()) {
             return;
         }
-    } else if filter::tuple(socket, ALL_KNOWN) != PASS {
+    } else if filter::tuple(socket, ALL_KNOWN) != PASS && !(filter::by_tuple() && filter::closed_before(socket)) {
         return;
     }
     let (at_ns, cookie, state) = (now_ns(), socket.cookie(), socket.state());
     // SAFETY: `emit` hands out a reserved `Stub`.
-    emit::<Stub>(|stub| unsafe { socket.fill_stub(stub, Kind::Destroy, at_ns, cookie, (state, state)) });
+    emit::<Stub>(|stub| unsafe { socket.fill_stub(stub, by.mark(Kind::Destroy), at_ns, cookie, (state, state)) });
 }

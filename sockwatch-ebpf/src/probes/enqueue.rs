@@ -15,11 +15,9 @@ use crate::{
     emit::{emit, now_ns},
     filter::{self, ALL_KNOWN, PASS},
     memory::{Direct, Memory, Probed, offset},
-    socket::Socket,
+    socket::{LISTEN, Socket},
     waiting,
 };
-
-const LISTEN: u8 = 10;
 
 /// Arguments: (sk, skb, req, dst, req_unhash, own_req), then the child it returns.
 #[fexit(function = "tcp_v4_syn_recv_sock")]
@@ -190,7 +188,7 @@ fn enqueued<C: Memory, L: Memory>(child: &Socket<C>, listener: &Socket<L>, reque
     // SAFETY: `emit` hands out a reserved `Enqueue`.
     emit::<Enqueue>(|enqueue| unsafe {
         let depth = listener.field(offset!(sk_ack_backlog));
-        child.fill_head(&raw mut (*enqueue).head, Kind::Enqueue, at_ns, cookie, (state, state), depth);
+        child.fill_head(&raw mut (*enqueue).head, Kind::Enqueue as u8, at_ns, cookie, (state, state), depth);
         (&raw mut (*enqueue).listener).write(parent);
         (&raw mut (*enqueue).synack_us).write(synack_us);
         (&raw mut (*enqueue).limit).write(listener.field(offset!(sk_max_ack_backlog)));

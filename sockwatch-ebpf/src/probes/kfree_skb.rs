@@ -7,8 +7,8 @@ use sockwatch_common::{Head, Kind};
 use crate::{
     emit::{emit, now_ns},
     filter,
-    memory::{Direct, Memory, TIME_WAIT, offset, setting},
-    socket::Socket,
+    memory::{Direct, Memory, offset, setting},
+    socket::{Socket, TIME_WAIT},
 };
 
 /// Arguments: (skb, location, reason, receiving socket), the last one from 6.11 on.
@@ -43,5 +43,5 @@ fn report(socket: &Socket<Direct>, kind: Kind, reason: u32) {
     }
     let (at_ns, cookie, state) = (now_ns(), socket.cookie(), socket.state());
     // SAFETY: `emit` hands out a reserved `Head`.
-    emit::<Head>(|head| unsafe { socket.fill_head(head, kind, at_ns, cookie, (state, state), reason) });
+    emit::<Head>(|head| unsafe { socket.fill_head(head, kind as u8, at_ns, cookie, (state, state), reason) });
 }

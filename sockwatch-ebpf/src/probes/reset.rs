@@ -6,8 +6,8 @@ use sockwatch_common::{Head, Kind};
 use crate::{
     emit::{emit, now_ns},
     filter,
-    memory::{Direct, Memory, NEW_SYN_RECV, TIME_WAIT, offset, setting},
-    socket::Socket,
+    memory::{Direct, Memory, offset, setting},
+    socket::{NEW_SYN_RECV, Socket, TIME_WAIT},
 };
 
 /// Arguments: (sk, skb) and, where the kernel has it, the reason. The socket is null for a reset without one,
@@ -49,5 +49,5 @@ fn report(socket: &Socket<Direct>, kind: Kind, value: u32) {
     }
     let (at_ns, cookie, state) = (now_ns(), socket.cookie(), socket.state());
     // SAFETY: `emit` hands out a reserved `Head`.
-    emit::<Head>(|head| unsafe { socket.fill_head(head, kind, at_ns, cookie, (state, state), value) });
+    emit::<Head>(|head| unsafe { socket.fill_head(head, kind as u8, at_ns, cookie, (state, state), value) });
 }

@@ -17,7 +17,7 @@ fn retransmit_skb(ctx: BtfTracePointContext) -> i32 {
     if filter::passes(&socket) {
         let (at_ns, cookie, state) = (now_ns(), socket.cookie(), socket.state());
         // SAFETY: `emit` hands out a reserved `Head`.
-        emit::<Head>(|head| unsafe { socket.fill_head(head, Kind::Retransmit, at_ns, cookie, (state, state), 0) });
+        emit::<Head>(|head| unsafe { socket.fill_head(head, Kind::Retransmit as u8, at_ns, cookie, (state, state), 0) });
     }
     0
 }
@@ -39,7 +39,7 @@ fn retransmit_synack(ctx: BtfTracePointContext) -> i32 {
     let (at_ns, cookie, state) = (now_ns(), listener.cookie(), listener.state());
     // SAFETY: `emit` hands out a reserved `Head`; the identity is overwritten within it.
     emit::<Head>(|head| unsafe {
-        request.fill_head(head, Kind::SynAckRetransmit, at_ns, cookie, (state, state), 0);
+        request.fill_head(head, Kind::SynAckRetransmit as u8, at_ns, cookie, (state, state), 0);
         (&raw mut (*head).stub.skaddr).write(listener.address());
     });
     0

@@ -8,30 +8,41 @@ use sockwatch_common::{Birth, Close, Head, Kind, Task};
 
 use crate::{
     emit::{emit, now_ns},
-    filter::{self, Known, PASS, REJECT, UNKNOWN, Verdict},
+    filter::{self, ALL_KNOWN, Known, PASS, REJECT, UNKNOWN, Verdict},
     memory::{Direct, Memory, Probed, offset},
-    socket::{Socket, fill_comm},
+    relief::{By, Post, event, is_left, take},
+    socket::{CLOSE, FIN_WAIT1, LAST_ACK, LISTEN, SYN_RECV, SYN_SENT, Socket, fill_comm},
     waiting,
 };
 
-const SYN_SENT: u8 = 2;
-const SYN_RECV: u8 = 3;
-const FIN_WAIT1: u8 = 4;
-const CLOSE: u8 = 7;
-const LAST_ACK: u8 = 9;
-const LISTEN: u8 = 10;
 
 /// `SOCK_DEAD` in `sk_flags`: no process holds the socket any more.
 const DEAD: u64 = 1;
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn set_state_btf(ctx: BtfTracePointContext) -> i32 {
-    let (sk, old, new): (*const u8, i32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
-    // SAFETY: the tracepoint's first argument is a socket.
-    if let Some(socket) = unsafe { Socket::<Direct>::full(sk) } {
-        transition(&socket, old as u8, new as u8);
+    if let Some((socket, old, new)) = arguments(&ctx) {
+        take(Post::State, event(&socket, old, new));
+        transition(&socket, old, new, By::First);
     }
     0
+}
+
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn set_state_relief(ctx: BtfTracePointContext) -> i32 {
+    if let Some((socket, old, new)) = arguments(&ctx)
+        && is_left(Post::State, event(&socket, old, new))
+    {
+        transition(&socket, old, new, By::Relief);
+    }
+    0
+}
+
+#[inline(always)]
+fn arguments(ctx: &BtfTracePointContext) -> Option<(Socket<Direct>, u8, u8)> {
+    let (sk, old, new): (*const u8, i32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    // SAFETY: the tracepoint's first argument is a socket.
+    Some((unsafe { Socket::<Direct>::full(sk) }?, old as u8, new as u8))
 }
 
 /// The classic tracepoint's layout has been the same from 5.10 to 7.2: skaddr at 8, states at 16 and 20.
@@ -47,15 +58,15 @@ fn set_state_classic(ctx: TracePointContext) -> u32 {
     };
     // SAFETY: `skaddr` is a socket; reads of it are probed.
     if let Some(socket) = unsafe { Socket::<Probed>::full(sk as *const u8) } {
-        transition(&socket, old as u8, new as u8);
+        transition(&socket, old as u8, new as u8, By::First);
     }
     0
 }
 
 #[inline(always)]
-fn transition<M: Memory>(socket: &Socket<M>, old: u8, new: u8) {
+fn transition<M: Memory>(socket: &Socket<M>, old: u8, new: u8, by: By) {
     match judge(socket, old, new) {
-        PASS => submit(socket, old, new),
+        PASS => submit(socket, old, new, by),
         UNKNOWN => waiting::admit(socket, old, new),
         _ => {}
     }
@@ -64,40 +75,41 @@ fn transition<M: Memory>(socket: &Socket<M>, old: u8, new: u8) {
 /// What the filter says of this transition. `UNKNOWN` is a first transition that has to wait.
 #[inline(always)]
 fn judge<M: Memory>(socket: &Socket<M>, old: u8, new: u8) -> Verdict {
-    let opening = old == CLOSE && (new == SYN_SENT || new == LISTEN);
-    let birth = old == LISTEN && new == SYN_RECV;
-    // A connecting socket's port may not be bound yet; before about 5.14 a child has no remote end at its birth.
-    let known = Known {
-        local_port: !(new == SYN_SENT && socket.local_port() == 0),
-        remote: !(birth && socket.remote_port() == 0),
-    };
-    let verdict = filter::tuple(socket, known);
+    if old == CLOSE && (new == SYN_SENT || new == LISTEN) {
+        // A connecting socket's port may not be bound yet.
+        let known = Known { local_port: new == LISTEN || socket.local_port() != 0, remote: true };
+        return judge_opening(filter::tuple(socket, known), socket.key());
+    }
+    if old == LISTEN && new == SYN_RECV {
+        // Before about 5.14 a child has no remote end at its birth.
+        let known = Known { local_port: true, remote: socket.remote_port() != 0 };
+        let verdict = filter::tuple(socket, known);
+        return if verdict == PASS && filter::by_task() { UNKNOWN } else { verdict };
+    }
+    let verdict = filter::tuple(socket, ALL_KNOWN);
     if verdict == REJECT {
+        if waiting::may_hold(socket, old) {
+            waiting::dismiss(socket);
+        }
         return REJECT;
     }
     if filter::by_tuple() && new == CLOSE && socket.field::<u64>(offset!(skc_flags)) & DEAD == 0 {
-        // A failed connect or a disconnect wipes the tuple before the socket is destroyed.
-        filter::remember(socket.key());
-    }
-    if opening {
-        return judge_opening(socket, verdict);
-    }
-    if birth {
-        return if filter::by_task() { UNKNOWN } else { verdict };
+        filter::note_closed(socket.key());
     }
     judge_later(socket, old, new)
 }
 
 /// connect() and listen() run in their owner's context: this is where a process filter decides.
 #[inline(always)]
-fn judge_opening<M: Memory>(socket: &Socket<M>, verdict: Verdict) -> Verdict {
-    if filter::by_task() {
-        if !filter::task_matches() {
-            return REJECT;
-        }
-        if verdict == PASS {
-            filter::remember(socket.key());
-        }
+fn judge_opening(verdict: Verdict, key: u64) -> Verdict {
+    if verdict == REJECT || !filter::by_task() {
+        return verdict;
+    }
+    if !filter::task_matches() {
+        return REJECT;
+    }
+    if verdict == PASS {
+        filter::remember(key);
     }
     verdict
 }
@@ -108,7 +120,7 @@ fn judge_later<M: Memory>(socket: &Socket<M>, old: u8, new: u8) -> Verdict {
     if filter::by_task() && filter::is_member(socket.key()) {
         return PASS;
     }
-    if waiting::may_hold(old) && waiting::holds(socket) {
+    if waiting::may_hold(socket, old) && waiting::holds(socket) {
         if filter::by_task() && waiting::is_child(socket) {
             waiting::append(socket, old, new);
             return REJECT;
@@ -130,34 +142,33 @@ fn made_by_task(old: u8, new: u8) -> bool {
 }
 
 #[inline(always)]
-fn submit<M: Memory>(socket: &Socket<M>, old: u8, new: u8) {
+fn submit<M: Memory>(socket: &Socket<M>, old: u8, new: u8, by: By) {
     let (at_ns, states) = (now_ns(), (old, new));
     let birth = old == LISTEN && new == SYN_RECV;
-    // A child without a remote end yet gets its request's cookie later: generating one now would give it two.
-    let cookie = if birth && socket.remote_port() == 0 { socket.raw_cookie() } else { socket.cookie() };
+    let cookie = socket.cookie_at(old, new);
     // SAFETY: `emit` hands out a reserved record of the type that is filled.
     unsafe {
         if new == CLOSE {
             emit::<Close>(|close| {
-                socket.fill_head(&raw mut (*close).head, Kind::Close, at_ns, cookie, states, 0);
+                socket.fill_head(&raw mut (*close).head, by.mark(Kind::Close), at_ns, cookie, states, 0);
                 fill_comm(&raw mut (*close).comm);
                 socket.fill_evidence(close);
             });
         } else if birth {
             emit::<Birth>(|birth| {
                 let depth = socket.field(offset!(sk_ack_backlog));
-                socket.fill_head(&raw mut (*birth).head, Kind::Birth, at_ns, cookie, states, depth);
+                socket.fill_head(&raw mut (*birth).head, by.mark(Kind::Birth), at_ns, cookie, states, depth);
                 (&raw mut (*birth).limit).write(socket.field(offset!(sk_max_ack_backlog)));
                 (&raw mut (*birth).reserved).write(0);
             });
         } else if made_by_task(old, new) {
             emit::<Task>(|task| {
                 let backlog = if new == LISTEN { socket.field(offset!(sk_max_ack_backlog)) } else { 0 };
-                socket.fill_head(&raw mut (*task).head, Kind::TaskTransition, at_ns, cookie, states, backlog);
+                socket.fill_head(&raw mut (*task).head, by.mark(Kind::TaskTransition), at_ns, cookie, states, backlog);
                 fill_comm(&raw mut (*task).comm);
             });
         } else {
-            emit::<Head>(|head| socket.fill_head(head, Kind::Transition, at_ns, cookie, states, 0));
+            emit::<Head>(|head| socket.fill_head(head, by.mark(Kind::Transition), at_ns, cookie, states, 0));
         }
     }
 }

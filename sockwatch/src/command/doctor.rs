@@ -16,7 +16,7 @@ use sockwatch::{
     kernel::{
         btf::{Btf, VMLINUX},
         check::{self, CAPABILITIES, Capabilities},
-        session::{Options, Outcome, Refusal, Yardstick},
+        session::{Options, Outcome, Refusal, Yardstick, default_ring_bytes},
         tracefs::{self, Tracefs},
     },
     source::{Source, live::Live},
@@ -34,7 +34,6 @@ use crate::cli::{DoctorArgs, Format};
 
 /// How long the self-test waits for its connection.
 const SELF_TEST: Duration = Duration::from_secs(1);
-const RING_BYTES: u32 = 8 << 20;
 
 /// How good something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -115,7 +114,7 @@ fn examine() -> anyhow::Result<Report> {
     let filter = Filter { ports: vec![Ports(port..=port)], ..Filter::default() };
     let options = Options {
         filter: to_wire(&filter),
-        ring_bytes: RING_BYTES,
+        ring_bytes: default_ring_bytes(),
         choices: HashMap::new(),
         yardstick: Yardstick::Without,
     };
@@ -123,7 +122,7 @@ fn examine() -> anyhow::Result<Report> {
     runtime()?.block_on(async {
         match Live::start(&options, Duration::from_millis(20)) {
             Ok(mut live) => {
-                checks.push(ok("ring buffer", format!("{} MiB", RING_BYTES >> 20)));
+                checks.push(ok("ring buffers", format!("{} KiB for each CPU", options.ring_bytes >> 10)));
                 probes = live.outcomes().iter().map(probe_report).collect();
                 checks.push(self_test(&mut live, &listener).await);
             }

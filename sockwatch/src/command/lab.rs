@@ -42,7 +42,7 @@ fn slow_accept(args: &LabArgs) -> anyhow::Result<ExitCode> {
         source: SourceName::Auto,
         latency: Duration::from_millis(20),
         interval: Duration::from_millis(20),
-        buffer: 8 << 20,
+        buffer: None,
         no_handshake: false,
         probe: Vec::new(),
         with_empty_probe: false,

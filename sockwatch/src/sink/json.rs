@@ -312,10 +312,16 @@ pub struct Span {
 pub struct LossCounts {
     /// The sum of `ring_full`, `members_full` and `waiting_room_full`.
     lost: u64,
-    /// Runs of a program that the kernel skipped (`recursion_misses`).
+    /// Runs of a program that the kernel skipped and that its relief did not take over.
     missed: u64,
     /// The sum of `decode_failed` and `tracker_full`.
     dropped: u64,
+    /// Runs of a program that the kernel skipped (`recursion_misses`).
+    skipped: u64,
+    /// Events that a relief program took over.
+    relieved: u64,
+    /// Those of them that were discarded as repetitions.
+    repeated: u64,
     /// Events that found the ring buffer full.
     ring_full: u64,
     /// Sockets that a process filter could not remember.
@@ -336,7 +342,10 @@ impl From<&Losses> for LossCounts {
     fn from(losses: &Losses) -> Self {
         Self {
             lost: losses.lost(),
-            missed: losses.missed,
+            missed: losses.missed(),
+            skipped: losses.skipped,
+            relieved: losses.relieved,
+            repeated: losses.repeated,
             dropped: losses.dropped(),
             ring_full: losses.ring_full,
             members_full: losses.members_full,

@@ -202,12 +202,12 @@ impl<W: Write> Text<W> {
     }
 
     fn losses(&mut self, losses: &Losses) -> io::Result<()> {
-        if (losses.lost(), losses.missed) == (self.losses_told.lost(), self.losses_told.missed) {
+        if (losses.lost(), losses.missed()) == (self.losses_told.lost(), self.losses_told.missed()) {
             return Ok(());
         }
         self.losses_told = *losses;
         self.start(style::RED);
-        write!(self.buffer, "# lost {} events (ring buffer full), missed {}", losses.lost(), losses.missed)?;
+        write!(self.buffer, "# lost {} events (ring buffer full), missed {}", losses.lost(), losses.missed())?;
         self.finish_line();
         Ok(())
     }

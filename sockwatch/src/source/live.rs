@@ -8,7 +8,7 @@ use std::{
 use super::{Source, SourceError, Tick};
 use crate::{
     kernel::{
-        ring::Ring,
+        ring::Rings,
         session::{Counted, Options, Outcome, Session, StartError},
     },
     monotonic::now_ns,
@@ -25,7 +25,7 @@ const COUNTERS_INTERVAL: Duration = Duration::from_millis(250);
 /// Attached probes and the reader of their events.
 pub struct Live {
     session: Session,
-    ring: Ring,
+    ring: Rings,
     decode_failed: u64,
     counted: Counted,
     counted_at: Instant,
@@ -37,8 +37,8 @@ impl Live {
     /// # Errors
     /// As [`Session::start`].
     pub fn start(options: &Options, latency: Duration) -> Result<Self, StartError> {
-        let (session, records) = Session::start(options)?;
-        let ring = Ring::new(records, latency).map_err(|error| StartError::Mismatch(error.to_string()))?;
+        let (session, rings) = Session::start(options)?;
+        let ring = Rings::new(rings, latency).map_err(|error| StartError::Mismatch(error.to_string()))?;
         let counted = Counted::default();
         Ok(Self { session, ring, decode_failed: 0, counted, counted_at: Instant::now() })
     }
@@ -61,11 +61,19 @@ impl Live {
         self.counted
     }
 
-    fn take(&mut self, events: &mut Vec<Event>) -> bool {
+    /// Decodes a portion; returns the time up to which nothing is left behind, `None` if nothing is left at all.
+    fn take(&mut self, events: &mut Vec<Event>) -> Option<u64> {
         let Self { ring, decode_failed, .. } = self;
-        ring.take(|record| match decode(record) {
-            Ok(event) => events.push(event),
-            Err(_) => *decode_failed += 1,
+        let mut last_ns = 0;
+        ring.take(|record| {
+            match decode(record) {
+                Ok(event) => {
+                    last_ns = event.at_ns;
+                    events.push(event);
+                }
+                Err(_) => *decode_failed += 1,
+            }
+            last_ns
         })
     }
 
@@ -84,8 +92,10 @@ impl Live {
 impl Source for Live {
     async fn next(&mut self, events: &mut Vec<Event>) -> Result<Tick, SourceError> {
         self.ring.wait().await.map_err(|error| SourceError::Read { what: "the ring buffer", error })?;
-        let now_ns = now_ns();
-        self.take(events);
+        let mut now_ns = now_ns();
+        if let Some(complete_until) = self.take(events) {
+            now_ns = now_ns.min(complete_until);
+        }
         if self.counted_at.elapsed() >= COUNTERS_INTERVAL {
             self.count()?;
         }
@@ -94,7 +104,7 @@ impl Source for Live {
 
     fn drain(&mut self, events: &mut Vec<Event>) -> Result<Tick, SourceError> {
         let now_ns = now_ns();
-        while self.take(events) {}
+        while self.take(events).is_some() {}
         self.count()?;
         Ok(Tick { now_ns, losses: self.losses() })
     }

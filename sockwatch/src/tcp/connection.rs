@@ -183,6 +183,18 @@ impl Connection {
         lasted_ns
     }
 
+    /// Whether it was ever in a state.
+    pub fn has_been(&self, state: TcpState) -> bool {
+        self.state == state || self.spans.iter().any(|span| span.state == state)
+    }
+
+    /// Whether its timeline holds this step.
+    pub fn has_stepped(&self, old: TcpState, new: TcpState) -> bool {
+        let before = self.spans.iter().map(|span| span.state);
+        let after = before.clone().skip(1).chain([self.state]);
+        before.zip(after).any(|step| step == (old, new))
+    }
+
     /// Birth to end, in nanoseconds; `None` while it lives or when the birth was not seen.
     pub fn lifetime_ns(&self) -> Option<u64> {
         (self.birth_seen).then(|| Some(self.ended_ns?.saturating_sub(self.first_seen_ns)))?

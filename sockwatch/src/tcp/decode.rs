@@ -1,11 +1,11 @@
 //! Ring buffer records to events. Past this file no raw integer, offset or byte slice exists.
 
 use bytes::Buf;
-use sockwatch_common::{self as wire, Kind, NO_FD};
+use sockwatch_common::{self as wire, Kind, NO_FD, RELIEF};
 
 use super::{
     endpoint::Endpoint,
-    event::{CloseEvidence, Comm, Event, EventKind, Incident, SocketKey, Task},
+    event::{Certainty, CloseEvidence, Comm, Event, EventKind, Incident, SocketKey, Task},
     state::TcpState,
 };
 
@@ -45,6 +45,7 @@ struct Stub {
     at_ns: u64,
     key: SocketKey,
     skaddr: u64,
+    certainty: Certainty,
     family: u8,
     old: TcpState,
     new: TcpState,
@@ -70,7 +71,7 @@ impl Head {
 /// A [`DecodeError`] for a record that is too short or too long, or holds a kind, state or family that does not exist.
 pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
     let raw_kind = *record.get(28).ok_or(DecodeError::Length { kind: 0, length: record.len(), expected: 32 })?;
-    let kind = kind(raw_kind)?;
+    let kind = kind(raw_kind & !RELIEF)?;
     let expected = length(kind);
     if record.len() != expected {
         return Err(DecodeError::Length { kind: raw_kind, length: record.len(), expected });
@@ -86,7 +87,7 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
 }
 
 fn event(stub: &Stub, tuple: Option<(Endpoint, Endpoint)>, kind: EventKind) -> Event {
-    Event { at_ns: stub.at_ns, key: stub.key, skaddr: stub.skaddr, tuple, kind }
+    Event { at_ns: stub.at_ns, key: stub.key, skaddr: stub.skaddr, tuple, kind, certainty: stub.certainty }
 }
 
 const KINDS: [Kind; 14] = [
@@ -134,11 +135,11 @@ fn stub(bytes: &mut &[u8]) -> Result<Stub, DecodeError> {
     let cookie = bytes.get_u64_ne();
     let skaddr = bytes.get_u64_ne();
     let netns = bytes.get_u32_ne();
-    bytes.advance(1);
+    let certainty = if bytes.get_u8() & RELIEF == 0 { Certainty::Once } else { Certainty::PerhapsRepeated };
     let family = bytes.get_u8();
     let old = TcpState::try_from(bytes.get_u8()).map_err(DecodeError::UnknownState)?;
     let new = TcpState::try_from(bytes.get_u8()).map_err(DecodeError::UnknownState)?;
-    Ok(Stub { at_ns, key: SocketKey { netns, cookie }, skaddr, family, old, new })
+    Ok(Stub { at_ns, key: SocketKey { netns, cookie }, skaddr, certainty, family, old, new })
 }
 
 fn head(bytes: &mut &[u8], family: u8) -> Result<Head, DecodeError> {

@@ -223,4 +223,15 @@ pub struct Event {
     pub tuple: Option<(Endpoint, Endpoint)>,
     /// What happened.
     pub kind: EventKind,
+    /// Whether it may be a repetition of an event just before.
+    pub certainty: Certainty,
+}
+
+/// Whether an event may have been reported before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Certainty {
+    /// Reported once.
+    Once,
+    /// From a relief program, which takes over what the kernel would skip, and rarely repeats what it did not.
+    PerhapsRepeated,
 }

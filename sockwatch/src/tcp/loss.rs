@@ -10,9 +10,13 @@ pub struct Losses {
     pub members_full: u64,
     /// Transitions that the waiting room could not hold.
     pub waiting_room_full: u64,
-    /// Runs of a program that the kernel skipped because another program of ours was running on that CPU
+    /// Runs of a program that the kernel skipped because that program was running on that CPU already
     /// (`recursion_misses`).
-    pub missed: u64,
+    pub skipped: u64,
+    /// Events that a relief program took over.
+    pub relieved: u64,
+    /// Those of them that had not been skipped after all, and were discarded as repetitions.
+    pub repeated: u64,
     /// Records that could not be decoded.
     pub decode_failed: u64,
     /// Events that came out of order beyond the window.
@@ -29,13 +33,14 @@ impl Losses {
         self.ring_full + self.members_full + self.waiting_room_full
     }
 
+    /// Runs that the kernel skipped and that no relief took over.
+    pub fn missed(&self) -> u64 {
+        self.skipped.saturating_sub(self.relieved.saturating_sub(self.repeated))
+    }
+
     /// What we discarded.
     pub fn dropped(&self) -> u64 {
         self.decode_failed + self.tracker_full
     }
 
-    /// Whether anything is missing or doubtful.
-    pub fn any(&self) -> bool {
-        *self != Self::default()
-    }
 }

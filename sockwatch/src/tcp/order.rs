@@ -14,6 +14,8 @@ pub const WINDOW_NS: u64 = 1_000_000;
 #[derive(Debug, Default)]
 pub struct Order {
     waiting: VecDeque<Event>,
+    /// Whether an event came in behind a later one since the queue was last put in order.
+    unsorted: bool,
     released_ns: u64,
     late: u64,
 }
@@ -21,28 +23,29 @@ pub struct Order {
 impl Order {
     /// Takes an event in.
     pub fn push(&mut self, event: Event) {
-        if event.at_ns < self.released_ns {
-            self.late += 1;
-        }
-        let mut place = self.waiting.len();
-        while place > 0 && self.waiting[place - 1].at_ns > event.at_ns {
-            place -= 1;
-        }
-        if place == self.waiting.len() {
-            self.waiting.push_back(event);
-        } else {
-            self.waiting.insert(place, event);
-        }
+        self.late += u64::from(event.at_ns < self.released_ns);
+        self.unsorted |= self.waiting.back().is_some_and(|last| event.at_ns < last.at_ns);
+        self.waiting.push_back(event);
     }
 
     /// The next event that is at least [`WINDOW_NS`] older than `now_ns`.
     pub fn pop(&mut self, now_ns: u64) -> Option<Event> {
+        self.sort();
         let due = self.waiting.front()?.at_ns <= now_ns.saturating_sub(WINDOW_NS);
         if due { self.pop_any() } else { None }
     }
 
+    /// Each CPU's events come in as one run in order; the stable sort finds the runs and merges them.
+    fn sort(&mut self) {
+        if self.unsorted {
+            self.waiting.make_contiguous().sort_by_key(|event| event.at_ns);
+            self.unsorted = false;
+        }
+    }
+
     /// The next event, however young: nothing will come any more.
     pub fn pop_any(&mut self) -> Option<Event> {
+        self.sort();
         let event = self.waiting.pop_front()?;
         self.released_ns = self.released_ns.max(event.at_ns);
         Some(event)
@@ -57,11 +60,11 @@ impl Order {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tcp::event::{EventKind, SocketKey};
+    use crate::tcp::event::{Certainty, EventKind, SocketKey};
     use proptest::prelude::*;
 
     fn event(at_ns: u64) -> Event {
-        Event { at_ns, key: SocketKey { netns: 0, cookie: at_ns }, skaddr: 0, tuple: None, kind: EventKind::Destroy }
+        Event { at_ns, key: SocketKey { netns: 0, cookie: at_ns }, skaddr: 0, tuple: None, kind: EventKind::Destroy, certainty: Certainty::Once }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::{
     close::{Ending, verdict},
     connection::{Connection, Queued, Role},
     endpoint::Endpoint,
-    event::{CloseEvidence, Event, EventKind, Incident, SocketKey, Task},
+    event::{Certainty, CloseEvidence, Event, EventKind, Incident, SocketKey, Task},
     state::TcpState,
     update::{Happening, Subject, Update},
 };
@@ -29,6 +29,7 @@ pub struct Tracker {
     /// Sockets that reached `CLOSE` and were not destroyed, in the order of their times.
     settling: std::collections::VecDeque<(u64, SocketKey, u32)>,
     unexpected: u64,
+    repeated: u64,
     full: u64,
 }
 
@@ -43,6 +44,10 @@ impl Tracker {
     /// Takes one event in, in the order of times, and appends what it means.
     pub fn apply(&mut self, event: &Event, updates: &mut Vec<Update>) {
         let key = self.identify(event);
+        if event.certainty == Certainty::PerhapsRepeated && self.has_seen(key, event.kind) {
+            self.repeated += 1;
+            return;
+        }
         match event.kind {
             EventKind::Opening { new, by, limit } => self.open(key, event, new, by, limit, updates),
             EventKind::Birth { depth, limit } => self.birth(key, event, depth, limit, updates),
@@ -100,6 +105,11 @@ impl Tracker {
         self.unexpected
     }
 
+    /// Events of relief programs that were repetitions.
+    pub fn repeated(&self) -> u64 {
+        self.repeated
+    }
+
     /// Sockets that there was no room for.
     pub fn full(&self) -> u64 {
         self.full
@@ -126,6 +136,27 @@ impl Tracker {
             self.sockets.insert(event.key, tracked);
         }
         event.key
+    }
+
+    /// Whether this event, which may be a repetition, is one: its step is in the timeline already.
+    fn has_seen(&self, key: SocketKey, kind: EventKind) -> bool {
+        let Some(tracked) = self.sockets.get(&key) else {
+            // A destroy of a socket that is gone, or the first that we see of this one.
+            return kind == EventKind::Destroy;
+        };
+        match kind {
+            EventKind::Transition { old, new, .. } => tracked.connection.has_stepped(old, new),
+            EventKind::Closing { old, .. } => tracked.connection.has_stepped(old, TcpState::Close),
+            EventKind::Opening { new, .. } => tracked.connection.has_been(new),
+            EventKind::Birth { .. } => tracked.connection.has_been(TcpState::SynRecv),
+            EventKind::Enqueue { .. }
+            | EventKind::Accept { .. }
+            | EventKind::AcceptReturn { .. }
+            | EventKind::Destroy
+            | EventKind::Incident(_)
+            | EventKind::Listed { .. }
+            | EventKind::Unlisted { .. } => false,
+        }
     }
 
     /// connect() or listen(): a new life, even where the socket had one before.

@@ -1,0 +1,18 @@
+//! sockwatch against the running kernel: real sockets, the built program, text in, text out.
+//!
+//! Needs root; where that or eBPF is refused each test says `skipped: NAME: reason` and passes. With
+//! `SOCKWATCH_LIVE=required` (CI) it fails instead. Tests never sleep to wait for something: they read the trace.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod endings;
+mod filters;
+mod harness;
+mod load;
+mod netns;
+mod output;
+mod probes;
+mod puppet;
+mod queue;
+mod timelines;
+mod unprivileged;
+mod workload;

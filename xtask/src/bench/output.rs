@@ -44,8 +44,18 @@ pub(super) struct Summary {
     /// Records that the probes submitted.
     pub(super) events: u64,
     pub(super) connections: u64,
-    /// Lost because the ring buffer was full, missed by recursion, dropped by sockwatch itself.
+    pub(super) losses: Losses,
+}
+
+/// What did not reach the output, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Losses {
+    /// The kernel had no room for the record.
     pub(super) lost: u64,
+    /// The kernel skipped the program because one was already running on that CPU.
+    pub(super) missed: u64,
+    /// The tool itself discarded the record.
+    pub(super) dropped: u64,
 }
 
 /// Reads the last line that begins with `sockwatch: ` among what sockwatch printed on its standard error.
@@ -55,7 +65,7 @@ pub(super) fn summary<'a>(lines: impl DoubleEndedIterator<Item = &'a str>) -> Re
     Ok(Summary {
         events: keys.count("events")?,
         connections: keys.count("connections")?,
-        lost: keys.count("lost")? + keys.count("missed")? + keys.count("dropped")?,
+        losses: Losses { lost: keys.count("lost")?, missed: keys.count("missed")?, dropped: keys.count("dropped")? },
     })
 }
 
@@ -111,7 +121,7 @@ mod tests {
             "sockwatch: reconnecting",
             "sockwatch: events=10 bytes=960 connections=2 lost=1, missed=2 dropped=3",
         ];
-        let expected = Summary { events: 10, connections: 2, lost: 6 };
+        let expected = Summary { events: 10, connections: 2, losses: Losses { lost: 1, missed: 2, dropped: 3 } };
         assert_eq!(summary(lines.into_iter()).unwrap(), expected);
         assert!(summary(["tracing"].into_iter()).is_err());
     }

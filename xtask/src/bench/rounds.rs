@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use super::contender::{CONNECTIONS, CONTENDERS, Contender, Counted, JSON};
 use super::load::Load;
-use super::output::{self, Lines};
+use super::output::{self, Lines, Losses};
 use super::statistics::{median, range, rotated};
 use super::tool::{Ended, Tool};
 use super::verdict::Numbers;
@@ -37,8 +37,7 @@ struct Tracing {
     expected: u64,
     /// Records that came from the kernel.
     events: u64,
-    /// Lost for want of room, missed by recursion, or discarded by the tool.
-    lost: u64,
+    losses: Losses,
 }
 
 /// Turns and failures by contender.
@@ -102,19 +101,20 @@ fn trace(bench: &Bench, contender: &Contender) -> Result<(Load, Tracing)> {
     let missed = proc::missed_runs(tool.pid())?;
     let ended = tool.end()?;
     let file = BufReader::new(File::open(&output).with_context(|| format!("{} is gone", output.display()))?);
-    let (seen, events, lost) = match contender.counted {
+    let (seen, events, losses) = match contender.counted {
         Counted::Summary => {
             let summary = output::summary(ended.said.iter().map(String::as_str))?;
-            (summary.connections, summary.events, summary.lost)
+            (summary.connections, summary.events, summary.losses)
         }
         Counted::Lines => {
             let lines = Lines::read(file, PORT)?;
-            (lines.events, lines.events, lines.lost + lost_as_said(&ended) + missed)
+            let lost = lines.lost + lost_as_said(&ended);
+            (lines.events, lines.events, Losses { lost, missed, dropped: 0 })
         }
     };
     let Ended { cpu_seconds, peak_resident_mib, output_bytes, .. } = ended;
     let expected = contender.reports.expected(&load);
-    Ok((load, Tracing { cpu_seconds, peak_resident_mib, output_bytes, seen, expected, events, lost }))
+    Ok((load, Tracing { cpu_seconds, peak_resident_mib, output_bytes, seen, expected, events, losses }))
 }
 
 fn lost_as_said(ended: &Ended) -> u64 {
@@ -142,8 +142,17 @@ fn ratios(results: &Results, name: &str) -> Vec<f64> {
 
 fn print(results: &Results) {
     println!(
-        "\n{:<22} {:>9} {:>6} {:>13} {:>6} {:>19} {:>8} {:>7} {:>8} {:>7}",
-        "contender", "conn/s", "ratio", "(range)", "CPU s", "seen/expected", "rec/conn", "lost", "RSS MiB", "B/conn"
+        "\n{:<22} {:>9} {:>6} {:>13} {:>6} {:>19} {:>8} {:>19} {:>8} {:>7}",
+        "contender",
+        "conn/s",
+        "ratio",
+        "(range)",
+        "CPU s",
+        "seen/expected",
+        "rec/conn",
+        "lost/missed/dropped",
+        "RSS MiB",
+        "B/conn"
     );
     let names = [BASELINE].into_iter().chain(CONTENDERS.iter().map(|contender| contender.name));
     for name in names {
@@ -156,8 +165,8 @@ fn print(results: &Results) {
     }
     println!(
         "conn/s, CPU s, RSS, B/conn: medians over rounds; ratio: median of each round's ratio to `{BASELINE}`; seen, \
-         expected, lost: sums over rounds; lost: for want of room, because its program was running already on that \
-         CPU, or discarded by the tool; CPU s: of the tool since it was attached, its drain included"
+         expected and losses: sums over rounds; lost: for want of room; missed: the program was running already on that \
+         CPU; dropped: by the tool; CPU s: of the tool since it was attached, its drain included"
     );
     warn_of_noise(results);
 }
@@ -185,11 +194,16 @@ fn row(name: &str, turns: &[Turn], ratios: &[f64]) -> String {
     let middle = |number: fn(&Tracing) -> f64| median(tracings.iter().map(|t| number(t))).unwrap_or(f64::NAN);
     let sum = |number: fn(&Tracing) -> u64| tracings.iter().map(|t| number(t)).sum::<u64>();
     row += &format!(
-        " {:>6.2} {:>19} {:>8.1} {:>7} {:>8.1} {:>7.0}",
+        " {:>6.2} {:>19} {:>8.1} {:>19} {:>8.1} {:>7.0}",
         middle(|tracing| tracing.cpu_seconds),
         format!("{}/{}", sum(|tracing| tracing.seen), sum(|tracing| tracing.expected)),
         sum(|tracing| tracing.events) as f64 / connections as f64,
-        sum(|tracing| tracing.lost),
+        format!(
+            "{}/{}/{}",
+            sum(|tracing| tracing.losses.lost),
+            sum(|tracing| tracing.losses.missed),
+            sum(|tracing| tracing.losses.dropped)
+        ),
         middle(|tracing| tracing.peak_resident_mib),
         sum(|tracing| tracing.output_bytes) as f64 / connections as f64,
     );
@@ -200,7 +214,7 @@ fn collect(results: &Results, numbers: &mut Numbers) {
     numbers.connections_ratio = median(ratios(results, CONNECTIONS));
     numbers.json_ratio = median(ratios(results, JSON));
     let turns = [CONNECTIONS, JSON].into_iter().filter_map(|name| results.turns.get(name)).flatten();
-    let lost: Vec<_> = turns.filter_map(|turn| turn.tracing.as_ref()).map(|tracing| tracing.lost).collect();
+    let lost: Vec<_> = turns.filter_map(|turn| turn.tracing.as_ref()).map(|tracing| tracing.losses.lost).collect();
     numbers.lost = (!lost.is_empty()).then(|| lost.iter().sum());
 }
 

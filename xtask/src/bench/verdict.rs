@@ -22,7 +22,7 @@ pub(super) fn print(numbers: &Numbers) {
     println!("{}", line("rate with --connections, of nothing's", numbers.connections_ratio, Bound::AtLeast(0.85)));
     println!("{}", line("rate with --format json, of nothing's", numbers.json_ratio, Bound::AtLeast(0.70)));
     println!("{}", line("state probe over an empty one, ns", numbers.state_probe_ns, Bound::AtMost(200.0)));
-    println!("{}", line("lost, missed and dropped", lost, Bound::AtMost(0.0)));
+    println!("{}", line("lost for want of room", lost, Bound::AtMost(0.0)));
 }
 
 fn line(name: &str, number: Option<f64>, bound: Bound) -> String {

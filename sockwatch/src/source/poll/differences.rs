@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::Listed;
-use crate::tcp::event::{Event, EventKind, SocketKey};
+use crate::tcp::event::{Certainty, Event, EventKind, SocketKey};
 
 /// The interval of what was there before we could look: it may be of any age.
 pub(super) const UNKNOWN_AGE_NS: u64 = u64::MAX;
@@ -73,7 +73,7 @@ fn sorted<'a>(seen: impl Iterator<Item = &'a Seen>) -> Vec<&'a Seen> {
 
 fn event(seen: &Seen, span: Span, kind: EventKind) -> Event {
     let Listed { key, local, remote, .. } = seen.listed;
-    Event { at_ns: span.at_ns, key, skaddr: 0, tuple: Some((local, remote)), kind }
+    Event { at_ns: span.at_ns, key, skaddr: 0, tuple: Some((local, remote)), kind, certainty: Certainty::Once }
 }
 
 #[cfg(test)]

@@ -1,0 +1,365 @@
+//! Starts `sockwatch trace`, reads its JSON lines while it runs, and renders them as text.
+
+use std::{
+    collections::HashMap,
+    fmt::Write as _,
+    io::{BufRead, BufReader, Write as _},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        mpsc::{self, Receiver, RecvTimeoutError},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use jsonschema::Validator;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, geteuid},
+};
+use serde_json::Value;
+
+/// Whatever takes longer is broken, even on a slow machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The built program.
+pub(crate) fn sockwatch() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sockwatch"));
+    command.env_remove("NO_COLOR").stdin(Stdio::null());
+    command
+}
+
+/// The machine: shared by tests that only wait, alone for those that measure or load it.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+/// A test's share of the machine.
+pub(crate) enum Machine {
+    Shared { _guard: RwLockReadGuard<'static, ()> },
+    Alone { _guard: RwLockWriteGuard<'static, ()> },
+}
+
+/// A share of the machine for a live test; `None`, and a line that says why, where it cannot run.
+pub(crate) fn shared(name: &str) -> Option<Machine> {
+    can_run(name).then(|| Machine::Shared { _guard: MACHINE.read().unwrap_or_else(|poisoned| poisoned.into_inner()) })
+}
+
+/// The same for a test that no other may disturb.
+pub(crate) fn alone(name: &str) -> Option<Machine> {
+    can_run(name).then(|| Machine::Alone { _guard: MACHINE.write().unwrap_or_else(|poisoned| poisoned.into_inner()) })
+}
+
+fn can_run(name: &str) -> bool {
+    static REFUSAL: OnceLock<Option<String>> = OnceLock::new();
+    let Some(reason) = REFUSAL.get_or_init(refusal) else { return true };
+    assert!(std::env::var_os("SOCKWATCH_LIVE").is_none_or(|value| value != "required"), "{name} cannot run: {reason}");
+    // Not `eprintln!`: libtest would keep it to itself.
+    writeln!(std::io::stderr(), "skipped: {name}: {reason}").unwrap();
+    false
+}
+
+/// Why live tests cannot run here.
+fn refusal() -> Option<String> {
+    if !geteuid().is_root() {
+        return Some("not root".into());
+    }
+    let output = sockwatch().args(["trace", "--source", "ebpf", "--duration", "1ms"]).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    (!output.status.success()).then(|| told.lines().next().unwrap_or("sockwatch trace fails").to_owned())
+}
+
+/// One JSON line.
+#[derive(Clone, Debug)]
+pub(crate) struct Line(pub(crate) Value);
+
+/// A line's socket: namespace, cookie, incarnation.
+pub(crate) type Identity = (u64, u64, u64);
+
+impl Line {
+    pub(crate) fn kind(&self) -> &str {
+        self.0["type"].as_str().unwrap()
+    }
+
+    pub(crate) fn is(&self, kind: &str) -> bool {
+        self.kind() == kind
+    }
+
+    /// The end of a connection, not of a listener.
+    pub(crate) fn is_finished_connection(&self) -> bool {
+        self.is("connection") && self.role() != "listener"
+    }
+
+    pub(crate) fn role(&self) -> &str {
+        self.0["socket"]["role"].as_str().unwrap_or_default()
+    }
+
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        let number = |name: &str| self.0["socket"][name].as_u64();
+        Some((number("netns")?, number("cookie")?, number("incarnation")?))
+    }
+
+    pub(crate) fn netns(&self) -> u64 {
+        self.0["socket"]["netns"].as_u64().unwrap()
+    }
+
+    /// `local` or `remote`, as `address port`.
+    pub(crate) fn end(&self, side: &str) -> String {
+        let end = &self.0["socket"][side];
+        format!("{} {}", end["address"].as_str().unwrap(), end["port"])
+    }
+
+    pub(crate) fn port(&self, side: &str) -> u16 {
+        self.0["socket"][side]["port"].as_u64().unwrap().try_into().unwrap()
+    }
+
+    pub(crate) fn number(&self, name: &str) -> Option<i64> {
+        self.0[name].as_i64()
+    }
+
+    /// A task's field: `by`, `opener`, `acceptor`, `closer`.
+    pub(crate) fn pid(&self, task: &str) -> Option<u64> {
+        self.0[task]["pid"].as_u64()
+    }
+
+    /// What happened, in a word or two.
+    fn word(&self) -> String {
+        let text = |name: &str| self.0[name].as_str().unwrap_or("-");
+        match self.kind() {
+            "transition" => format!("{}>{}", text("old"), text("new")),
+            "listed" => format!("is {}", text("state")),
+            "accept_failed" => format!("accept_failed {}", self.0["errno"]),
+            "connection" if self.0["abandoned"] == true => format!("end {} abandoned", text("end")),
+            "connection" => format!("end {}", text("end")),
+            kind => kind.to_owned(),
+        }
+    }
+}
+
+/// A running trace.
+pub(crate) struct Trace {
+    child: Child,
+    lines: Receiver<String>,
+    stderr: Receiver<String>,
+    /// What came so far.
+    pub(crate) seen: Vec<Line>,
+    said: Vec<String>,
+    _machine: Machine,
+}
+
+/// A trace that has ended.
+pub(crate) struct Ended {
+    pub(crate) lines: Vec<Line>,
+    /// The summary's counters.
+    pub(crate) counts: HashMap<String, u64>,
+}
+
+impl Trace {
+    /// Runs `sockwatch trace --format json ARGUMENTS`, and returns once everything is attached.
+    pub(crate) fn start(machine: Machine, arguments: &[&str]) -> Self {
+        let mut command = sockwatch();
+        command.args(["trace", "--format", "json", "--source", "ebpf"]).args(arguments);
+        if !arguments.contains(&"--latency") {
+            command.args(["--latency", "5ms"]);
+        }
+        Self::spawn(machine, command)
+    }
+
+    /// Runs any command that traces, and returns once everything is in place.
+    pub(crate) fn spawn(machine: Machine, mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = read_lines(child.stdout.take().unwrap());
+        let stderr = read_lines(child.stderr.take().unwrap());
+        let mut trace = Self { child, lines, stderr, seen: Vec::new(), said: Vec::new(), _machine: machine };
+        while !trace.said.last().is_some_and(|line| line.starts_with("tracing ")) {
+            match trace.stderr.recv_timeout(PATIENCE) {
+                Ok(line) => trace.said.push(line),
+                Err(_) => panic!("{command:?} did not start: {:?}", trace.said),
+            }
+        }
+        trace
+    }
+
+    /// Reads until a line fits.
+    pub(crate) fn until(&mut self, what: &str, fits: impl Fn(&Line) -> bool) {
+        self.until_count(1, what, fits);
+    }
+
+    /// Reads until so many lines fit, of all that the trace has said.
+    pub(crate) fn until_count(&mut self, count: usize, what: &str, fits: impl Fn(&Line) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut found = self.seen.iter().filter(|line| fits(line)).count();
+        while found < count {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    let line = parse(&line);
+                    found += usize::from(fits(&line));
+                    self.seen.push(line);
+                }
+                Err(RecvTimeoutError::Timeout) => self.give_up(&format!("only {found} of {count} {what}")),
+                Err(RecvTimeoutError::Disconnected) => self.give_up(&format!("ended before {count} {what}")),
+            }
+        }
+    }
+
+    /// Reads until so many connections have finished.
+    pub(crate) fn until_finished(&mut self, count: usize) {
+        self.until_count(count, "finished connections", Line::is_finished_connection);
+    }
+
+    /// Reads until a listener's end: where the listener is closed last, that is all.
+    pub(crate) fn until_stopped(&mut self) {
+        self.until("a listener's end", |line| line.is("connection") && line.role() == "listener");
+    }
+
+    fn give_up(&mut self, reason: &str) -> ! {
+        panic!("{reason}; said: {:?}; saw:\n{}", self.said, stories(&self.seen).join("\n"));
+    }
+
+    /// Ends the trace with SIGINT, and checks what holds for every trace: exit code 0, an `end` line, lines that fit
+    /// the schema, no losses, and a summary on stderr that says so.
+    pub(crate) fn finish(self) -> Ended {
+        self.finish_by(Signal::SIGINT)
+    }
+
+    pub(crate) fn finish_by(self, signal: Signal) -> Ended {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
+        self.wait()
+    }
+
+    /// Waits for a trace that ends by itself.
+    pub(crate) fn wait(mut self) -> Ended {
+        let (status, said) = self.collect();
+        assert!(status.success(), "{status}: {said:?}");
+        assert!(self.seen.last().is_some_and(|line| line.is("end")), "no end line: {:?}", self.seen.last());
+        let counts = summary(&said);
+        for name in ["lost", "dropped"] {
+            assert_eq!(counts[name], 0, "{said:?}");
+        }
+        if counts["missed"] == 0 {
+            assert_eq!(counts["unexpected"], 0, "{said:?}\n{}", stories(&self.seen).join("\n"));
+        }
+        for line in &self.seen {
+            check_schema(line);
+        }
+        Ended { lines: std::mem::take(&mut self.seen), counts }
+    }
+
+    fn collect(&mut self) -> (ExitStatus, Vec<String>) {
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => self.seen.push(parse(&line)),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => self.give_up("sockwatch does not end"),
+            }
+        }
+        let status = self.child.wait().unwrap();
+        self.said.extend(self.stderr.iter());
+        (status, self.said.clone())
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        // Already gone, unless the test failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Ended {
+    pub(crate) fn stories(&self) -> Vec<String> {
+        stories(&self.lines)
+    }
+
+    pub(crate) fn all<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Line> {
+        self.lines.iter().filter(move |line| line.is(kind))
+    }
+
+    /// The finished connection of this role; there must be one.
+    pub(crate) fn connection(&self, role: &str) -> &Line {
+        let mut found = self.all("connection").filter(|line| line.role() == role);
+        let first = found.next().unwrap_or_else(|| panic!("no {role} connection in {:#?}", self.stories()));
+        assert!(found.next().is_none(), "more than one {role} connection in {:#?}", self.stories());
+        first
+    }
+}
+
+/// Each socket's life as one line of text, sorted: `passive: LISTEN>SYN_RECV ... end peer-fin`.
+///
+/// Enqueue stands behind `SYN_RECV>ESTABLISHED` wherever it came: the kernel's hooks for it lie before and after.
+pub(crate) fn stories(lines: &[Line]) -> Vec<String> {
+    const ESTABLISHED: &str = "SYN_RECV>ESTABLISHED";
+    let mut order = Vec::new();
+    let mut words: HashMap<Identity, (String, Vec<String>)> = HashMap::new();
+    for line in lines {
+        let Some(identity) = line.identity() else { continue };
+        let (_, words) = words.entry(identity).or_insert_with(|| {
+            order.push(identity);
+            (line.role().to_owned(), Vec::new())
+        });
+        let word = line.word();
+        let moved = words.last().is_some_and(|last| last == "enqueue") && word == ESTABLISHED;
+        words.insert(words.len() - usize::from(moved), word);
+    }
+    let mut stories: Vec<_> = order
+        .iter()
+        .map(|identity| {
+            let (role, words) = &words[identity];
+            let mut story = format!("{role}:");
+            words.iter().for_each(|word| write!(story, " {word}").unwrap());
+            story
+        })
+        .collect();
+    stories.sort();
+    stories
+}
+
+/// Compares stories; an expectation may be several lines long, in any order.
+#[track_caller]
+pub(crate) fn assert_stories(ended: &Ended, expected: &[&str]) {
+    let mut expected: Vec<_> = expected.iter().map(|story| (*story).to_owned()).collect();
+    expected.sort();
+    let found = ended.stories();
+    assert!(found == expected, "expected\n  {}\nfound\n  {}", expected.join("\n  "), found.join("\n  "));
+}
+
+/// The summary's counters, from the last line of stderr.
+pub(crate) fn summary(said: &[String]) -> HashMap<String, u64> {
+    let last = said.last().and_then(|line| line.strip_prefix("sockwatch: "));
+    let last = last.unwrap_or_else(|| panic!("no summary at the end of {said:?}"));
+    last.split(' ')
+        .map(|pair| {
+            let (name, count) = pair.split_once('=').unwrap();
+            (name.to_owned(), count.parse().unwrap())
+        })
+        .collect()
+}
+
+fn parse(line: &str) -> Line {
+    Line(serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+}
+
+/// What `sockwatch schema` prints, compiled once.
+fn check_schema(line: &Line) {
+    static SCHEMA: OnceLock<Validator> = OnceLock::new();
+    let schema = SCHEMA.get_or_init(|| {
+        let output = sockwatch().arg("schema").output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        jsonschema::validator_for(&serde_json::from_slice(&output.stdout).unwrap()).unwrap()
+    });
+    if let Err(error) = schema.validate(&line.0) {
+        panic!("does not fit the schema: {error}: {}", line.0);
+    }
+}
+
+fn read_lines(from: impl std::io::Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}

@@ -1,0 +1,90 @@
+//! Sockets that do what a test asks of them.
+
+use std::{
+    io::Read,
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::fd::{AsRawFd, OwnedFd},
+    process::id,
+    sync::atomic::{AtomicU16, Ordering},
+};
+
+use crate::harness::Trace;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect as connect_raw, setsockopt, socket, sockopt,
+};
+
+/// A port below the ephemeral ones that no other test, and no other run of the tests, uses.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    assert!(next < 200, "too many ports");
+    10_000 + (id() % 100) as u16 * 200 + next
+}
+
+/// A loopback address of a test's own: 127.x.y.1.
+pub(crate) fn free_address() -> Ipv4Addr {
+    let [high, low] = free_port().to_be_bytes();
+    Ipv4Addr::new(127, high, low, 1)
+}
+
+/// A port of its own at 127.0.0.1.
+pub(crate) fn place() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, free_port()).into()
+}
+
+/// A listener, a connection that its client closes first, and the end of both. [`STORIES`] is what a trace says.
+pub(crate) fn converse(address: SocketAddr) {
+    let listener = TcpListener::bind(address).unwrap();
+    converse_with(&listener, address);
+}
+
+/// A connection to this listener, closed by its client first.
+pub(crate) fn converse_with(listener: &TcpListener, address: SocketAddr) {
+    let client = TcpStream::connect(address).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    client_closes_first(client, server);
+}
+
+/// The end of a connection: FIN from the client, then from the server. The client keeps its descriptor until both have
+/// come: without an owner, it would depend on a delayed ACK whether `FIN_WAIT2` becomes an orphan's.
+pub(crate) fn client_closes_first(mut client: TcpStream, mut server: TcpStream) {
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(server.read(&mut [0]).unwrap(), 0);
+    drop(server);
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+}
+
+/// The same where the server's end is somebody else's to close; the trace tells when its FIN has come, as the `count`th.
+pub(crate) fn close_by_fin(trace: &mut Trace, count: usize, mut client: TcpStream, close_server: impl FnOnce()) {
+    client.shutdown(Shutdown::Write).unwrap();
+    trace.until_count(count, "clients' FINs", |line| line.role() == "passive" && line.0["new"] == "CLOSE_WAIT");
+    close_server();
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+}
+
+/// A listener's whole life.
+pub(crate) const LISTENER: &str = "listener: CLOSE>LISTEN LISTEN>CLOSE end stopped";
+/// A client that closes first.
+pub(crate) const CLIENT: &str = "active: CLOSE>SYN_SENT SYN_SENT>ESTABLISHED ESTABLISHED>FIN_WAIT1 \
+                                 FIN_WAIT1>FIN_WAIT2 FIN_WAIT2>CLOSE end local-fin";
+/// A server whose client closes first.
+pub(crate) const SERVER: &str = "passive: LISTEN>SYN_RECV SYN_RECV>ESTABLISHED enqueue accept \
+                                 ESTABLISHED>CLOSE_WAIT CLOSE_WAIT>LAST_ACK LAST_ACK>CLOSE end peer-fin";
+/// What [`converse`] looks like.
+pub(crate) const STORIES: [&str; 3] = [LISTENER, CLIENT, SERVER];
+
+/// connect() from a port that is bound first.
+pub(crate) fn connect_from(from: SocketAddr, to: SocketAddr) -> TcpStream {
+    let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let client: OwnedFd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    setsockopt(&client, sockopt::ReuseAddr, &true).unwrap();
+    bind(client.as_raw_fd(), &SockaddrStorage::from(from)).unwrap();
+    connect_raw(client.as_raw_fd(), &SockaddrStorage::from(to)).unwrap();
+    client.into()
+}
+
+/// close() sends a RST instead of a FIN.
+pub(crate) fn linger_zero(stream: &TcpStream) {
+    use nix::libc::linger;
+    setsockopt(stream, sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 }).unwrap();
+}
