@@ -5,15 +5,18 @@ use aya_ebpf::{
     btf_maps::{ArrayOfMaps, PerCpuArray, RingBuf},
     helpers::generated,
     macros::btf_map,
+    maps::ring_buf::RingBufEntry,
 };
 use sockwatch_common::{COUNTERS, Counter, Plain};
 
 use crate::memory::setting;
 
+type Ring = RingBuf<(), 4096>;
+
 /// A ring buffer of its own for each CPU: a shared one would have all CPUs wait for each other's cache lines. The agent
 /// makes them, of the size that the user asked for.
 #[btf_map]
-static EVENTS: ArrayOfMaps<RingBuf<(), 4096>, 1> = ArrayOfMaps::new();
+static EVENTS: ArrayOfMaps<Ring, 1> = ArrayOfMaps::new();
 
 #[btf_map]
 static COUNTED: PerCpuArray<[u64; COUNTERS], 1> = PerCpuArray::new();
@@ -47,28 +50,45 @@ fn count_submitted(bytes: usize) -> bool {
     }
 }
 
-/// Reserves a record, has it filled, submits it. A full ring buffer is a counted loss.
-///
-/// The reader polls on a timer: the default wake-up would cost ten times the probe itself.
+/// A record that is being filled. It must be submitted: the verifier insists.
+pub(crate) struct Reserved<T: 'static> {
+    record: RingBufEntry<T>,
+    ring: &'static Ring,
+}
+
+/// Reserves a record. A full ring buffer is a counted loss.
 #[inline(always)]
-pub(crate) fn emit<T: Plain>(fill: impl FnOnce(*mut T)) {
+pub(crate) fn reserve<T: Plain>() -> Option<Reserved<T>> {
     // SAFETY: the helper has no preconditions.
-    let Some(ring) = EVENTS.get(unsafe { generated::bpf_get_smp_processor_id() }) else { return };
-    let Some(mut record) = ring.reserve_untyped::<T>(0) else {
-        count(Counter::RingFull);
-        return;
-    };
-    fill(record.as_mut_ptr());
-    let wake = count_submitted(size_of::<T>()) && waiting_bytes(ring) >= setting!(wakeup_bytes);
-    record.submit(u64::from(if wake { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));
+    let ring = EVENTS.get(unsafe { generated::bpf_get_smp_processor_id() })?;
+    match ring.reserve_untyped::<T>(0) {
+        Some(record) => Some(Reserved { record, ring }),
+        None => {
+            count(Counter::RingFull);
+            None
+        }
+    }
+}
+
+impl<T: Plain> Reserved<T> {
+    /// Where the record lies: uninitialised, to be filled field by field.
+    #[inline(always)]
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut T {
+        self.record.as_mut_ptr()
+    }
+
+    /// Hands the record to the reader, which polls on a timer: the default wake-up would cost ten times the probe itself.
+    #[inline(always)]
+    pub(crate) fn submit(self) {
+        let wake = count_submitted(size_of::<T>()) && waiting_bytes(self.ring) >= setting!(wakeup_bytes);
+        self.record.submit(u64::from(if wake { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));
+    }
 }
 
 #[inline(always)]
-fn waiting_bytes(ring: &RingBuf<(), 4096>) -> u64 {
+fn waiting_bytes(ring: &Ring) -> u64 {
     // SAFETY: a map's reference is its address in the kernel.
-    unsafe {
-        generated::bpf_ringbuf_query(core::ptr::from_ref(ring).cast_mut().cast(), u64::from(BPF_RB_AVAIL_DATA))
-    }
+    unsafe { generated::bpf_ringbuf_query(core::ptr::from_ref(ring).cast_mut().cast(), u64::from(BPF_RB_AVAIL_DATA)) }
 }
 
 /// Now, `CLOCK_MONOTONIC` in nanoseconds.

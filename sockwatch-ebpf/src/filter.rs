@@ -1,8 +1,15 @@
 //! Decides what passes, before anything is reserved. The filter lies frozen in `.rodata`: the verifier drops
 //! the code of every part that is not in use.
 
-use aya_ebpf::{Global, btf_maps::{HashMap, LruHashMap}, helpers::generated, macros::btf_map};
-use sockwatch_common::{Counter, Filter, MAX_NETNS, MAX_PIDS, MAX_PORT_RANGES, MAX_PREFIXES, PortRange, PortSet, Prefix};
+use aya_ebpf::{
+    Global,
+    btf_maps::{HashMap, LruHashMap},
+    helpers::generated,
+    macros::btf_map,
+};
+use sockwatch_common::{
+    Counter, Filter, MAX_NETNS, MAX_PIDS, MAX_PORT_RANGES, MAX_PREFIXES, PortRange, PortSet, Prefix,
+};
 
 use crate::{
     emit::count,

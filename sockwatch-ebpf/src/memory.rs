@@ -26,9 +26,9 @@ pub(crate) fn settings() -> *const Settings {
 macro_rules! offset {
     ($field:ident) => {{
         // SAFETY: `.rodata` holds an `Offsets` for the program's lifetime.
-            #[allow(unused_unsafe, reason = "also used within unsafe blocks")]
-            let value = unsafe { core::ptr::read_volatile(&raw const (*$crate::memory::offsets()).$field) };
-            value
+        #[allow(unused_unsafe, reason = "also used within unsafe blocks")]
+        let value = unsafe { core::ptr::read_volatile(&raw const (*$crate::memory::offsets()).$field) };
+        value
     }};
 }
 pub(crate) use offset;
@@ -37,20 +37,31 @@ pub(crate) use offset;
 macro_rules! setting {
     ($field:ident) => {{
         // SAFETY: `.rodata` holds a `Settings` for the program's lifetime.
-            #[allow(unused_unsafe, reason = "also used within unsafe blocks")]
-            let value = unsafe { core::ptr::read_volatile(&raw const (*$crate::memory::settings()).$field) };
-            value
+        #[allow(unused_unsafe, reason = "also used within unsafe blocks")]
+        let value = unsafe { core::ptr::read_volatile(&raw const (*$crate::memory::settings()).$field) };
+        value
     }};
 }
 pub(crate) use setting;
 
 /// A way to read a kernel structure through a pointer that this kind of program was given.
 pub(crate) trait Memory {
-    /// Reads a `T` at `base + offset`; zero where the kernel has no such field or the read faults.
+    /// Reads a `T` at `base + offset`; zero where the read faults, or, if the read is probed, where the kernel has no such
+    /// field. [`Direct`] reads need their fields: they are in the alternative's requirements.
     ///
     /// # Safety
     /// `base` is a pointer to the structure that `offset` belongs to, and null-checked.
     unsafe fn read<T: Copy + Default>(base: *const u8, offset: u32) -> T;
+
+    /// Reads a `T` at `base + offset` of a structure that a field of the first one points to.
+    ///
+    /// # Safety
+    /// As for [`Self::read`], and `base` was read as a pointer.
+    #[inline(always)]
+    unsafe fn follow<T: Copy + Default>(base: *const u8, offset: u32) -> T {
+        // SAFETY: as the caller promised.
+        unsafe { Self::read(base, offset) }
+    }
 
     /// The same socket as a `struct tcp_sock`; null unless it is a full TCP socket.
     ///
@@ -74,9 +85,6 @@ pub(crate) struct Probed;
 impl Memory for Direct {
     #[inline(always)]
     unsafe fn read<T: Copy + Default>(base: *const u8, offset: u32) -> T {
-        if offset == ABSENT {
-            return T::default();
-        }
         // SAFETY: the verifier checks the type and the offset, and turns a faulting load into a zero.
         unsafe { core::ptr::read_volatile(base.add(offset as usize).cast::<T>()) }
     }
@@ -96,6 +104,39 @@ impl Memory for Direct {
         }
         // SAFETY: the verifier checks that `sk` is a socket.
         unsafe { generated::bpf_get_socket_cookie(sk.cast_mut().cast()) }
+    }
+}
+
+/// A copy of the structure on this program's stack, taken with a single `bpf_probe_read_kernel`: the helper costs some 40 ns
+/// a call, however little it reads.
+pub(crate) struct Copied;
+
+impl Memory for Copied {
+    #[inline(always)]
+    unsafe fn read<T: Copy + Default>(base: *const u8, offset: u32) -> T {
+        if offset == ABSENT {
+            return T::default();
+        }
+        // SAFETY: `base` is the copy, and the verifier knows its bounds.
+        unsafe { core::ptr::read_volatile(base.add(offset as usize).cast::<T>()) }
+    }
+
+    #[inline(always)]
+    unsafe fn follow<T: Copy + Default>(base: *const u8, offset: u32) -> T {
+        // SAFETY: as the caller promised; the read is probed.
+        unsafe { Probed::read(base, offset) }
+    }
+
+    /// The copy ends where `struct sock_common` ends.
+    #[inline(always)]
+    unsafe fn tcp_sock(_sk: *const u8) -> *const u8 {
+        core::ptr::null()
+    }
+
+    #[inline(always)]
+    unsafe fn cookie(sk: *const u8) -> u64 {
+        // SAFETY: as the caller promised.
+        unsafe { Self::read::<u64>(sk, offset!(skc_cookie)) }
     }
 }
 

@@ -12,11 +12,7 @@
 use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
 use sockwatch_common::{Counter, Kind, RELIEF};
 
-use crate::{
-    emit::count,
-    memory::Direct,
-    socket::Socket,
-};
+use crate::{emit::count, memory::Direct, socket::Socket};
 
 /// Which program is relieved.
 #[derive(Clone, Copy)]

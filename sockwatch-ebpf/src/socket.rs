@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated};
 use sockwatch_common::{Close, Head, Stub};
 
-use crate::memory::{Memory, offset};
+use crate::memory::{Copied, Memory, Probed, offset};
 
 /// `AF_INET6`.
 const INET6: u16 = 10;
@@ -24,8 +24,10 @@ pub(crate) const NEW_SYN_RECV: u8 = 12;
 pub(crate) struct Socket<M> {
     /// The `struct sock_common`.
     pub(crate) sk: *const u8,
-    /// The same as a `struct tcp_sock`; null for a minisock.
+    /// The same as a `struct tcp_sock`; null for a minisock and for a copy.
     pub(crate) tcp: *const u8,
+    /// Where the socket is in the kernel.
+    at: *const u8,
     memory: PhantomData<M>,
 }
 
@@ -41,7 +43,7 @@ impl<M: Memory> Socket<M> {
         }
         // SAFETY: not null.
         let tcp = unsafe { M::tcp_sock(sk) };
-        if tcp.is_null() { None } else { Some(Self { sk, tcp, memory: PhantomData }) }
+        if tcp.is_null() { None } else { Some(Self { sk, tcp, at: sk, memory: PhantomData }) }
     }
 
     /// A minisock: only what `struct sock_common` holds can be read.
@@ -50,7 +52,7 @@ impl<M: Memory> Socket<M> {
     /// `sk` points to a `struct sock_common` and is not null.
     #[inline(always)]
     pub(crate) unsafe fn common(sk: *const u8) -> Self {
-        Self { sk, tcp: core::ptr::null(), memory: PhantomData }
+        Self { sk, tcp: core::ptr::null(), at: sk, memory: PhantomData }
     }
 
     /// Reads a field of `struct sock` or `struct sock_common`.
@@ -72,7 +74,7 @@ impl<M: Memory> Socket<M> {
 
     #[inline(always)]
     pub(crate) fn address(&self) -> u64 {
-        self.sk as u64
+        self.at as u64
     }
 
     #[inline(always)]
@@ -109,7 +111,7 @@ impl<M: Memory> Socket<M> {
             return 0;
         }
         // SAFETY: every socket holds a reference to its namespace.
-        unsafe { M::read(net as *const u8, offset!(net_inum)) }
+        unsafe { M::follow(net as *const u8, offset!(net_inum)) }
     }
 
     /// `inet_sport`, which outlives `skc_num` at most transitions to `CLOSE`; minisocks have only `skc_num`.
@@ -252,6 +254,39 @@ impl<M: Memory> Socket<M> {
             (&raw mut (*close).shutdown).write(self.field(offset!(sk_shutdown)));
             (&raw mut (*close).has_socket).write((socket != 0) as u8);
             (&raw mut (*close).reserved).write([0; 6]);
+        }
+    }
+}
+
+/// Room for a `struct sock_common`: 136 bytes on 6.18.
+pub(crate) struct Room([u64; 20]);
+
+impl Room {
+    pub(crate) const EMPTY: Self = Self([0; 20]);
+}
+
+impl Socket<Copied> {
+    /// A full TCP socket, copied into `room`.
+    ///
+    /// # Safety
+    /// `sk` is null or a socket, or was one a moment ago.
+    #[inline(always)]
+    pub(crate) unsafe fn copy(sk: *const u8, room: &mut Room) -> Option<Self> {
+        // SAFETY: the helper reports a fault instead of faulting; the rest reads and writes the copy.
+        unsafe {
+            let to = (&raw mut room.0).cast::<u8>();
+            if generated::bpf_probe_read_kernel(to.cast(), size_of::<Room>() as u32, sk.cast()) != 0
+                || Probed::tcp_sock(sk).is_null()
+            {
+                return None;
+            }
+            let copy = Self { sk: to, tcp: core::ptr::null(), at: sk, memory: PhantomData };
+            if copy.field::<u16>(offset!(skc_num)) == 0 {
+                // The socket is closed: its port is only in `inet_sport` now.
+                let port = u16::from_be(Probed::read(sk, offset!(inet_sport)));
+                to.add(offset!(skc_num) as usize).cast::<u16>().write_volatile(port);
+            }
+            Some(copy)
         }
     }
 }

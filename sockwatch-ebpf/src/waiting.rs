@@ -4,11 +4,15 @@
 //! accept. Their first transitions wait here, outside the ring buffer, and are emitted with their own times
 //! once the socket passes; so a matching socket is never half-filtered and others cost no reserve.
 
-use aya_ebpf::{bindings::BPF_NOEXIST, btf_maps::{Array, LruHashMap}, macros::btf_map};
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    btf_maps::{Array, LruHashMap},
+    macros::btf_map,
+};
 use sockwatch_common::{Birth, Close, Counter, Enqueue, Head, Kind, Task};
 
 use crate::{
-    emit::{count, emit, now_ns},
+    emit::{count, now_ns, reserve},
     filter::{self, Known, UNKNOWN},
     memory::{Memory, offset},
     socket::{CLOSE, LISTEN, SYN_RECV, SYN_SENT, Socket, fill_comm},
@@ -178,29 +182,33 @@ pub(crate) fn release<M: Memory>(socket: &Socket<M>) {
 #[inline(always)]
 unsafe fn emit_step<M: Memory>(socket: &Socket<M>, guest: *const Guest, step: Step, cookie: u64) {
     let states = (step.old, step.new);
-    // SAFETY: `emit` hands out a reserved record of the right type; the entry is live.
     unsafe {
         if step.old == LISTEN && step.new == SYN_RECV {
-            emit::<Birth>(|birth| {
-                socket.fill_head(&raw mut (*birth).head, Kind::Birth as u8, step.at_ns, cookie, states, (*guest).depth);
-                (&raw mut (*birth).limit).write((*guest).limit);
-                (&raw mut (*birth).reserved).write(0);
-            });
+            let Some(mut record) = reserve::<Birth>() else { return };
+            let birth = record.as_mut_ptr();
+            socket.fill_head(&raw mut (*birth).head, Kind::Birth as u8, step.at_ns, cookie, states, (*guest).depth);
+            (&raw mut (*birth).limit).write((*guest).limit);
+            (&raw mut (*birth).reserved).write(0);
+            record.submit();
         } else if step.new == SYN_SENT {
-            emit::<Task>(|task| {
-                socket.fill_head(&raw mut (*task).head, Kind::TaskTransition as u8, step.at_ns, cookie, states, 0);
-                (&raw mut (*task).head.pid).write((*guest).pid);
-                (&raw mut (*task).head.tid).write((*guest).tid);
-                (&raw mut (*task).comm).write((*guest).comm);
-            });
+            let Some(mut record) = reserve::<Task>() else { return };
+            let task = record.as_mut_ptr();
+            socket.fill_head(&raw mut (*task).head, Kind::TaskTransition as u8, step.at_ns, cookie, states, 0);
+            (&raw mut (*task).head.pid).write((*guest).pid);
+            (&raw mut (*task).head.tid).write((*guest).tid);
+            (&raw mut (*task).comm).write((*guest).comm);
+            record.submit();
         } else if step.new == CLOSE {
-            emit::<Close>(|close| {
-                socket.fill_head(&raw mut (*close).head, Kind::Close as u8, step.at_ns, cookie, states, 0);
-                fill_comm(&raw mut (*close).comm);
-                socket.fill_evidence(close);
-            });
+            let Some(mut record) = reserve::<Close>() else { return };
+            let close = record.as_mut_ptr();
+            socket.fill_head(&raw mut (*close).head, Kind::Close as u8, step.at_ns, cookie, states, 0);
+            fill_comm(&raw mut (*close).comm);
+            socket.fill_evidence(close);
+            record.submit();
         } else {
-            emit::<Head>(|head| socket.fill_head(head, Kind::Transition as u8, step.at_ns, cookie, states, 0));
+            let Some(mut record) = reserve::<Head>() else { return };
+            socket.fill_head(record.as_mut_ptr(), Kind::Transition as u8, step.at_ns, cookie, states, 0);
+            record.submit();
         }
     }
 }
@@ -214,14 +222,15 @@ unsafe fn emit_enqueue<M: Memory>(socket: &Socket<M>, guest: *const Guest, cooki
         if (*guest).enqueued_ns == 0 {
             return;
         }
-        emit::<Enqueue>(|enqueue| {
-            let state = socket.state();
-            let head = &raw mut (*enqueue).head;
-            socket.fill_head(head, Kind::Enqueue as u8, (*guest).enqueued_ns, cookie, (state, state), (*guest).depth);
-            (&raw mut (*enqueue).listener).write((*guest).listener);
-            (&raw mut (*enqueue).synack_us).write((*guest).synack_us);
-            (&raw mut (*enqueue).limit).write((*guest).limit);
-            (&raw mut (*enqueue).synack_retransmits).write((*guest).synack_retransmits);
-        });
+        let Some(mut record) = reserve::<Enqueue>() else { return };
+        let enqueue = record.as_mut_ptr();
+        let state = socket.state();
+        let head = &raw mut (*enqueue).head;
+        socket.fill_head(head, Kind::Enqueue as u8, (*guest).enqueued_ns, cookie, (state, state), (*guest).depth);
+        (&raw mut (*enqueue).listener).write((*guest).listener);
+        (&raw mut (*enqueue).synack_us).write((*guest).synack_us);
+        (&raw mut (*enqueue).limit).write((*guest).limit);
+        (&raw mut (*enqueue).synack_retransmits).write((*guest).synack_retransmits);
+        record.submit();
     }
 }

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use sockwatch_common::{Accept, Kind, NO_FD};
 
 use crate::{
-    emit::{emit, now_ns},
+    emit::{now_ns, reserve},
     filter::{self, ALL_KNOWN, PASS},
     memory::{Direct, Memory, Probed, offset},
     socket::{Socket, fill_comm},
@@ -78,10 +78,13 @@ pub(crate) fn report<M: Memory>(child: &Socket<M>, listener: u64, kind: Kind, va
 #[inline(always)]
 pub(crate) fn emit_accept<M: Memory>(socket: &Socket<M>, listener: u64, kind: Kind, value: u32) {
     let (at_ns, cookie, state) = (now_ns(), socket.cookie(), socket.state());
-    // SAFETY: `emit` hands out a reserved `Accept`.
-    emit::<Accept>(|accept| unsafe {
+    let Some(mut record) = reserve::<Accept>() else { return };
+    let accept = record.as_mut_ptr();
+    // SAFETY: the record is reserved for an `Accept`.
+    unsafe {
         socket.fill_head(&raw mut (*accept).head, kind as u8, at_ns, cookie, (state, state), value);
         fill_comm(&raw mut (*accept).comm);
         (&raw mut (*accept).listener).write(listener);
-    });
+    }
+    record.submit();
 }

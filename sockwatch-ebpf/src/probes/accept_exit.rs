@@ -5,8 +5,8 @@
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::generated,
     btf_maps::Array,
+    helpers::generated,
     macros::{btf_map, fexit, kretprobe, tracepoint},
     programs::{FExitContext, RetProbeContext, TracePointContext},
 };
@@ -16,7 +16,7 @@ use super::accept::{emit_accept, report};
 use crate::{
     filter::{self, ALL_KNOWN, PASS},
     memory::{Memory, Probed, offset, setting},
-    socket::{LISTEN, Socket},
+    socket::{LISTEN, Room, Socket},
 };
 
 /// What a successful exit means: `SYSCALL_ACCEPTS` or `SYSCALL_DESCRIPTORS`. The agent knows once it has attached.
@@ -84,7 +84,7 @@ fn accept_io_uring(ctx: TracePointContext) -> u32 {
         let file: usize = Probed::read(request as *const u8, offset!(req_file));
         if result < 0 {
             if is_failure(i64::from(result)) {
-                failed(i64::from(result), socket_of_file(file as *const u8));
+                failed(i64::from(result), address_of_file(file as *const u8));
             }
         } else {
             succeeded(result);
@@ -98,6 +98,8 @@ fn syscall_exit(ctx: &TracePointContext) {
     let record = ctx.as_ptr().cast::<u8>().cast_const();
     // SAFETY: the offset is that of the tracepoint's record.
     let result: i64 = unsafe { Probed::read(record, offset!(syscall_exit_ret)) };
+    #[cfg(feature = "log")]
+    aya_log_ebpf::debug!(ctx, "accept returns {}", result);
     exited(result, current_descriptor);
 }
 
@@ -133,7 +135,7 @@ unsafe fn descriptor(regs: *const u8) -> i32 {
 fn exited(result: i64, listener: impl FnOnce() -> i32) {
     if result < 0 {
         if is_failure(result) {
-            failed(result, socket_of_descriptor(listener()));
+            failed(result, address_of_descriptor(listener()));
         }
     } else {
         succeeded(result as i32);
@@ -142,7 +144,9 @@ fn exited(result: i64, listener: impl FnOnce() -> i32) {
 
 #[inline(always)]
 fn succeeded(descriptor: i32) {
-    let Some(child) = socket_of_descriptor(descriptor) else { return };
+    let mut room = Room::EMPTY;
+    // SAFETY: the address comes from the descriptor's file; reads of it are probed.
+    let Some(child) = (unsafe { Socket::copy(address_of_descriptor(descriptor), &mut room) }) else { return };
     let reports = ACCEPT_EXITS.get(0).copied();
     let kind = if reports == Some(SYSCALL_ACCEPTS) { Kind::Accept } else { Kind::AcceptReturn };
     // The listener is known from the enqueue, or by its port: looking it up here would double the cost.
@@ -153,14 +157,13 @@ fn succeeded(descriptor: i32) {
 #[inline(always)]
 fn is_failure(result: i64) -> bool {
     let errno = -result;
-    errno != EAGAIN
-        && errno != EINTR
-        && errno != ECANCELED
-        && !(ERESTARTSYS..=ERESTART_RESTARTBLOCK).contains(&errno)
+    errno != EAGAIN && errno != EINTR && errno != ECANCELED && !(ERESTARTSYS..=ERESTART_RESTARTBLOCK).contains(&errno)
 }
 
 #[inline(always)]
-fn failed(result: i64, listener: Option<Socket<Probed>>) {
+fn failed(result: i64, listener: *const u8) {
+    // SAFETY: the address comes from a file; reads of it are probed.
+    let listener = unsafe { Socket::<Probed>::full(listener) };
     let Some(listener) = listener else { return };
     if listener.state() != LISTEN || filter::tuple(&listener, ALL_KNOWN) != PASS {
         return;
@@ -171,10 +174,11 @@ fn failed(result: i64, listener: Option<Socket<Probed>>) {
     emit_accept(&listener, listener.raw_cookie(), Kind::AcceptReturn, result as u32);
 }
 
+/// The address of the socket behind a descriptor of the current task; null if it is none.
 #[inline(always)]
-fn socket_of_descriptor(descriptor: i32) -> Option<Socket<Probed>> {
+fn address_of_descriptor(descriptor: i32) -> *const u8 {
     if descriptor < 0 {
-        return None;
+        return core::ptr::null();
     }
     // SAFETY: the chain starts at the current task, whose files cannot go away under it; every read is probed.
     unsafe {
@@ -183,27 +187,26 @@ fn socket_of_descriptor(descriptor: i32) -> Option<Socket<Probed>> {
         let table: usize = Probed::read(files as *const u8, offset!(files_fdt));
         let limit: u32 = Probed::read(table as *const u8, offset!(fdt_max_fds));
         if descriptor as u32 >= limit {
-            return None;
+            return core::ptr::null();
         }
         let descriptors: usize = Probed::read(table as *const u8, offset!(fdt_fd));
         let file: usize = Probed::read(descriptors as *const u8, descriptor as u32 * size_of::<usize>() as u32);
-        socket_of_file(file as *const u8)
+        address_of_file(file as *const u8)
     }
 }
 
-/// The TCP socket behind a file. Other files' private data is told apart by `socket->file` pointing back.
+/// The address of the socket behind a file. Other files' private data is told apart by `socket->file` pointing back.
 ///
 /// # Safety
 /// `file` is a `struct file` or null.
 #[inline(always)]
-unsafe fn socket_of_file(file: *const u8) -> Option<Socket<Probed>> {
+unsafe fn address_of_file(file: *const u8) -> *const u8 {
     // SAFETY: as the caller promised; every read is probed.
     unsafe {
         let socket: usize = Probed::read(file, offset!(file_private_data));
         if socket == 0 || Probed::read::<usize>(socket as *const u8, offset!(socket_file)) != file as usize {
-            return None;
+            return core::ptr::null();
         }
-        let sk: usize = Probed::read(socket as *const u8, offset!(socket_sk));
-        Socket::full(sk as *const u8)
+        Probed::read::<usize>(socket as *const u8, offset!(socket_sk)) as *const u8
     }
 }

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use sockwatch_common::{Kind, Stub};
 
 use crate::{
-    emit::{emit, now_ns},
+    emit::{now_ns, reserve},
     filter::{self, ALL_KNOWN, PASS},
     memory::{Direct, Memory, Probed},
     relief::{By, Post, event, is_left, take},
@@ -60,6 +60,8 @@ fn destroy<M: Memory>(socket: &Socket<M>, by: By) {
         return;
     }
     let (at_ns, cookie, state) = (now_ns(), socket.cookie(), socket.state());
-    // SAFETY: `emit` hands out a reserved `Stub`.
-    emit::<Stub>(|stub| unsafe { socket.fill_stub(stub, by.mark(Kind::Destroy), at_ns, cookie, (state, state)) });
+    let Some(mut record) = reserve::<Stub>() else { return };
+    // SAFETY: the record is reserved for a `Stub`.
+    unsafe { socket.fill_stub(record.as_mut_ptr(), by.mark(Kind::Destroy), at_ns, cookie, (state, state)) };
+    record.submit();
 }

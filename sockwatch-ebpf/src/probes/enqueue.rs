@@ -12,10 +12,10 @@ use aya_ebpf::{
 use sockwatch_common::{Enqueue, Kind};
 
 use crate::{
-    emit::{emit, now_ns},
+    emit::{now_ns, reserve},
     filter::{self, ALL_KNOWN, PASS},
     memory::{Direct, Memory, Probed, offset},
-    socket::{LISTEN, Socket},
+    socket::{LISTEN, Room, Socket},
     waiting,
 };
 
@@ -102,7 +102,8 @@ fn enqueue_data_ready(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: requests lie in type-stable memory, and reads of them are probed.
     let child = unsafe { Probed::read::<usize>(request as *const u8, offset!(req_sk)) };
     // SAFETY: reads of it are probed.
-    if let Some(child) = unsafe { Socket::<Probed>::full(child as *const u8) } {
+    let mut room = Room::EMPTY;
+    if let Some(child) = unsafe { Socket::copy(child as *const u8, &mut room) } {
         enqueued(&child, &listener, request as *const u8);
     }
     0
@@ -130,12 +131,7 @@ fn returned(regs: *const u8, family: Family) {
     // SAFETY: as above; reads of the three pointers are probed.
     unsafe {
         let child: usize = Probed::read(regs, offset!(regs_return));
-        created::<Probed>(
-            (*entry).listener as *const u8,
-            (*entry).request as *const u8,
-            child as *const u8,
-            family,
-        );
+        created::<Probed>((*entry).listener as *const u8, (*entry).request as *const u8, child as *const u8, family);
     }
 }
 
@@ -185,13 +181,16 @@ fn enqueued<C: Memory, L: Memory>(child: &Socket<C>, listener: &Socket<L>, reque
         waiting::release(child);
     }
     let (at_ns, cookie, state) = (now_ns(), child.cookie(), child.state());
-    // SAFETY: `emit` hands out a reserved `Enqueue`.
-    emit::<Enqueue>(|enqueue| unsafe {
+    let Some(mut record) = reserve::<Enqueue>() else { return };
+    let enqueue = record.as_mut_ptr();
+    // SAFETY: the record is reserved for an `Enqueue`.
+    unsafe {
         let depth = listener.field(offset!(sk_ack_backlog));
         child.fill_head(&raw mut (*enqueue).head, Kind::Enqueue as u8, at_ns, cookie, (state, state), depth);
         (&raw mut (*enqueue).listener).write(parent);
         (&raw mut (*enqueue).synack_us).write(synack_us);
         (&raw mut (*enqueue).limit).write(listener.field(offset!(sk_max_ack_backlog)));
         (&raw mut (*enqueue).synack_retransmits).write(synack_retransmits);
-    });
+    }
+    record.submit();
 }

@@ -5,7 +5,7 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use sockwatch_common::{Head, Kind};
 
 use crate::{
-    emit::{emit, now_ns},
+    emit::{now_ns, reserve},
     filter,
     memory::{Direct, Memory, offset, setting},
     socket::{Socket, TIME_WAIT},
@@ -42,6 +42,8 @@ fn report(socket: &Socket<Direct>, kind: Kind, reason: u32) {
         return;
     }
     let (at_ns, cookie, state) = (now_ns(), socket.cookie(), socket.state());
-    // SAFETY: `emit` hands out a reserved `Head`.
-    emit::<Head>(|head| unsafe { socket.fill_head(head, kind as u8, at_ns, cookie, (state, state), reason) });
+    let Some(mut record) = reserve::<Head>() else { return };
+    // SAFETY: the record is reserved for a `Head`.
+    unsafe { socket.fill_head(record.as_mut_ptr(), kind as u8, at_ns, cookie, (state, state), reason) };
+    record.submit();
 }

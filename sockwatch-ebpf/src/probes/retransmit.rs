@@ -4,7 +4,7 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use sockwatch_common::{Head, Kind};
 
 use crate::{
-    emit::{emit, now_ns},
+    emit::{now_ns, reserve},
     filter::{self, ALL_KNOWN, PASS},
     memory::Direct,
     socket::Socket,
@@ -16,8 +16,10 @@ fn retransmit_skb(ctx: BtfTracePointContext) -> i32 {
     let Some(socket) = (unsafe { Socket::<Direct>::full(ctx.arg(0)) }) else { return 0 };
     if filter::passes(&socket) {
         let (at_ns, cookie, state) = (now_ns(), socket.cookie(), socket.state());
-        // SAFETY: `emit` hands out a reserved `Head`.
-        emit::<Head>(|head| unsafe { socket.fill_head(head, Kind::Retransmit as u8, at_ns, cookie, (state, state), 0) });
+        let Some(mut record) = reserve::<Head>() else { return 0 };
+        // SAFETY: the record is reserved for a `Head`.
+        unsafe { socket.fill_head(record.as_mut_ptr(), Kind::Retransmit as u8, at_ns, cookie, (state, state), 0) };
+        record.submit();
     }
     0
 }
@@ -37,10 +39,13 @@ fn retransmit_synack(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let (at_ns, cookie, state) = (now_ns(), listener.cookie(), listener.state());
-    // SAFETY: `emit` hands out a reserved `Head`; the identity is overwritten within it.
-    emit::<Head>(|head| unsafe {
+    let Some(mut record) = reserve::<Head>() else { return 0 };
+    let head = record.as_mut_ptr();
+    // SAFETY: the record is reserved for a `Head`.
+    unsafe {
         request.fill_head(head, Kind::SynAckRetransmit as u8, at_ns, cookie, (state, state), 0);
         (&raw mut (*head).stub.skaddr).write(listener.address());
-    });
+    }
+    record.submit();
     0
 }

@@ -7,7 +7,7 @@ use aya_ebpf::{
 use sockwatch_common::{Birth, Close, Head, Kind, Task};
 
 use crate::{
-    emit::{emit, now_ns},
+    emit::{now_ns, reserve},
     filter::{self, ALL_KNOWN, Known, PASS, REJECT, UNKNOWN, Verdict},
     memory::{Direct, Memory, Probed, offset},
     relief::{By, Post, event, is_left, take},
@@ -15,13 +15,14 @@ use crate::{
     waiting,
 };
 
-
 /// `SOCK_DEAD` in `sk_flags`: no process holds the socket any more.
 const DEAD: u64 = 1;
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn set_state_btf(ctx: BtfTracePointContext) -> i32 {
     if let Some((socket, old, new)) = arguments(&ctx) {
+        #[cfg(feature = "log")]
+        aya_log_ebpf::debug!(&ctx, "cookie {} state {} to {}", socket.raw_cookie(), old, new);
         take(Post::State, event(&socket, old, new));
         transition(&socket, old, new, By::First);
     }
@@ -146,29 +147,34 @@ fn submit<M: Memory>(socket: &Socket<M>, old: u8, new: u8, by: By) {
     let (at_ns, states) = (now_ns(), (old, new));
     let birth = old == LISTEN && new == SYN_RECV;
     let cookie = socket.cookie_at(old, new);
-    // SAFETY: `emit` hands out a reserved record of the type that is filled.
+    // SAFETY: each record is filled as the type that it is reserved for.
     unsafe {
         if new == CLOSE {
-            emit::<Close>(|close| {
-                socket.fill_head(&raw mut (*close).head, by.mark(Kind::Close), at_ns, cookie, states, 0);
-                fill_comm(&raw mut (*close).comm);
-                socket.fill_evidence(close);
-            });
+            let Some(mut record) = reserve::<Close>() else { return };
+            let close = record.as_mut_ptr();
+            socket.fill_head(&raw mut (*close).head, by.mark(Kind::Close), at_ns, cookie, states, 0);
+            fill_comm(&raw mut (*close).comm);
+            socket.fill_evidence(close);
+            record.submit();
         } else if birth {
-            emit::<Birth>(|birth| {
-                let depth = socket.field(offset!(sk_ack_backlog));
-                socket.fill_head(&raw mut (*birth).head, by.mark(Kind::Birth), at_ns, cookie, states, depth);
-                (&raw mut (*birth).limit).write(socket.field(offset!(sk_max_ack_backlog)));
-                (&raw mut (*birth).reserved).write(0);
-            });
+            let Some(mut record) = reserve::<Birth>() else { return };
+            let birth = record.as_mut_ptr();
+            let depth = socket.field(offset!(sk_ack_backlog));
+            socket.fill_head(&raw mut (*birth).head, by.mark(Kind::Birth), at_ns, cookie, states, depth);
+            (&raw mut (*birth).limit).write(socket.field(offset!(sk_max_ack_backlog)));
+            (&raw mut (*birth).reserved).write(0);
+            record.submit();
         } else if made_by_task(old, new) {
-            emit::<Task>(|task| {
-                let backlog = if new == LISTEN { socket.field(offset!(sk_max_ack_backlog)) } else { 0 };
-                socket.fill_head(&raw mut (*task).head, by.mark(Kind::TaskTransition), at_ns, cookie, states, backlog);
-                fill_comm(&raw mut (*task).comm);
-            });
+            let Some(mut record) = reserve::<Task>() else { return };
+            let task = record.as_mut_ptr();
+            let backlog = if new == LISTEN { socket.field(offset!(sk_max_ack_backlog)) } else { 0 };
+            socket.fill_head(&raw mut (*task).head, by.mark(Kind::TaskTransition), at_ns, cookie, states, backlog);
+            fill_comm(&raw mut (*task).comm);
+            record.submit();
         } else {
-            emit::<Head>(|head| socket.fill_head(head, by.mark(Kind::Transition), at_ns, cookie, states, 0));
+            let Some(mut record) = reserve::<Head>() else { return };
+            socket.fill_head(record.as_mut_ptr(), by.mark(Kind::Transition), at_ns, cookie, states, 0);
+            record.submit();
         }
     }
 }

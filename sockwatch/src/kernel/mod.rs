@@ -4,6 +4,8 @@
 pub mod btf;
 pub mod check;
 pub mod layout;
+#[cfg(feature = "probe-log")]
+mod log;
 pub mod probes;
 pub mod ring;
 pub mod session;

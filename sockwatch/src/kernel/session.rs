@@ -136,6 +136,8 @@ pub struct Session {
     ebpf: Ebpf,
     counted: PerCpuArray<MapData, [u64; COUNTERS]>,
     members: aya::maps::HashMap<MapData, u64, u8>,
+    #[cfg(feature = "probe-log")]
+    log: Option<super::log::ProbeLog>,
     attached: Vec<Program>,
     outcomes: Vec<Outcome>,
 }
@@ -192,6 +194,14 @@ impl Session {
         cookies.iter().try_for_each(|cookie| self.members.insert(cookie, 1, 0)).map_err(io::Error::other)
     }
 
+    /// Prints what the probes have logged.
+    #[cfg(feature = "probe-log")]
+    pub fn flush_log(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+    }
+
     /// Reads the counters of all CPUs, and the programs' recursion misses.
     ///
     /// # Errors
@@ -246,7 +256,12 @@ impl<'a> Starter<'a> {
         if !by_task && !by_tuple {
             loader.map_max_entries("MEMBERS", 1).map_max_entries("WAITING", 1).map_max_entries("CLOSED", 1);
         }
-        let ebpf = loader.load(OBJECT).map_err(|error| StartError::Object(object_refusal(&error)))?;
+        #[cfg(feature = "probe-log")]
+        let object = super::log::object().map_err(|error| StartError::Mismatch(error.to_string()))?;
+        #[cfg(not(feature = "probe-log"))]
+        let object: Option<Vec<u8>> = None;
+        let object = object.as_deref().unwrap_or(OBJECT);
+        let ebpf = loader.load(object).map_err(|error| StartError::Object(object_refusal(&error)))?;
         Ok(Self { ebpf, kernel_btf, btf, layout, options, attached: Vec::new(), outcomes: Vec::new() })
     }
 
@@ -367,8 +382,19 @@ impl<'a> Starter<'a> {
         exits.set(0, reports, 0)?;
         let members = aya::maps::HashMap::try_from(self.take_map("MEMBERS")?)?;
         let counted = PerCpuArray::try_from(self.take_map("COUNTED")?)?;
+        #[cfg(feature = "probe-log")]
+        let log = super::log::ProbeLog::of(&mut self.ebpf);
         let Self { ebpf, attached, outcomes, .. } = self;
-        Ok((Session { ebpf, counted, members, attached, outcomes }, rings))
+        let session = Session {
+            ebpf,
+            counted,
+            members,
+            #[cfg(feature = "probe-log")]
+            log,
+            attached,
+            outcomes,
+        };
+        Ok((session, rings))
     }
 
     fn take_map(&mut self, name: &str) -> Result<Map, StartError> {

@@ -92,6 +92,8 @@ impl Live {
 impl Source for Live {
     async fn next(&mut self, events: &mut Vec<Event>) -> Result<Tick, SourceError> {
         self.ring.wait().await.map_err(|error| SourceError::Read { what: "the ring buffer", error })?;
+        #[cfg(feature = "probe-log")]
+        self.session.flush_log();
         let mut now_ns = now_ns();
         if let Some(complete_until) = self.take(events) {
             now_ns = now_ns.min(complete_until);

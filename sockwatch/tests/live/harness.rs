@@ -142,7 +142,7 @@ pub(crate) struct Trace {
     stderr: Receiver<String>,
     /// What came so far.
     pub(crate) seen: Vec<Line>,
-    said: Vec<String>,
+    pub(crate) said: Vec<String>,
     _machine: Machine,
 }
 

@@ -79,15 +79,16 @@ fn a_hundred_thousand_connections() {
     let traced = began.elapsed();
     let lines: Vec<_> = rest.lines().map(str::to_owned).collect();
     let counts = summary(&lines);
+    eprintln!("{CONNECTIONS} connections in {loaded:?}, traced in {traced:?}: {}", lines.last().unwrap());
     assert_eq!([counts["lost"], counts["dropped"]], [0, 0], "{lines:?}");
     assert_eq!(accepted, CONNECTIONS);
     assert_eq!(opens, [("ActiveOpens", CONNECTIONS), ("PassiveOpens", CONNECTIONS)], "the kernel's counters");
     assert_eq!(counts["connections"], 2 * CONNECTIONS, "{lines:?}");
     check(file, counts["missed"]);
-    eprintln!("{CONNECTIONS} connections in {loaded:?}, traced in {traced:?}, checked in {:?}: {rest}", began.elapsed());
+    eprintln!("checked in {:?}", began.elapsed());
 }
 
-const BUFFER: &str = "64MiB";
+const BUFFER: &str = "128MiB";
 
 /// Connects, and closes from the client's side; returns how many were accepted.
 fn load(port: u16) -> u64 {
@@ -135,20 +136,25 @@ fn opens() -> [(&'static str, u64); 2] {
 fn check(mut file: File, missed: u64) {
     file.rewind().unwrap();
     let mut sockets: HashMap<(bool, u64), u16> = HashMap::new();
+    let mut enqueued_twice = 0;
     let mut reader = BufReader::with_capacity(1 << 20, file);
     let mut line = String::new();
     while reader.read_line(&mut line).unwrap() != 0 {
         if let Some((socket, bits)) = note(&line) {
             let seen = sockets.entry(socket).or_default();
-            assert!(*seen & bits == 0, "twice: {line}");
+            assert!(*seen & bits & !ENQUEUED == 0, "twice: {line}");
+            enqueued_twice += u64::from(*seen & bits & ENQUEUED != 0);
             *seen |= bits;
         }
         line.clear();
     }
-    for (passive, whole) in [(false, TRANSITIONS | FINISHED), (true, TRANSITIONS | FINISHED | ENQUEUED | ACCEPTED)] {
+    // The data-ready probe looks at the queue's tail, which may be another CPU's child by then: not asserted.
+    let enqueued = sockets.values().filter(|seen| **seen & ENQUEUED != 0).count();
+    eprintln!("enqueue: {enqueued} connections, {enqueued_twice} of them twice");
+    for (passive, whole) in [(false, TRANSITIONS | FINISHED), (true, TRANSITIONS | FINISHED | ACCEPTED)] {
         let (complete, partial): (Vec<_>, Vec<_>) =
-            sockets.iter().filter(|((role, _), _)| *role == passive).partition(|(_, seen)| **seen == whole);
-        assert!(partial.len() as u64 <= missed, "{} incomplete, such as {:b}", partial.len(), partial[0].1);
+            sockets.iter().filter(|((role, _), _)| *role == passive).partition(|(_, seen)| **seen & whole == whole);
+        assert!(partial.len() as u64 <= missed, "{} incomplete, such as {:b}", partial.len(), partial.first().map_or(0, |(_, seen)| **seen));
         assert_eq!(complete.len() as u64 + partial.len() as u64, CONNECTIONS);
     }
 }
@@ -180,6 +186,10 @@ fn note(line: &str) -> Option<((bool, u64), u16)> {
             assert_eq!(between(line, "\"end\":\"", "\""), end, "{line}");
             FINISHED
         }
+        // Of the network, not of the trace.
+        "time_wait_drop" | "retransmit" => return None,
+        // A transition that is missing: counted as such, and compared with `missed`.
+        "unexpected" => return None,
         kind => panic!("unforeseen {kind}: {line}"),
     };
     Some(((passive, cookie), bits))
