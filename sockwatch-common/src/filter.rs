@@ -135,6 +135,8 @@ unsafe impl Plain for Settings {}
 
 const _: () = {
     assert!(size_of::<PortSet>() == 4 + 4 * MAX_PORT_RANGES);
-    assert!(size_of::<Filter>() == 3 * size_of::<PortSet>() + 20 + 8 + 32 * MAX_PREFIXES + 4 * MAX_PIDS + 4 * MAX_NETNS);
+    assert!(
+        size_of::<Filter>() == 3 * size_of::<PortSet>() + 20 + 8 + 32 * MAX_PREFIXES + 4 * MAX_PIDS + 4 * MAX_NETNS
+    );
     assert!(size_of::<Settings>() == 24);
 };

@@ -5,8 +5,8 @@ use std::{io, time::Duration};
 use crate::{
     sink::Sink,
     source::{Source, SourceError, Tick},
-    tcp::{connection::Connection, event::Event, loss::Losses, order::Order, tracker::Tracker, update::Happening},
     tcp::update::Update,
+    tcp::{connection::Connection, event::Event, loss::Losses, order::Order, tracker::Tracker, update::Happening},
 };
 
 /// When to stop by itself.

@@ -109,7 +109,8 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
 fn examine() -> anyhow::Result<Report> {
     let tracefs = tracefs::ensure();
     let mut checks = vec![kernel(), btf(), tracefs_check(tracefs), capabilities(), lockdown(), security_modules()];
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on loopback for the self-test")?;
+    let listener =
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on loopback for the self-test")?;
     let port = listener.local_addr()?.port();
     let filter = Filter { ports: vec![Ports(port..=port)], ..Filter::default() };
     let options = Options {
@@ -198,8 +199,7 @@ fn lockdown() -> Check {
 
 fn security_modules() -> Check {
     let modules = check::security_modules();
-    let found =
-        if modules.is_empty() { "not shown (securityfs is not mounted)".into() } else { modules.join(" ") };
+    let found = if modules.is_empty() { "not shown (securityfs is not mounted)".into() } else { modules.join(" ") };
     ok("security modules", found)
 }
 
@@ -221,11 +221,8 @@ fn probe_report(outcome: &Outcome) -> ProbeReport {
             sockwatch::kernel::probes::Need::Required => Some("everything"),
         },
     };
-    let status = if lost.is_some() || (!refused.is_empty() && outcome.taken.is_none()) {
-        Status::Reduced
-    } else {
-        Status::Ok
-    };
+    let status =
+        if lost.is_some() || (!refused.is_empty() && outcome.taken.is_none()) { Status::Reduced } else { Status::Ok };
     ProbeReport {
         name: outcome.probe.name,
         status,
@@ -269,12 +266,7 @@ async fn self_test(live: &mut Live, listener: &TcpListener) -> Check {
             );
             ok("self-test", found)
         }
-        Ok(Err(error)) => Check {
-            name: "self-test",
-            status: Status::Unusable,
-            found: error.to_string(),
-            fix: None,
-        },
+        Ok(Err(error)) => Check { name: "self-test", status: Status::Unusable, found: error.to_string(), fix: None },
         Err(_) => Check {
             name: "self-test",
             status: Status::Unusable,

@@ -104,7 +104,8 @@ impl Experiment {
         let (connected, all_connected) = mpsc::channel();
         let (finish, finished) = tokio::sync::oneshot::channel();
         let client = thread::Builder::new().name("clients".into());
-        let client = client.spawn(move || connect_all(address, clients, &connected)).context("cannot start a thread")?;
+        let client =
+            client.spawn(move || connect_all(address, clients, &connected)).context("cannot start a thread")?;
         let server = thread::Builder::new().name("slow-accept".into());
         let serve = move || {
             accept_late(&listener, &all_connected, delay);

@@ -83,7 +83,7 @@ impl Started {
                 eprintln!("tracing by eBPF: {}", taken.join(" "));
             }
             Self::Poll(_) => eprintln!(
-                "tracing by polling the socket table every {}ms: sampled, what lasts less is not seen",
+                "tracing by polling the socket table every {0} ms: sampled (~, right to within {0} ms), what lasts less is not seen",
                 args.interval.as_millis()
             ),
         }
@@ -94,7 +94,9 @@ impl Started {
 pub(crate) fn source(args: &CollectArgs, resolved: &Resolved) -> anyhow::Result<Started> {
     let started = match args.source {
         SourceName::Poll => poll(args, resolved)?,
-        SourceName::Ebpf => live(args, resolved).map_err(|error| anyhow!("cannot trace by eBPF: {error:#}\n\n{HOW_TO_GRANT}"))?,
+        SourceName::Ebpf => {
+            live(args, resolved).map_err(|error| anyhow!("cannot trace by eBPF: {error:#}\n\n{HOW_TO_GRANT}"))?
+        }
         SourceName::Auto => match live(args, resolved) {
             Ok(started) => started,
             Err(error) if error.downcast_ref::<StartError>().is_some() => {
@@ -122,7 +124,9 @@ fn live(args: &CollectArgs, resolved: &Resolved) -> anyhow::Result<Started> {
     let mut live = Live::start(&options, args.latency)?;
     // Attached first, listed second: a socket opened in between is seen by one of them.
     match cookies_of(&resolved.owners) {
-        Ok(cookies) => live.remember(&cookies).context("cannot remember the sockets that the processes hold already")?,
+        Ok(cookies) => {
+            live.remember(&cookies).context("cannot remember the sockets that the processes hold already")?
+        }
         Err(error) => eprintln!(
             "sockwatch: warning: {:#}; sockets opened before the trace are not shown until they are accepted",
             anyhow::Error::from(error)
@@ -133,8 +137,7 @@ fn live(args: &CollectArgs, resolved: &Resolved) -> anyhow::Result<Started> {
 
 fn choices(args: &CollectArgs) -> HashMap<String, Choice> {
     let choice = |name: &str| if name == "off" { Choice::Off } else { Choice::Only(name.to_owned()) };
-    let mut choices: HashMap<_, _> =
-        args.probe.iter().map(|(probe, name)| (probe.clone(), choice(name))).collect();
+    let mut choices: HashMap<_, _> = args.probe.iter().map(|(probe, name)| (probe.clone(), choice(name))).collect();
     if args.no_handshake {
         choices.insert("enqueue".into(), Choice::Off);
     }

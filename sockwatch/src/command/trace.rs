@@ -27,12 +27,13 @@ use crate::cli::{Format, ShowArgs, Time, TraceArgs};
 
 pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
     let resolved = filter::resolve(&args.filter)?;
-    let output = output(&args.show)?;
     start::prepare();
     start::runtime()?.block_on(async {
         let stop = Stop::register()?;
         let clock = clock(args.show.time);
         let mut source = start::source(&args.collect, &resolved)?;
+        // Last: an error before leaves no empty file behind.
+        let output = output(&args.show)?;
         let totals = show(&mut source, &args.show, clock, output, stop.wait()).await?;
         summary(&totals, source.bytes());
         Ok(ExitCode::SUCCESS)
@@ -43,7 +44,7 @@ pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
 fn output(args: &ShowArgs) -> anyhow::Result<Box<dyn Write>> {
     let Some(path) = &args.output else { return Ok(Box::new(io::stdout())) };
     let file = OpenOptions::new().write(true).create_new(true).open(path);
-    let file = file.with_context(|| format!("cannot create {}", path.display()))?;
+    let file = file.with_context(|| format!("cannot create --output {}", path.display()))?;
     Ok(Box::new(file))
 }
 

@@ -190,8 +190,7 @@ impl Btf {
     }
 
     fn record(&self, at: usize) -> Option<Type> {
-        let (name, info, refers_to) =
-            (word(&self.bytes, at)?, word(&self.bytes, at + 4)?, word(&self.bytes, at + 8)?);
+        let (name, info, refers_to) = (word(&self.bytes, at)?, word(&self.bytes, at + 4)?, word(&self.bytes, at + 8)?);
         Some(Type {
             at,
             name,

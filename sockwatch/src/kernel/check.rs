@@ -3,13 +3,8 @@
 use std::fs;
 
 /// Capabilities that sockwatch may need, by their bit (`include/uapi/linux/capability.h`).
-pub const CAPABILITIES: [(&str, u32); 5] = [
-    ("CAP_BPF", 39),
-    ("CAP_PERFMON", 38),
-    ("CAP_SYS_ADMIN", 21),
-    ("CAP_DAC_READ_SEARCH", 2),
-    ("CAP_SYS_RESOURCE", 24),
-];
+pub const CAPABILITIES: [(&str, u32); 5] =
+    [("CAP_BPF", 39), ("CAP_PERFMON", 38), ("CAP_SYS_ADMIN", 21), ("CAP_DAC_READ_SEARCH", 2), ("CAP_SYS_RESOURCE", 24)];
 
 /// The effective capability set of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -318,7 +318,9 @@ pub const PROBES: &[Probe] = &[
                 name: "tracepoint",
                 programs: &[program("set_state_classic", Hook::Tracepoint("sock", "inet_sock_set_state"))],
                 requirements: &[IDENTITY],
-                lost: Some("cookies of sockets that nothing else asked for: identity by address between birth and destroy"),
+                lost: Some(
+                    "cookies of sockets that nothing else asked for: identity by address between birth and destroy",
+                ),
             },
         ],
     },

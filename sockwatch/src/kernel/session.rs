@@ -9,7 +9,9 @@ use aya::{
     util::nr_cpus,
 };
 use aya_obj::generated::bpf_map_type;
-use sockwatch_common::{COUNTERS, Counter, Filter as WireFilter, Plain, SYSCALL_ACCEPTS, SYSCALL_DESCRIPTORS, Settings};
+use sockwatch_common::{
+    COUNTERS, Counter, Filter as WireFilter, Plain, SYSCALL_ACCEPTS, SYSCALL_DESCRIPTORS, Settings,
+};
 
 use super::{
     btf::Btf,
@@ -406,8 +408,7 @@ impl<'a> Starter<'a> {
 fn settings(btf: Option<&Btf>, options: &Options) -> Settings {
     let reset_arguments = btf.and_then(|btf| btf.tracepoint_parameters("tcp_send_reset"));
     let drop_arguments = btf.and_then(|btf| btf.tracepoint_parameters("kfree_skb"));
-    let overflow =
-        btf.and_then(|btf| btf.enumerator("skb_drop_reason", "SKB_DROP_REASON_TCP_LISTEN_OVERFLOW"));
+    let overflow = btf.and_then(|btf| btf.enumerator("skb_drop_reason", "SKB_DROP_REASON_TCP_LISTEN_OVERFLOW"));
     let task_pt_regs = btf.and_then(|btf| btf.enumerator("bpf_func_id", "BPF_FUNC_task_pt_regs"));
     Settings {
         wakeup_bytes: u64::from(options.ring_bytes) / 4,

@@ -3,12 +3,15 @@
 
 use std::{
     borrow::Cow,
+    collections::{HashMap, hash_map::Entry},
     io::{self, Write},
     net::IpAddr,
 };
 
+use foldhash::fast::FixedState;
 use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::{Clock, Show, Sink};
 use crate::{
@@ -16,6 +19,7 @@ use crate::{
     tcp::{
         self,
         connection::{Connection, Role},
+        event::SocketKey,
         loss::Losses,
         state::TcpState,
         update::{Happening, Subject, Update},
@@ -28,6 +32,9 @@ pub const VERSION: u32 = 1;
 /// Flush when so much is buffered.
 const BUFFER_BYTES: usize = 64 * 1024;
 
+/// How many sockets' JSON is kept.
+const CACHED_SOCKETS: usize = 100_000;
+
 /// One line of `sockwatch trace --format json`.
 #[derive(Serialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -39,7 +46,8 @@ pub enum Line<'a> {
         /// When, in nanoseconds of the clock that the first line names.
         at_ns: i64,
         /// Which socket.
-        socket: Socket<'a>,
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
         /// State before, as the kernel spells it.
         old: &'static str,
         /// State after.
@@ -57,7 +65,8 @@ pub enum Line<'a> {
         /// When.
         at_ns: i64,
         /// Which socket.
-        socket: Socket<'a>,
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
         /// Its state.
         state: &'static str,
         /// A listener's accept queue depth.
@@ -70,7 +79,8 @@ pub enum Line<'a> {
         /// When this was told, microseconds after the entry.
         at_ns: i64,
         /// Which socket.
-        socket: Socket<'a>,
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
         /// The listener's cookie.
         listener: u64,
         /// The accept queue's depth before it.
@@ -87,7 +97,8 @@ pub enum Line<'a> {
         /// When.
         at_ns: i64,
         /// Which socket.
-        socket: Socket<'a>,
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
         /// The acceptor.
         by: Task<'a>,
         /// Its descriptor, where the kernel tells.
@@ -102,7 +113,8 @@ pub enum Line<'a> {
         /// When.
         at_ns: i64,
         /// Which listener.
-        socket: Socket<'a>,
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
         /// The caller.
         by: Task<'a>,
         /// The errno.
@@ -113,7 +125,8 @@ pub enum Line<'a> {
         /// When.
         at_ns: i64,
         /// Which socket.
-        socket: Socket<'a>,
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
         /// The running kernel's `enum sk_rst_reason`; 0 if it has none.
         reason: u32,
     },
@@ -122,14 +135,16 @@ pub enum Line<'a> {
         /// When.
         at_ns: i64,
         /// Which socket.
-        socket: Socket<'a>,
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
     },
     /// A segment was retransmitted.
     Retransmit {
         /// When.
         at_ns: i64,
         /// Which socket.
-        socket: Socket<'a>,
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
         /// The how manieth of this connection.
         count: u32,
     },
@@ -138,7 +153,8 @@ pub enum Line<'a> {
         /// When.
         at_ns: i64,
         /// Which listener.
-        socket: Socket<'a>,
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
         /// The client.
         client: Endpoint,
     },
@@ -147,21 +163,24 @@ pub enum Line<'a> {
         /// When.
         at_ns: i64,
         /// Which listener.
-        socket: Socket<'a>,
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
     },
     /// A segment was dropped at a TIME_WAIT minisock.
     TimeWaitDrop {
         /// When.
         at_ns: i64,
         /// Which socket.
-        socket: Socket<'a>,
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
     },
     /// A transition came from a state that we did not believe the socket to be in.
     Unexpected {
         /// When.
         at_ns: i64,
         /// Which socket.
-        socket: Socket<'a>,
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
         /// What we believed.
         believed: &'static str,
         /// What the kernel said.
@@ -247,7 +266,8 @@ pub struct Finished<'a> {
     /// When it reached CLOSE, or was gone.
     at_ns: i64,
     /// Which socket.
-    socket: Socket<'a>,
+    #[schemars(with = "Socket")]
+    socket: &'a RawValue,
     /// When it was first seen.
     first_seen_ns: i64,
     /// Birth to end, in nanoseconds; null if its birth was not seen.
@@ -395,6 +415,8 @@ pub struct Json<W> {
     show: Show,
     clock: Clock,
     losses_told: LossCounts,
+    /// Each living socket's JSON: it stands in all of its lines, and seldom changes between them.
+    sockets: HashMap<(SocketKey, u32), (Subject, Box<RawValue>), FixedState>,
 }
 
 impl<W: Write> Json<W> {
@@ -404,7 +426,14 @@ impl<W: Write> Json<W> {
     /// If the first line cannot be written.
     pub fn new(out: W, show: Show, clock: Clock, start: Start<'_>) -> io::Result<Self> {
         let losses_told = LossCounts::from(&Losses::default());
-        let mut json = Self { out, buffer: Vec::with_capacity(BUFFER_BYTES + 4096), show, clock, losses_told };
+        let mut json = Self {
+            out,
+            buffer: Vec::with_capacity(BUFFER_BYTES + 4096),
+            show,
+            clock,
+            losses_told,
+            sockets: HashMap::default(),
+        };
         json.line(&Line::Start(start))?;
         json.flush()?;
         Ok(json)
@@ -442,8 +471,12 @@ impl<W: Write> Sink for Json<W> {
         if !wanted {
             return Ok(());
         }
-        let line = line(update, self.clock);
-        self.line(&line)?;
+        let socket = socket(&mut self.sockets, &update.subject)?;
+        serde_json::to_writer(&mut self.buffer, &line(update, socket, self.clock))?;
+        self.buffer.push(b'\n');
+        if let Happening::Ended(_) = update.happening {
+            self.sockets.remove(&(update.subject.key, update.subject.incarnation));
+        }
         if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
     }
 
@@ -457,9 +490,30 @@ impl<W: Write> Sink for Json<W> {
     }
 }
 
-fn line(update: &Update, clock: Clock) -> Line<'_> {
+/// The socket's JSON, made anew only when something in it has changed.
+fn socket<'a>(
+    sockets: &'a mut HashMap<(SocketKey, u32), (Subject, Box<RawValue>), FixedState>,
+    subject: &Subject,
+) -> io::Result<&'a RawValue> {
+    // A late word about a socket that has ended puts it back: a cache may forget.
+    if sockets.len() >= CACHED_SOCKETS {
+        sockets.clear();
+    }
+    let fresh = || Ok::<_, io::Error>((*subject, to_raw_value(&Socket::from(subject))?));
+    match sockets.entry((subject.key, subject.incarnation)) {
+        Entry::Occupied(known) => {
+            let known = known.into_mut();
+            if known.0 != *subject {
+                *known = fresh()?;
+            }
+            Ok(&known.1)
+        }
+        Entry::Vacant(new) => Ok(&new.insert(fresh()?).1),
+    }
+}
+
+fn line<'a>(update: &'a Update, socket: &'a RawValue, clock: Clock) -> Line<'a> {
     let at_ns = clock.at(update.at_ns);
-    let socket = Socket::from(&update.subject);
     match &update.happening {
         Happening::Transition { old, new, lasted_ns, by, sampled_ns } => Line::Transition {
             at_ns,
@@ -493,9 +547,7 @@ fn line(update: &Update, clock: Clock) -> Line<'_> {
         Happening::ResetSent { reason } => Line::ResetSent { at_ns, socket, reason: *reason },
         Happening::ResetReceived => Line::ResetReceived { at_ns, socket },
         Happening::Retransmitted { count } => Line::Retransmit { at_ns, socket, count: *count },
-        Happening::SynAckRetransmitted { client } => {
-            Line::SynAckRetransmit { at_ns, socket, client: (*client).into() }
-        }
+        Happening::SynAckRetransmitted { client } => Line::SynAckRetransmit { at_ns, socket, client: (*client).into() },
         Happening::ListenOverflow => Line::ListenOverflow { at_ns, socket },
         Happening::TimeWaitDrop => Line::TimeWaitDrop { at_ns, socket },
         Happening::Unexpected { believed, old } => {
@@ -508,10 +560,11 @@ fn line(update: &Update, clock: Clock) -> Line<'_> {
     }
 }
 
-fn finished<'a>(connection: &'a Connection, socket: Socket<'a>, at_ns: i64, clock: Clock) -> Finished<'a> {
+fn finished<'a>(connection: &'a Connection, socket: &'a RawValue, at_ns: i64, clock: Clock) -> Finished<'a> {
     let queued = connection.queued.filter(|_| connection.role == Role::Passive);
     let evidence = connection.evidence;
-    let last = (connection.state != TcpState::Close).then_some(Span { state: connection.state.name(), lasted_ns: None });
+    let last =
+        (connection.state != TcpState::Close).then_some(Span { state: connection.state.name(), lasted_ns: None });
     let spans = connection.spans.iter().map(|span| Span { state: span.state.name(), lasted_ns: span.lasted_ns });
     Finished {
         at_ns,

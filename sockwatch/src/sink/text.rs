@@ -136,10 +136,12 @@ impl<W: Write> Text<W> {
         Ok(())
     }
 
-    fn duration(&mut self, nanoseconds: Option<i64>) -> io::Result<()> {
-        match nanoseconds {
-            Some(nanoseconds) => write!(self.buffer, "{:DURATION_WIDTH$} ", Short(nanoseconds)),
-            None => write!(self.buffer, "{:DURATION_WIDTH$} ", "-"),
+    /// A duration column. What was sampled is marked: it is right to within the interval.
+    fn duration(&mut self, nanoseconds: Option<i64>, sampled: Option<u64>) -> io::Result<()> {
+        match (nanoseconds, sampled) {
+            (Some(nanoseconds), None) => write!(self.buffer, "{:DURATION_WIDTH$} ", Short(nanoseconds)),
+            (Some(nanoseconds), Some(_)) => self.column(&format_args!("~{}", Short(nanoseconds)), DURATION_WIDTH),
+            (None, _) => write!(self.buffer, "{:DURATION_WIDTH$} ", "-"),
         }
     }
 
@@ -168,8 +170,12 @@ impl<W: Write> Text<W> {
         self.start(colour_of(&update.happening));
         self.begin(update.at_ns, update.subject.role.letter(), &update.subject)?;
         let Line { what, after_ns, task } = line(update);
+        let sampled = match update.happening {
+            Happening::Transition { sampled_ns, .. } => sampled_ns,
+            _ => None,
+        };
         self.column(&what, HAPPENING_WIDTH)?;
-        self.duration(after_ns)?;
+        self.duration(after_ns, sampled)?;
         self.process(task.or(update.subject.owner), PROCESS_WIDTH)?;
         self.finish_line();
         Ok(())
@@ -181,9 +187,9 @@ impl<W: Write> Text<W> {
         self.start(if self.show.transitions { style::BOLD } else { "" });
         self.begin(connection.ended_ns.unwrap_or(at_ns), mark, &subject)?;
         let queued = connection.queued.filter(|_| connection.role != Role::Listener);
-        self.duration(queued.and_then(|queued| queued.handshake_ns))?;
-        self.duration(queued.and_then(|queued| queued.wait_ns()))?;
-        self.duration(connection.lifetime_ns().map(u64::cast_signed))?;
+        self.duration(queued.and_then(|queued| queued.handshake_ns), None)?;
+        self.duration(queued.and_then(|queued| queued.wait_ns()), None)?;
+        self.duration(connection.lifetime_ns().map(u64::cast_signed), connection.sampled_ns)?;
         self.process(subject.owner, OWNER_WIDTH)?;
         let end = if connection.is_queued() && connection.ending.is_some() {
             "abandoned"

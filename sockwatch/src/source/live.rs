@@ -12,11 +12,7 @@ use crate::{
         session::{Counted, Options, Outcome, Session, StartError},
     },
     monotonic::now_ns,
-    tcp::{
-        decode::decode,
-        event::Event,
-        loss::Losses,
-    },
+    tcp::{decode::decode, event::Event, loss::Losses},
 };
 
 /// Reading the counters costs system calls: not at every tick.

@@ -42,5 +42,4 @@ impl Losses {
     pub fn dropped(&self) -> u64 {
         self.decode_failed + self.tracker_full
     }
-
 }

@@ -64,7 +64,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn event(at_ns: u64) -> Event {
-        Event { at_ns, key: SocketKey { netns: 0, cookie: at_ns }, skaddr: 0, tuple: None, kind: EventKind::Destroy, certainty: Certainty::Once }
+        Event {
+            at_ns,
+            key: SocketKey { netns: 0, cookie: at_ns },
+            skaddr: 0,
+            tuple: None,
+            kind: EventKind::Destroy,
+            certainty: Certainty::Once,
+        }
     }
 
     #[test]

@@ -198,9 +198,7 @@ fn given_up_at_a_full_queue() {
     drop(client);
     trace.until_finished(1);
     let ended = trace.finish();
-    let expected = [
-        "active: CLOSE>SYN_SENT SYN_SENT>CLOSE end given-up",
-        "active: CLOSE>SYN_SENT SYN_SENT>ESTABLISHED",
-    ];
+    let expected =
+        ["active: CLOSE>SYN_SENT SYN_SENT>CLOSE end given-up", "active: CLOSE>SYN_SENT SYN_SENT>ESTABLISHED"];
     assert_stories(&ended, &expected);
 }

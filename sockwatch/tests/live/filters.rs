@@ -13,8 +13,7 @@ use crate::{
     netns::Netns,
     puppet::Puppet,
     workload::{
-        CLIENT, LISTENER, SERVER, STORIES, client_closes_first, close_by_fin, converse, free_address,
-        free_port, place,
+        CLIENT, LISTENER, SERVER, STORIES, client_closes_first, close_by_fin, converse, free_address, free_port, place,
     },
 };
 
@@ -82,7 +81,9 @@ fn local_port() {
         noise();
         converse(address);
     });
-    assert!(ended.lines.iter().filter(|line| line.identity().is_some()).all(|line| line.port("local") == address.port()));
+    assert!(
+        ended.lines.iter().filter(|line| line.identity().is_some()).all(|line| line.port("local") == address.port())
+    );
 }
 
 /// A client's local port that connect() chooses: not known yet at CLOSE>SYN_SENT, and still nothing is missing.

@@ -154,7 +154,12 @@ fn check(mut file: File, missed: u64) {
     for (passive, whole) in [(false, TRANSITIONS | FINISHED), (true, TRANSITIONS | FINISHED | ACCEPTED)] {
         let (complete, partial): (Vec<_>, Vec<_>) =
             sockets.iter().filter(|((role, _), _)| *role == passive).partition(|(_, seen)| **seen & whole == whole);
-        assert!(partial.len() as u64 <= missed, "{} incomplete, such as {:b}", partial.len(), partial.first().map_or(0, |(_, seen)| **seen));
+        assert!(
+            partial.len() as u64 <= missed,
+            "{} incomplete, such as {:b}",
+            partial.len(),
+            partial.first().map_or(0, |(_, seen)| **seen)
+        );
         assert_eq!(complete.len() as u64 + partial.len() as u64, CONNECTIONS);
     }
 }

@@ -1,13 +1,14 @@
 //! Alternatives of a probe tell the same story.
 
 use crate::{
-    harness::{Trace, assert_stories, shared},
+    harness::{Trace, alone, assert_stories},
     workload::{STORIES, converse, place},
 };
 
+/// Alone: another trace may ask for a socket's cookie, and the classic tracepoints could not show that they lack it.
 #[track_caller]
 fn check(name: &str, choices: &[&str]) {
-    let Some(machine) = shared(name) else { return };
+    let Some(machine) = alone(name) else { return };
     let address = place();
     let port = address.port().to_string();
     let mut arguments = vec!["--port", &port];

@@ -40,7 +40,8 @@ fn accept_late(address: std::net::SocketAddr) -> HashMap<u16, Measured> {
             let calling = Instant::now();
             let (_, client) = listener.accept().unwrap();
             let (_, connecting, connected) = &clients[&client.port()];
-            let [at_least_ns, at_most_ns] = [calling - *connected, connecting.elapsed()].map(|wait| wait.as_nanos() as i64);
+            let [at_least_ns, at_most_ns] =
+                [calling - *connected, connecting.elapsed()].map(|wait| wait.as_nanos() as i64);
             (client.port(), Measured { at_least_ns, at_most_ns })
         })
         .collect()

@@ -16,7 +16,10 @@ use crate::{
     harness::{Ended, Line, Trace, assert_stories, shared},
     netns::Netns,
     puppet::Puppet,
-    workload::{LISTENER, SERVER, STORIES, CLIENT, client_closes_first, close_by_fin, connect_from, converse, free_address, free_port, place},
+    workload::{
+        CLIENT, LISTENER, SERVER, STORIES, client_closes_first, close_by_fin, connect_from, converse, free_address,
+        free_port, place,
+    },
 };
 
 #[test]
@@ -104,9 +107,10 @@ fn same_tuple_in_two_namespaces() {
 #[test]
 fn accept_and_accept4() {
     let Some(machine) = shared("accept_and_accept4") else { return };
-    check_accept(machine, &[|listener| accept(listener).unwrap(), |listener| {
-        accept4(listener, SockFlag::SOCK_CLOEXEC).unwrap()
-    }]);
+    check_accept(
+        machine,
+        &[|listener| accept(listener).unwrap(), |listener| accept4(listener, SockFlag::SOCK_CLOEXEC).unwrap()],
+    );
 }
 
 #[test]
