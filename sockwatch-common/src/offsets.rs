@@ -70,6 +70,8 @@ offsets! {
     write_seq => "tcp_sock", "write_seq";
     rcv_nxt => "tcp_sock", "rcv_nxt";
     copied_seq => "tcp_sock", "copied_seq";
+    srtt_us => "tcp_sock", "srtt_us";
+    total_retrans => "tcp_sock", "total_retrans";
     linger2 => "tcp_sock", "linger2";
     segs_out => "tcp_sock", "segs_out";
     bytes_acked => "tcp_sock", "bytes_acked";

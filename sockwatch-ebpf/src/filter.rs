@@ -159,7 +159,9 @@ fn ports<M: Memory>(socket: &Socket<M>, known: Known) -> Verdict {
     if either == 0 && local == 0 && remote == 0 {
         return PASS;
     }
-    let (local_port, remote_port) = (socket.local_port(), socket.remote_port());
+    // A part that is not known yet must not decide, even if it has a value by now.
+    let local_port = if known.local_port { socket.local_port() } else { 0 };
+    let remote_port = if known.remote { socket.remote_port() } else { 0 };
     // SAFETY: pointers into `.rodata`.
     let (ports, local_ports, remote_ports) = unsafe {
         (&raw const (*filter()).ports, &raw const (*filter()).local_ports, &raw const (*filter()).remote_ports)

@@ -82,7 +82,7 @@ pub(crate) struct FilterArgs {
     #[arg(long, value_name = "PREFIX", value_delimiter = ',')]
     pub(crate) addr: Vec<Prefix>,
     /// Show sockets that this process opened, listens on or accepted.
-    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    #[arg(long, value_name = "PID", value_delimiter = ',', value_parser = pid)]
     pub(crate) pid: Vec<u32>,
     /// Show sockets of the processes in this cgroup (v2) and below: /sys/fs/cgroup/system.slice or a path within it.
     #[arg(long, value_name = "PATH")]
@@ -105,7 +105,7 @@ pub(crate) struct CollectArgs {
     /// How often to poll (--source poll): shorter sees more.
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = latency)]
     pub(crate) interval: Duration,
-    /// Size of each CPU's ring buffer between kernel and sockwatch, a power of two: 512KiB, 4MiB (default: 16MiB shared
+    /// Size of each CPU's ring buffer between kernel and sockwatch, a power of two: 512KiB, 4MiB (default: 32MiB shared
     /// out between the CPUs).
     #[arg(long, value_name = "SIZE", value_parser = ring_bytes)]
     pub(crate) buffer: Option<u32>,
@@ -204,6 +204,14 @@ pub(crate) struct DoctorArgs {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
+    let seconds = seconds(text)?;
+    if !(seconds > 0.0 && seconds < 1e9) {
+        return Err("must be more than nothing and less than 30 years".into());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
     let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let nanoseconds = match &text[number.len()..] {
         "us" => 1e3,
@@ -214,17 +222,19 @@ fn duration(text: &str) -> Result<Duration, String> {
         _ => return Err("not a time with a unit: 500ms, 30s, 5m, 1h".into()),
     };
     let number: f64 = number.parse().map_err(|_| "not a time with a unit: 500ms, 30s, 5m, 1h")?;
-    let seconds = number * nanoseconds / 1e9;
-    if !(seconds > 0.0 && seconds < 1e9) {
-        return Err("must be more than nothing and less than 30 years".into());
+    Ok(number * nanoseconds / 1e9)
+}
+
+fn latency(text: &str) -> Result<Duration, String> {
+    let seconds = seconds(text)?;
+    if !(0.001..=60.0).contains(&seconds) {
+        return Err("must be between 1ms and 60s".into());
     }
     Ok(Duration::from_secs_f64(seconds))
 }
 
-fn latency(text: &str) -> Result<Duration, String> {
-    let duration = duration(text)?;
-    let range = Duration::from_millis(1)..=Duration::from_secs(60);
-    if range.contains(&duration) { Ok(duration) } else { Err("must be between 1ms and 60s".into()) }
+fn pid(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("not a process id, which is a number (`pgrep {text}` may find it)"))
 }
 
 fn ring_bytes(text: &str) -> Result<u32, String> {
@@ -245,12 +255,15 @@ fn ring_bytes(text: &str) -> Result<u32, String> {
 }
 
 fn choice(text: &str) -> Result<(String, String), String> {
-    use sockwatch::kernel::probes::PROBES;
+    use sockwatch::kernel::probes::{Need, PROBES};
     let (probe, choice) = text.split_once('=').ok_or("write PROBE=ALTERNATIVE or PROBE=off")?;
     let Some(row) = PROBES.iter().find(|row| row.name == probe) else {
         let names: Vec<_> = PROBES.iter().map(|row| row.name).collect();
         return Err(format!("no probe {probe}: there are {}", names.join(", ")));
     };
+    if choice == "off" && row.need == Need::Required {
+        return Err(format!("nothing works without the {probe} probe"));
+    }
     if choice != "off" && row.alternatives.iter().all(|alternative| alternative.name != choice) {
         let mut names: Vec<_> = row.alternatives.iter().map(|alternative| alternative.name).collect();
         names.dedup();

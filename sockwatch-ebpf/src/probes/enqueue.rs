@@ -84,8 +84,28 @@ fn enqueue_v6_return(ctx: RetProbeContext) -> u32 {
     0
 }
 
-/// Fires after the child reached `ESTABLISHED`, before the acceptor is woken. The child is the queue's tail, unless
-/// an acceptor that was already looking took it away.
+/// A child that was born on this CPU and whose listener has not been told yet.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Newborn {
+    child: u64,
+    at_ns: u64,
+}
+
+#[btf_map]
+static NEWBORN: PerCpuArray<Newborn, 1> = PerCpuArray::new();
+
+/// Remembers a child's birth: `sk_data_ready` on its listener follows on the same CPU, in the same softirq.
+#[inline(always)]
+pub(crate) fn note_birth(child: *const u8) {
+    if let Some(newborn) = NEWBORN.get_ptr_mut(0) {
+        // SAFETY: the slot is this CPU's own.
+        unsafe { newborn.write_volatile(Newborn { child: child as u64, at_ns: now_ns() }) };
+    }
+}
+
+/// Fires after the child reached `ESTABLISHED`, before the acceptor is woken. The queue's tail is the child's request,
+/// unless the other CPUs have been faster: then the child itself tells its handshake time.
 #[btf_tracepoint(function = "sk_data_ready")]
 fn enqueue_data_ready(ctx: BtfTracePointContext) -> i32 {
     let sk: *const u8 = ctx.arg(0);
@@ -95,18 +115,64 @@ fn enqueue_data_ready(ctx: BtfTracePointContext) -> i32 {
     }
     // SAFETY: as above.
     let Some(listener) = (unsafe { Socket::<Direct>::full(sk) }) else { return 0 };
-    let request: usize = listener.tcp_field(offset!(rskq_accept_tail));
-    if request == 0 {
-        return 0;
-    }
-    // SAFETY: requests lie in type-stable memory, and reads of them are probed.
-    let child = unsafe { Probed::read::<usize>(request as *const u8, offset!(req_sk)) };
-    // SAFETY: reads of it are probed.
-    let mut room = Room::EMPTY;
-    if let Some(child) = unsafe { Socket::copy(child as *const u8, &mut room) } {
-        enqueued(&child, &listener, request as *const u8);
+    let Some(newborn) = NEWBORN.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the slot is this CPU's own; requests lie in type-stable memory, and reads of them and of the child are probed.
+    unsafe {
+        let Newborn { child, at_ns } = newborn.read_volatile();
+        if child == 0 {
+            return 0;
+        }
+        newborn.write_volatile(Newborn { child: 0, at_ns: 0 });
+        let request = listener.tcp_field::<usize>(offset!(rskq_accept_tail)) as *const u8;
+        let handshake = if Probed::read::<u64>(request, offset!(req_sk)) == child {
+            Handshake::of_request(request)
+        } else {
+            Handshake::of_child(child as *const u8, at_ns)
+        };
+        let mut room = Room::EMPTY;
+        if let Some(child) = Socket::copy(child as *const u8, &mut room) {
+            enqueued(&child, &listener, handshake);
+        }
     }
     0
+}
+
+/// When a handshake began.
+#[derive(Clone, Copy)]
+struct Handshake {
+    /// When the first SYN-ACK was sent, in microseconds; 0 if unknown.
+    synack_us: u64,
+    retransmits: u32,
+}
+
+impl Handshake {
+    /// # Safety
+    /// `request` is a `struct tcp_request_sock`, or was one.
+    #[inline(always)]
+    unsafe fn of_request(request: *const u8) -> Self {
+        // SAFETY: reads of it are probed.
+        unsafe {
+            Self {
+                synack_us: Probed::read(request, offset!(snt_synack)),
+                retransmits: u32::from(Probed::read::<u8>(request, offset!(req_num_retrans))),
+            }
+        }
+    }
+
+    /// The child's first round-trip sample is the time from the first SYN-ACK to its birth, if no SYN-ACK was
+    /// retransmitted (`tcp_synack_rtt_meas`).
+    ///
+    /// # Safety
+    /// `child` is a TCP socket, or was one.
+    #[inline(always)]
+    unsafe fn of_child(child: *const u8, born_ns: u64) -> Self {
+        // SAFETY: reads of it are probed.
+        let (srtt_us, retransmits) = unsafe {
+            (Probed::read::<u32>(child, offset!(srtt_us)) >> 3, Probed::read::<u32>(child, offset!(total_retrans)))
+        };
+        let known = retransmits == 0 && srtt_us != 0;
+        Self { synack_us: if known { born_ns / 1000 - u64::from(srtt_us) } else { 0 }, retransmits }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -149,7 +215,8 @@ unsafe fn created<M: Memory>(listener: *const u8, request: *const u8, child: *co
     if family == Family::Inet6 && is_v4_mapped(&child) {
         return;
     }
-    enqueued(&child, &listener, request);
+    // SAFETY: a request, whose reads are probed.
+    enqueued(&child, &listener, unsafe { Handshake::of_request(request) });
 }
 
 #[inline(always)]
@@ -160,17 +227,11 @@ fn is_v4_mapped<M: Memory>(child: &Socket<M>) -> bool {
 }
 
 #[inline(always)]
-fn enqueued<C: Memory, L: Memory>(child: &Socket<C>, listener: &Socket<L>, request: *const u8) {
+fn enqueued<C: Memory, L: Memory>(child: &Socket<C>, listener: &Socket<L>, handshake: Handshake) {
     if filter::tuple(child, ALL_KNOWN) != PASS {
         return;
     }
-    // SAFETY: `request` may be stale or null; reads of it are probed.
-    let (synack_us, synack_retransmits) = unsafe {
-        (
-            Probed::read::<u64>(request, offset!(snt_synack)),
-            u32::from(Probed::read::<u8>(request, offset!(req_num_retrans))),
-        )
-    };
+    let Handshake { synack_us, retransmits: synack_retransmits } = handshake;
     let parent = listener.cookie();
     if filter::by_task() && !filter::is_member(child.key()) {
         if !filter::is_member(listener.key()) {

@@ -6,6 +6,7 @@ use aya_ebpf::{
 };
 use sockwatch_common::{Birth, Close, Head, Kind, Task};
 
+use super::enqueue::note_birth;
 use crate::{
     emit::{now_ns, reserve},
     filter::{self, ALL_KNOWN, Known, PASS, REJECT, UNKNOWN, Verdict},
@@ -66,6 +67,9 @@ fn set_state_classic(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn transition<M: Memory>(socket: &Socket<M>, old: u8, new: u8, by: By) {
+    if old == LISTEN && new == SYN_RECV {
+        note_birth(socket.sk);
+    }
     match judge(socket, old, new) {
         PASS => submit(socket, old, new, by),
         UNKNOWN => waiting::admit(socket, old, new),

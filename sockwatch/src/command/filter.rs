@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
+use nix::sys::statfs::{NSFS_MAGIC, statfs};
 use sockwatch::tcp::filter::{Cgroup, Filter};
 use sockwatch_common as wire;
 
@@ -76,7 +77,11 @@ fn netns(name: &str) -> anyhow::Result<u32> {
     let inode = inode.with_context(|| {
         format!("--netns {name}: cannot look at {} (`ip netns` lists names, `lsns -t net` numbers)", path.display())
     })?;
-    u32::try_from(inode).with_context(|| format!("--netns {name}: {} is not a network namespace", path.display()))
+    let is_netns = statfs(&path).is_ok_and(|fs| fs.filesystem_type() == NSFS_MAGIC)
+        // The links in /proc/PID/ns say which kind they are; the files of `ip netns` are no links.
+        && fs::read_link(&path).map_or(true, |link| link.to_string_lossy().starts_with("net:"));
+    ensure!(is_netns, "--netns {name}: {} is not a network namespace", path.display());
+    u32::try_from(inode).with_context(|| format!("--netns {name}: inode {inode} is out of range"))
 }
 
 /// A cgroup v2 directory, with its id and depth.

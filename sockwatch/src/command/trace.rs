@@ -76,9 +76,10 @@ pub(crate) async fn show(
         }
         Format::Json => {
             let kernel = kernel_release();
-            let mut sink = Json::new(output, show, clock, start_line(clock, source.name(), &kernel))?;
+            let start = start_line(clock, source.name(), &kernel);
+            let mut sink = Json::new(output, show, clock, start).context("cannot write the output")?;
             let totals = pipeline::run(source, &mut sink, limits, stop).await?;
-            sink.end(&totals)?;
+            sink.end(&totals).context("cannot write the output")?;
             Ok(totals)
         }
     }

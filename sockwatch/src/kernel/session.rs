@@ -27,7 +27,7 @@ static OBJECT: &[u8] = include_bytes_aligned!("sockwatch-probes.o");
 pub const RING_BYTES: std::ops::RangeInclusive<u32> = 4096..=1 << 30;
 
 /// The ring buffers' total size unless the user says otherwise.
-const TOTAL_RING_BYTES: u32 = 16 << 20;
+const TOTAL_RING_BYTES: u32 = 32 << 20;
 /// The smallest share that a CPU gets of it.
 const LEAST_RING_BYTES: u32 = 256 << 10;
 

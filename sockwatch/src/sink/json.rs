@@ -5,12 +5,11 @@ use std::{
     borrow::Cow,
     collections::{HashMap, hash_map::Entry},
     io::{self, Write},
-    net::IpAddr,
 };
 
 use foldhash::fast::FixedState;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{Clock, Show, Sink};
@@ -26,7 +25,7 @@ use crate::{
     },
 };
 
-/// The version of this format. A field may be added within a version; one that changes or goes makes a new version.
+/// The version of this format. What is not known is absent, never null. A field may be added within a version; one that changes or goes makes a new version.
 pub const VERSION: u32 = 1;
 
 /// Flush when so much is buffered.
@@ -52,9 +51,11 @@ pub enum Line<'a> {
         old: &'static str,
         /// State after.
         new: &'static str,
-        /// How long the old state lasted, in nanoseconds; null if it began before the trace.
+        /// How long the old state lasted, in nanoseconds; absent if it began before the trace.
+        #[serde(skip_serializing_if = "Option::is_none")]
         lasted_ns: Option<u64>,
-        /// Who made it, for connect, listen, close and shutdown; null otherwise.
+        /// Who made it, for connect, listen, close and shutdown; absent otherwise.
+        #[serde(skip_serializing_if = "Option::is_none")]
         by: Option<Task<'a>>,
         /// Only from polling: the time is right to within this many nanoseconds.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,8 +71,10 @@ pub enum Line<'a> {
         /// Its state.
         state: &'static str,
         /// A listener's accept queue depth.
+        #[serde(skip_serializing_if = "Option::is_none")]
         queue_depth: Option<u32>,
         /// A listener's accept queue limit.
+        #[serde(skip_serializing_if = "Option::is_none")]
         queue_limit: Option<u32>,
     },
     /// A connection entered its listener's accept queue; its time of entry is its birth (LISTEN to SYN_RECV).
@@ -84,10 +87,13 @@ pub enum Line<'a> {
         /// The listener's cookie.
         listener: u64,
         /// The accept queue's depth before it.
+        #[serde(skip_serializing_if = "Option::is_none")]
         queue_depth: Option<u32>,
         /// The accept queue's limit.
+        #[serde(skip_serializing_if = "Option::is_none")]
         queue_limit: Option<u32>,
-        /// First SYN-ACK sent to entry, in nanoseconds; null with SYN cookies.
+        /// First SYN-ACK sent to entry, in nanoseconds; absent with SYN cookies.
+        #[serde(skip_serializing_if = "Option::is_none")]
         handshake_ns: Option<i64>,
         /// SYN-ACKs sent again.
         synack_retransmits: u32,
@@ -102,10 +108,13 @@ pub enum Line<'a> {
         /// The acceptor.
         by: Task<'a>,
         /// Its descriptor, where the kernel tells.
+        #[serde(skip_serializing_if = "Option::is_none")]
         fd: Option<i32>,
         /// The listener's cookie.
+        #[serde(skip_serializing_if = "Option::is_none")]
         listener: Option<u64>,
         /// Queue wait: entry into the accept queue to accept, in nanoseconds. Negative is legal (Fast Open).
+        #[serde(skip_serializing_if = "Option::is_none")]
         wait_ns: Option<i64>,
     },
     /// accept() failed; the socket is the listener.
@@ -156,6 +165,7 @@ pub enum Line<'a> {
         #[schemars(with = "Socket")]
         socket: &'a RawValue,
         /// The client.
+        #[schemars(with = "String")]
         client: Endpoint,
     },
     /// A packet was dropped because the listener's accept queue was full.
@@ -166,8 +176,8 @@ pub enum Line<'a> {
         #[schemars(with = "Socket")]
         socket: &'a RawValue,
     },
-    /// A segment was dropped at a TIME_WAIT minisock.
-    TimeWaitDrop {
+    /// A segment came for a socket in TIME_WAIT, or for an orphan in FIN_WAIT2, and was consumed there.
+    MinisockSegment {
         /// When.
         at_ns: i64,
         /// Which socket.
@@ -231,22 +241,26 @@ pub struct Socket<'a> {
     incarnation: u32,
     /// `active` (connect), `passive` (accepted), `listener` or `unknown` (was there before the trace).
     role: &'static str,
-    /// This end.
+    /// This end, address and port as `ss` prints them: `127.0.0.1:8080`, `[2001:db8::1]:443`, `*` for no port. The ends of
+    /// IPv6 sockets stay IPv6, v4-mapped ones too: `[::ffff:10.0.0.7]:80`.
+    #[schemars(with = "String")]
     local: Endpoint,
     /// The other end.
+    #[schemars(with = "String")]
     remote: Endpoint,
-    /// Its owner: acceptor, opener, or its listener's opener; null if unknown.
+    /// Its owner: acceptor, opener, or its listener's opener; absent if unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
     owner: Option<Task<'a>>,
 }
 
-/// An address and a port.
-#[derive(Clone, Copy, Serialize, JsonSchema)]
-pub struct Endpoint {
-    /// IPv4 or IPv6; v4-mapped ends of IPv6 sockets stay IPv6.
-    #[schemars(with = "String")]
-    address: IpAddr,
-    /// The port; 0 if none.
-    port: u16,
+/// An address and a port, as a string.
+#[derive(Clone, Copy)]
+pub struct Endpoint(tcp::endpoint::Endpoint);
+
+impl Serialize for Endpoint {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
 }
 
 /// A thread of a process.
@@ -270,31 +284,43 @@ pub struct Finished<'a> {
     socket: &'a RawValue,
     /// When it was first seen.
     first_seen_ns: i64,
-    /// Birth to end, in nanoseconds; null if its birth was not seen.
+    /// Birth to end, in nanoseconds; absent if its birth was not seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
     lifetime_ns: Option<u64>,
     /// How it ended, in a word.
+    #[serde(skip_serializing_if = "Option::is_none")]
     end: Option<&'static str>,
     /// How it ended, in a few words.
+    #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<&'static str>,
     /// It left the accept queue before anybody accepted it.
     abandoned: bool,
     /// Who called connect() or listen().
+    #[serde(skip_serializing_if = "Option::is_none")]
     opener: Option<Task<'a>>,
     /// Who accepted it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     acceptor: Option<Task<'a>>,
     /// The descriptor that accept returned.
+    #[serde(skip_serializing_if = "Option::is_none")]
     fd: Option<i32>,
     /// The listener's cookie.
+    #[serde(skip_serializing_if = "Option::is_none")]
     listener: Option<u64>,
     /// Who closed this end, where a task did.
+    #[serde(skip_serializing_if = "Option::is_none")]
     closer: Option<Task<'a>>,
     /// First SYN-ACK to accept queue, in nanoseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
     handshake_ns: Option<i64>,
     /// Accept queue to accept, in nanoseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
     wait_ns: Option<i64>,
     /// The accept queue's depth before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     queue_depth: Option<u32>,
     /// The accept queue's limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
     queue_limit: Option<u32>,
     /// Segments sent again.
     retransmits: u32,
@@ -303,12 +329,16 @@ pub struct Finished<'a> {
     /// RSTs received.
     resets_received: u32,
     /// Payload bytes sent and acknowledged.
+    #[serde(skip_serializing_if = "Option::is_none")]
     acked_bytes: Option<u64>,
     /// Payload bytes received.
+    #[serde(skip_serializing_if = "Option::is_none")]
     received_bytes: Option<u64>,
     /// Bytes that nobody had read at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
     unread_bytes: Option<u32>,
     /// `sk_err` at the end, an errno; 0 if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<u16>,
     /// The states that it went through.
     states: Vec<Span>,
@@ -322,7 +352,8 @@ pub struct Finished<'a> {
 pub struct Span {
     /// The state.
     state: &'static str,
-    /// How long, in nanoseconds; null if it began before the trace.
+    /// How long, in nanoseconds; absent if it began before the trace.
+    #[serde(skip_serializing_if = "Option::is_none")]
     lasted_ns: Option<u64>,
 }
 
@@ -378,12 +409,6 @@ impl From<&Losses> for LossCounts {
     }
 }
 
-impl From<tcp::endpoint::Endpoint> for Endpoint {
-    fn from(endpoint: tcp::endpoint::Endpoint) -> Self {
-        Self { address: endpoint.address, port: endpoint.port }
-    }
-}
-
 impl<'a> From<&'a tcp::event::Task> for Task<'a> {
     fn from(task: &'a tcp::event::Task) -> Self {
         let comm = match str::from_utf8(task.comm.bytes()) {
@@ -401,8 +426,8 @@ impl<'a> From<&'a Subject> for Socket<'a> {
             cookie: subject.key.cookie,
             incarnation: subject.incarnation,
             role: subject.role.word(),
-            local: subject.local.into(),
-            remote: subject.remote.into(),
+            local: Endpoint(subject.local),
+            remote: Endpoint(subject.remote),
             owner: subject.owner.as_ref().map(Task::from),
         }
     }
@@ -547,9 +572,11 @@ fn line<'a>(update: &'a Update, socket: &'a RawValue, clock: Clock) -> Line<'a> 
         Happening::ResetSent { reason } => Line::ResetSent { at_ns, socket, reason: *reason },
         Happening::ResetReceived => Line::ResetReceived { at_ns, socket },
         Happening::Retransmitted { count } => Line::Retransmit { at_ns, socket, count: *count },
-        Happening::SynAckRetransmitted { client } => Line::SynAckRetransmit { at_ns, socket, client: (*client).into() },
+        Happening::SynAckRetransmitted { client } => {
+            Line::SynAckRetransmit { at_ns, socket, client: Endpoint(*client) }
+        }
         Happening::ListenOverflow => Line::ListenOverflow { at_ns, socket },
-        Happening::TimeWaitDrop => Line::TimeWaitDrop { at_ns, socket },
+        Happening::TimeWaitDrop => Line::MinisockSegment { at_ns, socket },
         Happening::Unexpected { believed, old } => {
             Line::Unexpected { at_ns, socket, believed: believed.name(), old: old.name() }
         }
@@ -562,7 +589,7 @@ fn line<'a>(update: &'a Update, socket: &'a RawValue, clock: Clock) -> Line<'a> 
 
 fn finished<'a>(connection: &'a Connection, socket: &'a RawValue, at_ns: i64, clock: Clock) -> Finished<'a> {
     let queued = connection.queued.filter(|_| connection.role == Role::Passive);
-    let evidence = connection.evidence;
+    let (evidence, payload) = (connection.evidence, connection.payload());
     let last =
         (connection.state != TcpState::Close).then_some(Span { state: connection.state.name(), lasted_ns: None });
     let spans = connection.spans.iter().map(|span| Span { state: span.state.name(), lasted_ns: span.lasted_ns });
@@ -586,9 +613,9 @@ fn finished<'a>(connection: &'a Connection, socket: &'a RawValue, at_ns: i64, cl
         retransmits: connection.retransmits,
         resets_sent: connection.resets.sent,
         resets_received: connection.resets.received,
-        acked_bytes: evidence.map(|evidence| evidence.acked_bytes),
-        received_bytes: evidence.map(|evidence| evidence.received_bytes),
-        unread_bytes: evidence.map(|evidence| evidence.unread_bytes),
+        acked_bytes: payload.and_then(|payload| payload.acked_bytes),
+        received_bytes: payload.map(|payload| payload.received_bytes),
+        unread_bytes: payload.map(|payload| payload.unread_bytes),
         error: evidence.map(|evidence| evidence.error),
         states: spans.chain(last).collect(),
         sampled_ns: connection.sampled_ns,

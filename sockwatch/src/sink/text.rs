@@ -262,7 +262,7 @@ fn line(update: &Update) -> Line {
         Happening::Retransmitted { count } => only(what!("retransmit {count}")),
         Happening::SynAckRetransmitted { client } => only(what!("SYN-ACK again :{}", client.port)),
         Happening::ListenOverflow => only(what!("accept queue overflow")),
-        Happening::TimeWaitDrop => only(what!("dropped in TIME_WAIT")),
+        Happening::TimeWaitDrop => only(what!("segment at minisock")),
         Happening::Unexpected { believed, old } => only(what!("?{believed} was {old}")),
         Happening::Ended(_) => only(Column::default()),
     }

@@ -140,6 +140,17 @@ pub struct Connection {
     pub sampled_ns: Option<u64>,
 }
 
+/// Payload bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Payload {
+    /// Sent and acknowledged; `None` where it is not known whether a SYN was counted.
+    pub acked_bytes: Option<u64>,
+    /// Received in order.
+    pub received_bytes: u64,
+    /// Received and never read.
+    pub unread_bytes: u32,
+}
+
 /// RSTs of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Resets {
@@ -198,6 +209,28 @@ impl Connection {
     /// Birth to end, in nanoseconds; `None` while it lives or when the birth was not seen.
     pub fn lifetime_ns(&self) -> Option<u64> {
         (self.birth_seen).then(|| Some(self.ended_ns?.saturating_sub(self.first_seen_ns)))?
+    }
+
+    /// The payload that it moved, without what TCP itself counts into the sequence space: SYN and FIN.
+    pub fn payload(&self) -> Option<Payload> {
+        let evidence = self.evidence?;
+        let fin_received = u64::from(evidence.done);
+        let fin_acked = self.spans.last().is_some_and(|span| match span.state {
+            TcpState::FinWait2 | TcpState::TimeWait => true,
+            TcpState::Closing | TcpState::LastAck => evidence.all_acked,
+            _ => false,
+        });
+        // A child's count begins behind its SYN-ACK; of a socket that was there before nobody knows which it is.
+        let syn_acked = match self.role {
+            Role::Active => Some(u64::from(self.has_been(TcpState::Established))),
+            Role::Passive => Some(0),
+            Role::Listener | Role::Unknown => None,
+        };
+        Some(Payload {
+            acked_bytes: syn_acked.map(|syn| evidence.acked_bytes.saturating_sub(syn + u64::from(fin_acked))),
+            received_bytes: evidence.received_bytes.saturating_sub(fin_received),
+            unread_bytes: evidence.unread_bytes.saturating_sub(u32::from(evidence.done)),
+        })
     }
 
     /// Whether it still waits in an accept queue.

@@ -20,6 +20,9 @@ pub const MAX_SOCKETS: usize = 1_000_000;
 /// A socket that nobody destroys is reported as ended so long after its `CLOSE`: late resets have come by then.
 const CLOSE_SETTLES_NS: u64 = 1_000_000_000;
 
+/// Set in the cookie of a socket that had none when it was first seen: the rest counts them. Cookies count from 1.
+pub const NAMELESS: u64 = 1 << 63;
+
 /// The state of all connections.
 #[derive(Debug, Default)]
 pub struct Tracker {
@@ -28,6 +31,8 @@ pub struct Tracker {
     by_address: HashMap<u64, SocketKey, foldhash::fast::FixedState>,
     /// Sockets that reached `CLOSE` and were not destroyed, in the order of their times.
     settling: std::collections::VecDeque<(u64, SocketKey, u32)>,
+    /// How many sockets had no cookie.
+    nameless: u64,
     unexpected: u64,
     repeated: u64,
     full: u64,
@@ -64,7 +69,7 @@ impl Tracker {
                     tracked.connection.ownership.fd = Some(fd);
                 }
             }
-            EventKind::Destroy => self.destroy(key, event.at_ns, updates),
+            EventKind::Destroy => self.destroy(key, event, updates),
             EventKind::Listed { state, queue, interval_ns } => {
                 self.listed(key, event, state, queue, interval_ns, updates);
             }
@@ -115,27 +120,25 @@ impl Tracker {
         self.full
     }
 
-    /// The event's socket. One without a cookie is known by its address until an event brings the cookie.
+    /// The event's socket. One that had no cookie when it was first seen keeps an identity of our own until its destroy,
+    /// by its address: one name in all of its updates.
     fn identify(&mut self, event: &Event) -> SocketKey {
-        if event.key.cookie == 0 {
-            if event.skaddr == 0 {
-                return event.key;
-            }
-            // Addresses of kernel memory have their top bits set, cookies count from 1: they do not collide.
-            let key = SocketKey { netns: event.key.netns, cookie: event.skaddr };
-            self.by_address.insert(event.skaddr, key);
-            return key;
-        }
-        if self.by_address.is_empty() {
+        if event.key.cookie != 0 && self.by_address.is_empty() || event.skaddr == 0 {
             return event.key;
         }
-        if let Some(old) = self.by_address.remove(&event.skaddr)
-            && let Some(mut tracked) = self.sockets.remove(&old)
+        // A birth is another socket at this address, even if no destroy was seen of the one before.
+        if !matches!(event.kind, EventKind::Birth { .. })
+            && let Some(key) = self.by_address.get(&event.skaddr)
         {
-            tracked.connection.key = event.key;
-            self.sockets.insert(event.key, tracked);
+            return *key;
         }
-        event.key
+        if event.key.cookie != 0 {
+            return event.key;
+        }
+        self.nameless += 1;
+        let key = SocketKey { netns: event.key.netns, cookie: NAMELESS | self.nameless };
+        self.by_address.insert(event.skaddr, key);
+        key
     }
 
     /// Whether this event, which may be a repetition, is one: its step is in the timeline already.
@@ -401,10 +404,10 @@ impl Tracker {
         updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&*connection), happening });
     }
 
-    fn destroy(&mut self, key: SocketKey, at_ns: u64, updates: &mut Vec<Update>) {
-        self.by_address.remove(&key.cookie);
+    fn destroy(&mut self, key: SocketKey, event: &Event, updates: &mut Vec<Update>) {
+        self.by_address.remove(&event.skaddr);
         if let Some(mut tracked) = self.sockets.remove(&key) {
-            tracked.report(at_ns, updates);
+            tracked.report(event.at_ns, updates);
         }
     }
 

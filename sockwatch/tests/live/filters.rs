@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    harness::{Line, Machine, Trace, assert_stories, shared},
+    harness::{Line, Machine, Trace, assert_stories, shared, skip},
     netns::Netns,
     puppet::Puppet,
     workload::{
@@ -355,7 +355,7 @@ impl Drop for Cgroup {
 fn cgroup() {
     let Some(machine) = shared("cgroup") else { return };
     let Some(cgroup) = Cgroup::new("filter") else {
-        eprintln!("skipped: cgroup: no writable cgroup v2 hierarchy");
+        skip("cgroup", "no writable cgroup v2 hierarchy");
         return;
     };
     let (mut member, mut stranger) = (Puppet::new(), Puppet::new());
@@ -373,7 +373,7 @@ fn cgroup() {
 fn cgroup_below() {
     let Some(machine) = shared("cgroup_below") else { return };
     let Some(above) = Cgroup::new("above") else {
-        eprintln!("skipped: cgroup_below: no writable cgroup v2 hierarchy");
+        skip("cgroup_below", "no writable cgroup v2 hierarchy");
         return;
     };
     let below = Cgroup { path: above.path.join("below") };

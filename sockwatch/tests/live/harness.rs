@@ -53,9 +53,14 @@ fn can_run(name: &str) -> bool {
     static REFUSAL: OnceLock<Option<String>> = OnceLock::new();
     let Some(reason) = REFUSAL.get_or_init(refusal) else { return true };
     assert!(std::env::var_os("SOCKWATCH_LIVE").is_none_or(|value| value != "required"), "{name} cannot run: {reason}");
-    // Not `eprintln!`: libtest would keep it to itself.
-    writeln!(std::io::stderr(), "skipped: {name}: {reason}").unwrap();
+    skip(name, reason);
     false
+}
+
+/// Says that a test does not run, where it shows: libtest would keep `eprintln!` to itself.
+pub(crate) fn skip(name: &str, reason: &str) {
+    let mut stderr = std::io::stderr().lock();
+    writeln!(stderr, "skipped: {name}: {reason}").unwrap();
 }
 
 /// Why live tests cannot run here. Root whose programs the verifier rejects is no reason: that is a bug of sockwatch.
@@ -105,12 +110,13 @@ impl Line {
 
     /// `local` or `remote`, as `address port`.
     pub(crate) fn end(&self, side: &str) -> String {
-        let end = &self.0["socket"][side];
-        format!("{} {}", end["address"].as_str().unwrap(), end["port"])
+        let (address, port) = self.0["socket"][side].as_str().unwrap().rsplit_once(':').unwrap();
+        format!("{} {port}", address.trim_matches(['[', ']']))
     }
 
     pub(crate) fn port(&self, side: &str) -> u16 {
-        self.0["socket"][side]["port"].as_u64().unwrap().try_into().unwrap()
+        let (_, port) = self.0["socket"][side].as_str().unwrap().rsplit_once(':').unwrap();
+        if port == "*" { 0 } else { port.parse().unwrap() }
     }
 
     pub(crate) fn number(&self, name: &str) -> Option<i64> {

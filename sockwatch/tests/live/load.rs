@@ -192,7 +192,7 @@ fn note(line: &str) -> Option<((bool, u64), u16)> {
             FINISHED
         }
         // Of the network, not of the trace.
-        "time_wait_drop" | "retransmit" => return None,
+        "minisock_segment" | "retransmit" => return None,
         // A transition that is missing: counted as such, and compared with `missed`.
         "unexpected" => return None,
         kind => panic!("unforeseen {kind}: {line}"),

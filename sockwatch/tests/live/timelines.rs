@@ -13,7 +13,7 @@ use nix::{
 };
 
 use crate::{
-    harness::{Ended, Line, Trace, assert_stories, shared},
+    harness::{Ended, Line, Trace, assert_stories, shared, skip},
     netns::Netns,
     puppet::Puppet,
     workload::{
@@ -117,7 +117,7 @@ fn accept_and_accept4() {
 fn accept_by_io_uring() {
     let Some(machine) = shared("accept_by_io_uring") else { return };
     if let Err(error) = IoUring::new(2) {
-        eprintln!("skipped: accept_by_io_uring: this kernel refuses io_uring: {error}");
+        skip("accept_by_io_uring", &format!("this kernel refuses io_uring: {error}"));
         return;
     }
     check_accept(machine, &[accept_io_uring]);

@@ -28,6 +28,7 @@ use crate::tcp::{
     filter::Filter,
     loss::Losses,
     order::WINDOW_NS,
+    state::TcpState,
 };
 
 pub use self::listing::{Listed, list};
@@ -115,7 +116,8 @@ impl Poll {
     }
 }
 
-/// The cookies of the sockets that these processes hold now, in this process's network namespace.
+/// The cookies of the sockets that these processes own now, in this process's network namespace: those that they hold.
+/// A listener counts only if no other process holds it: the connections of prefork workers belong to who accepts them.
 ///
 /// # Errors
 /// If the table cannot be listed, or a process's descriptors cannot be seen.
@@ -124,7 +126,11 @@ pub fn cookies_of(pids: &[u32]) -> Result<Vec<u64>, SourceError> {
         return Ok(Vec::new());
     }
     let owners = Owners::of(pids)?;
-    Ok(list()?.iter().filter(|listed| owners.hold(listed.inode)).map(|listed| listed.key.cookie).collect())
+    let others = Owners::of_all_but(pids);
+    let owned = |listed: &&Listed| {
+        owners.hold(listed.inode) && !(listed.state == TcpState::Listen && others.hold(listed.inode))
+    };
+    Ok(list()?.iter().filter(owned).map(|listed| listed.key.cookie).collect())
 }
 
 impl Source for Poll {

@@ -31,6 +31,18 @@ impl Owners {
         Ok(Self::Inodes(inodes))
     }
 
+    /// What all other processes hold, as far as the caller may see.
+    pub(super) fn of_all_but(pids: &[u32]) -> Self {
+        let mut inodes = HashSet::new();
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let others = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        for pid in others.filter(|pid| !pids.contains(pid)) {
+            // Ended, or not ours to see.
+            let _ = add_inodes(pid, &mut inodes);
+        }
+        Self::Inodes(inodes)
+    }
+
     /// Whether a socket of this inode passes. Inode 0 is nobody's: a request, an unaccepted child, a minisock.
     pub(super) fn hold(&self, inode: u32) -> bool {
         match self {
