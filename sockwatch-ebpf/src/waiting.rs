@@ -182,6 +182,7 @@ pub(crate) fn release<M: Memory>(socket: &Socket<M>) {
 #[inline(always)]
 unsafe fn emit_step<M: Memory>(socket: &Socket<M>, guest: *const Guest, step: Step, cookie: u64) {
     let states = (step.old, step.new);
+    // SAFETY: the records are reserved for what is filled; the entry is live.
     unsafe {
         if step.old == LISTEN && step.new == SYN_RECV {
             let Some(mut record) = reserve::<Birth>() else { return };

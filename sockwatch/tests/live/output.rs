@@ -7,6 +7,7 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::PathBuf,
     process::{Child, ChildStderr, Command, Output, Stdio},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -218,20 +219,19 @@ fn a_broken_pipe_is_a_normal_end() {
     }
 }
 
-/// Waits for a child that must end by itself; kills it otherwise.
+/// Waits for a child that must end by itself; a watchdog kills it otherwise.
 fn wait(child: &mut Child) -> std::process::ExitStatus {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status;
+    let (ended, has_ended) = mpsc::channel::<()>();
+    let pid = Pid::from_raw(child.id().try_into().unwrap());
+    let watchdog = thread::spawn(move || {
+        if has_ended.recv_timeout(PATIENCE).is_err_and(|error| error == mpsc::RecvTimeoutError::Timeout) {
+            kill(pid, Signal::SIGKILL).unwrap();
         }
-        if Instant::now() > deadline {
-            child.kill().unwrap();
-            return child.wait().unwrap();
-        }
-        // There is no wait with a timeout: a poll, not a synchronisation.
-        thread::sleep(Duration::from_millis(5));
-    }
+    });
+    let status = child.wait().unwrap();
+    drop(ended);
+    watchdog.join().unwrap();
+    status
 }
 
 /// A trace as text of what `work` does, until so many connections have finished.

@@ -307,7 +307,7 @@ mod tests {
         let text = match read(bytes).0 {
             Err(Failure::Torn) => "torn".to_owned(),
             Err(Failure::Source(SourceError::Read { error, .. })) => error.kind().to_string(),
-            Err(Failure::Source(SourceError::Listing(text))) => text,
+            Err(Failure::Source(SourceError::Listing(text) | SourceError::Unsupported(text))) => text,
             Ok(progress) => format!("{progress:?}"),
         };
         assert!(text.starts_with(expected), "{text:?} does not start with {expected:?}");
