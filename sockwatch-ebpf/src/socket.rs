@@ -27,7 +27,7 @@ pub(crate) struct Socket<M> {
     /// The same as a `struct tcp_sock`; null for a minisock and for a copy.
     pub(crate) tcp: *const u8,
     /// Where the socket is in the kernel.
-    at: *const u8,
+    pub(crate) at: *const u8,
     memory: PhantomData<M>,
 }
 

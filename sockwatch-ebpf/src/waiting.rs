@@ -14,7 +14,7 @@ use sockwatch_common::{Birth, Close, Counter, Enqueue, Head, Kind, Task};
 use crate::{
     emit::{count, now_ns, reserve},
     filter::{self, Known, UNKNOWN},
-    memory::{Memory, offset},
+    memory::{Memory, Probed, offset},
     socket::{CLOSE, LISTEN, SYN_RECV, SYN_SENT, Socket, fill_comm},
 };
 
@@ -157,9 +157,12 @@ pub(crate) fn dismiss<M: Memory>(socket: &Socket<M>) {
     let _ = WAITING.remove(socket.address());
 }
 
-/// Emits everything that waited for this socket, then forgets it.
+/// Emits everything that waited for the socket at this address, then forgets it. Seldom, so probed reads do.
 #[inline(never)]
-pub(crate) fn release<M: Memory>(socket: &Socket<M>) {
+pub(crate) fn release(at: *const u8) {
+    // SAFETY: the caller holds the socket; reads of it are probed.
+    let Some(socket) = (unsafe { Socket::<Probed>::full(at) }) else { return };
+    let socket = &socket;
     let Some(guest) = WAITING.get_ptr(socket.address()) else { return };
     let cookie = socket.cookie();
     for index in 0..STEPS {
@@ -180,7 +183,7 @@ pub(crate) fn release<M: Memory>(socket: &Socket<M>) {
 /// # Safety
 /// `guest` points to a live map entry.
 #[inline(always)]
-unsafe fn emit_step<M: Memory>(socket: &Socket<M>, guest: *const Guest, step: Step, cookie: u64) {
+unsafe fn emit_step(socket: &Socket<Probed>, guest: *const Guest, step: Step, cookie: u64) {
     let states = (step.old, step.new);
     // SAFETY: the records are reserved for what is filled; the entry is live.
     unsafe {
@@ -217,7 +220,7 @@ unsafe fn emit_step<M: Memory>(socket: &Socket<M>, guest: *const Guest, step: St
 /// # Safety
 /// `guest` points to a live map entry.
 #[inline(always)]
-unsafe fn emit_enqueue<M: Memory>(socket: &Socket<M>, guest: *const Guest, cookie: u64) {
+unsafe fn emit_enqueue(socket: &Socket<Probed>, guest: *const Guest, cookie: u64) {
     // SAFETY: as the caller promised; `emit` hands out a reserved record.
     unsafe {
         if (*guest).enqueued_ns == 0 {

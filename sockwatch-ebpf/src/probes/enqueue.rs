@@ -239,7 +239,7 @@ fn enqueued<C: Memory, L: Memory>(child: &Socket<C>, listener: &Socket<L>, hands
             return;
         }
         filter::remember(child.key());
-        waiting::release(child);
+        waiting::release(child.at);
     }
     let (at_ns, cookie, state) = (now_ns(), child.cookie(), child.state());
     let Some(mut record) = reserve::<Enqueue>() else { return };

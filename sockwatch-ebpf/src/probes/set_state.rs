@@ -133,7 +133,7 @@ fn judge_later<M: Memory>(socket: &Socket<M>, old: u8, new: u8) -> Verdict {
         if filter::by_task() {
             filter::remember(socket.key());
         }
-        waiting::release(socket);
+        waiting::release(socket.at);
         return PASS;
     }
     if filter::by_task() { REJECT } else { PASS }

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use anyhow::{Context, anyhow};
 use sockwatch::{
     kernel::{
-        session::{Choice, Options, StartError, Yardstick, default_ring_bytes},
+        probes::Need,
+        session::{Choice, Options, Outcome, Refusal, StartError, Yardstick, default_ring_bytes},
         tracefs,
     },
     source::{
@@ -80,6 +81,7 @@ impl Started {
                         format!("{}={taken}", outcome.probe.name)
                     })
                     .collect();
+                live.outcomes().iter().for_each(warn);
                 eprintln!("tracing by eBPF: {}", taken.join(" "));
             }
             Self::Poll(_) => eprintln!(
@@ -87,6 +89,15 @@ impl Started {
                 args.interval.as_millis()
             ),
         }
+    }
+}
+
+/// Says what is lost without a probe that the kernel refused. What was switched off, or is not needed, is no news.
+fn warn(outcome: &Outcome) {
+    let refused = outcome.refused.iter().filter(|(_, why)| !matches!(why, Refusal::SwitchedOff | Refusal::NotNeeded));
+    let reasons: Vec<_> = refused.map(|(name, why)| format!("{name}: {why}")).collect();
+    if let (None, Need::Optional { without }, false) = (outcome.taken, outcome.probe.need, reasons.is_empty()) {
+        eprintln!("sockwatch: warning: no {} probe, so without {without} ({})", outcome.probe.name, reasons.join("; "));
     }
 }
 

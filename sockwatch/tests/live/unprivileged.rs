@@ -73,7 +73,7 @@ fn polling_as_an_ordinary_user() {
     let ended = trace.finish();
     assert_eq!(ended.lines[0].0["source"], "poll");
     assert_eq!(said.len(), 1, "one line: {said:?}");
-    assert!(said[0].contains("polling") && said[0].contains("10ms"), "{said:?}");
+    assert!(said[0].contains("polling") && said[0].contains("10 ms"), "{said:?}");
     for line in ended.all("transition") {
         assert!(line.number("sampled_ns").is_some_and(|sampled| sampled > 0), "{line:?}");
         assert!(line.0["by"].is_null(), "{line:?}");

@@ -211,10 +211,11 @@ fn a_process_filter_follows_what_it_held_to_its_end() {
 fn filters_that_polling_cannot_serve_say_why() {
     let refused = |filter| match Poll::new(filter, SHORTEST_INTERVAL) {
         Err(SourceError::Read { what, error }) => format!("{what}: {error}"),
+        Err(SourceError::Unsupported(why)) => why,
         other => panic!("{other:?}"),
     };
     let cgroup = Filter { cgroup: Some(Cgroup { id: 1, level: 1 }), ..Filter::default() };
-    assert!(refused(cgroup).starts_with("the sockets of a cgroup by polling"));
+    assert!(refused(cgroup).starts_with("cannot show the sockets of a cgroup by polling"));
     let own = own_netns().unwrap();
     assert!(Poll::new(Filter { netns: vec![own], ..Filter::default() }, Duration::ZERO).is_ok());
     assert!(refused(Filter { netns: vec![own, 1], ..Filter::default() }).contains("nsenter"));
