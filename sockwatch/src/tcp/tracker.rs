@@ -479,3 +479,6 @@ fn learn_tuple(connection: &mut Connection, (local, remote): (Endpoint, Endpoint
         connection.remote = remote;
     }
 }
+
+#[cfg(test)]
+mod tests;

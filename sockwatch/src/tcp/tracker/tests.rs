@@ -1,0 +1,239 @@
+//! Text in, text out: a line of events, a line of what the tracker makes of them.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::tcp::{
+    connection::Connection,
+    event::{Comm, Incident},
+    state::ALL,
+};
+
+const MS: u64 = 1_000_000;
+
+fn task(name: &str) -> Task {
+    Task { pid: 10, tid: 11, comm: Comm::from(name) }
+}
+
+fn state(name: &str) -> TcpState {
+    ALL.into_iter().find(|state| state.name() == name).unwrap()
+}
+
+/// One event: `MILLISECONDS COOKIE WHAT`, where WHAT is `A>B`, `accept`, `enqueue`, `destroy`, `rst`, `again A>B` (a relief's),
+/// `listed STATE`, `gone`, or `closed A ERRNO FLAGS` with the flags d(ead) and f(in received).
+fn event(text: &str) -> Event {
+    let words: Vec<_> = text.split_whitespace().collect();
+    let tuple = (Endpoint::v4([127, 0, 0, 1], 80), Endpoint::v4([127, 0, 0, 1], 5000));
+    let (certainty, what) = match words[2..] {
+        ["again", ref rest @ ..] => (Certainty::PerhapsRepeated, rest),
+        ref rest => (Certainty::Once, rest),
+    };
+    let kind = match *what {
+        ["accept"] => EventKind::Accept { by: task("worker"), fd: Some(7), listener: None },
+        ["enqueue"] => {
+            let synack = words[0].parse::<u64>().unwrap() * MS - MS;
+            EventKind::Enqueue { listener: 1, synack_at_ns: Some(synack), synack_retransmits: 0 }
+        }
+        ["destroy"] => EventKind::Destroy,
+        ["rst"] => EventKind::Incident(Incident::ResetReceived),
+        ["listed", name] => EventKind::Listed { state: state(name), queue: None, interval_ns: 100 * MS },
+        ["gone"] => EventKind::Unlisted { interval_ns: 100 * MS },
+        ["closed", old, errno, ref flags @ ..] => {
+            let flags = flags.concat();
+            let (dead, done) = (flags.contains('d'), flags.contains('f'));
+            let error = errno.parse().unwrap();
+            let evidence = CloseEvidence { error, dead, done, all_acked: true, ..CloseEvidence::default() };
+            EventKind::Closing { old: state(old), current: task("closer"), evidence }
+        }
+        [step] => match step.split_once('>').unwrap() {
+            ("CLOSE", new) => EventKind::Opening { new: state(new), by: task("opener"), limit: None },
+            ("LISTEN", "SYN_RECV") => EventKind::Birth { depth: 2, limit: 128 },
+            (old, new) => EventKind::Transition { old: state(old), new: state(new), by: None },
+        },
+        ref other => panic!("{other:?}"),
+    };
+    let key = SocketKey { netns: 1, cookie: words[1].parse().unwrap() };
+    let at_ns = words[0].parse::<u64>().unwrap() * MS;
+    Event { at_ns, key, skaddr: 0xffff_8880_0000_0000 | key.cookie, tuple: Some(tuple), kind, certainty }
+}
+
+fn finished(connection: &Connection) -> String {
+    let millis = |ns: Option<i64>| ns.map_or("?".into(), |ns| format!("{}ms", ns / MS.cast_signed()));
+    let spans: Vec<_> = connection
+        .spans
+        .iter()
+        .map(|span| format!("{} {}", span.state, millis(span.lasted_ns.map(u64::cast_signed))))
+        .collect();
+    let queued = connection.queued;
+    let owner = connection.ownership.owner().map_or("nobody".into(), |owner| owner.comm.to_string());
+    format!(
+        "{} [{}] life {} wait {} shake {} owner {owner} end {}",
+        connection.role.word(),
+        spans.join(", "),
+        millis(connection.lifetime_ns().map(u64::cast_signed)),
+        millis(queued.and_then(|queued| queued.wait_ns())),
+        millis(queued.and_then(|queued| queued.handshake_ns)),
+        connection.ending.map_or("none", Ending::word),
+    )
+}
+
+/// Feeds events, separated by `;`, and compares what is said of finished connections and of unexpected transitions.
+fn check(events: &str, expected: &[&str]) {
+    let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
+    events.split(';').for_each(|text| tracker.apply(&event(text), &mut updates));
+    let said: Vec<_> = updates
+        .iter()
+        .filter_map(|update| match &update.happening {
+            Happening::Ended(connection) => Some(finished(connection)),
+            Happening::Unexpected { believed, old } => Some(format!("unexpected: believed {believed}, was {old}")),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn an_accepted_connection_has_its_queue_wait_and_handshake() {
+    check(
+        "1 5 LISTEN>SYN_RECV; 1 5 SYN_RECV>ESTABLISHED; 1 5 enqueue; 201 5 accept; 211 5 ESTABLISHED>CLOSE_WAIT;
+         212 5 CLOSE_WAIT>LAST_ACK; 213 5 closed LAST_ACK 0 df; 213 5 destroy",
+        &["passive [SYN_RECV 0ms, ESTABLISHED 210ms, CLOSE_WAIT 1ms, LAST_ACK 1ms] life 212ms wait 200ms shake 1ms \
+           owner worker end peer-fin"],
+    );
+}
+
+#[test]
+fn a_client_that_closes_first_goes_to_time_wait() {
+    check(
+        "0 5 CLOSE>SYN_SENT; 3 5 SYN_SENT>ESTABLISHED; 4 5 ESTABLISHED>FIN_WAIT1; 5 5 FIN_WAIT1>FIN_WAIT2;
+         6 5 closed FIN_WAIT2 0 df; 6 5 destroy",
+        &["active [SYN_SENT 3ms, ESTABLISHED 1ms, FIN_WAIT1 1ms, FIN_WAIT2 1ms] life 6ms wait ? shake ? owner opener \
+           end local-fin"],
+    );
+}
+
+#[test]
+fn a_refused_connect_is_given_up_by_nobody() {
+    check(
+        "0 5 CLOSE>SYN_SENT; 1 5 rst; 1 5 closed SYN_SENT 111; 2 5 destroy",
+        &["active [SYN_SENT 1ms] life 1ms wait ? shake ? owner opener end refused"],
+    );
+}
+
+#[test]
+fn a_reconnected_descriptor_begins_a_new_life() {
+    check(
+        "0 5 CLOSE>SYN_SENT; 1 5 closed SYN_SENT 111; 5 5 CLOSE>SYN_SENT; 8 5 closed SYN_SENT 110; 9 5 destroy",
+        &[
+            "active [SYN_SENT 1ms] life 1ms wait ? shake ? owner opener end refused",
+            "active [SYN_SENT 3ms] life 3ms wait ? shake ? owner opener end timed-out",
+        ],
+    );
+}
+
+#[test]
+fn a_socket_from_before_is_adopted_and_says_what_it_does_not_know() {
+    check(
+        "5 5 ESTABLISHED>FIN_WAIT1; 6 5 FIN_WAIT1>FIN_WAIT2; 7 5 closed FIN_WAIT2 0 df; 7 5 destroy",
+        &["unknown [ESTABLISHED ?, FIN_WAIT1 1ms, FIN_WAIT2 1ms] life ? wait ? shake ? owner nobody end local-fin"],
+    );
+}
+
+#[test]
+fn what_does_not_fit_is_said_and_followed() {
+    check(
+        "0 5 CLOSE>SYN_SENT; 3 5 FIN_WAIT1>FIN_WAIT2; 4 5 closed FIN_WAIT2 0 df; 5 5 destroy",
+        &[
+            "unexpected: believed SYN_SENT, was FIN_WAIT1",
+            "active [SYN_SENT 3ms, FIN_WAIT2 1ms] life 4ms wait ? shake ? owner opener end local-fin",
+        ],
+    );
+}
+
+#[test]
+fn a_relief_s_repetition_is_dropped_and_its_news_taken() {
+    check(
+        "0 5 CLOSE>SYN_SENT; 0 5 again CLOSE>SYN_SENT; 3 5 again SYN_SENT>ESTABLISHED; 4 5 ESTABLISHED>FIN_WAIT1;
+         4 5 again SYN_SENT>ESTABLISHED; 6 5 again closed FIN_WAIT1 104; 6 5 destroy; 6 5 again destroy",
+        &["active [SYN_SENT 3ms, ESTABLISHED 1ms, FIN_WAIT1 2ms] life 6ms wait ? shake ? owner opener end peer-rst"],
+    );
+}
+
+#[test]
+fn a_child_without_a_cookie_keeps_one_identity() {
+    let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
+    let mut birth = event("0 5 LISTEN>SYN_RECV");
+    birth.key.cookie = 0;
+    tracker.apply(&birth, &mut updates);
+    ["1 5 SYN_RECV>ESTABLISHED", "2 5 closed ESTABLISHED 104", "3 5 destroy"]
+        .into_iter()
+        .for_each(|text| tracker.apply(&event(text), &mut updates));
+    assert!(updates.iter().all(|update| update.subject.key.cookie == NAMELESS | 1), "{updates:?}");
+    assert!(tracker.is_empty());
+    tracker.apply(&birth, &mut updates);
+    assert_eq!(updates.last().unwrap().subject.key.cookie, NAMELESS | 2, "its address is another socket's now");
+}
+
+#[test]
+fn a_closed_socket_that_nobody_destroys_is_reported_after_a_while() {
+    let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
+    ["0 5 CLOSE>SYN_SENT", "1 5 closed SYN_SENT 111"]
+        .into_iter()
+        .for_each(|text| tracker.apply(&event(text), &mut updates));
+    let ended =
+        |updates: &[Update]| updates.iter().filter(|update| matches!(update.happening, Happening::Ended(_))).count();
+    tracker.expire(900 * MS, &mut updates);
+    assert_eq!(ended(&updates), 0);
+    tracker.expire(1100 * MS, &mut updates);
+    tracker.apply(&event("2000 5 destroy"), &mut updates);
+    assert_eq!(ended(&updates), 1, "once");
+}
+
+#[test]
+fn listings_show_what_lies_between_them() {
+    check(
+        "0 5 listed ESTABLISHED; 100 5 listed CLOSE_WAIT; 200 5 gone",
+        &["unknown [ESTABLISHED 100ms, CLOSE_WAIT 100ms] life 200ms wait ? shake ? owner nobody end vanished"],
+    );
+}
+
+/// Any events of a few sockets, in any order: as after any loss.
+fn any_events() -> impl Strategy<Value = Vec<String>> {
+    let states = || proptest::sample::select(ALL.map(TcpState::name).to_vec());
+    let what = prop_oneof![
+        (states(), states()).prop_filter_map("only SYN_SENT and LISTEN follow CLOSE", |(old, new)| {
+            (old != "CLOSE" && new != "CLOSE" || old == "CLOSE" && ["SYN_SENT", "LISTEN"].contains(&new))
+                .then(|| format!("{old}>{new}"))
+        }),
+        (states(), 0..120_u16, "[df]{0,2}").prop_map(|(old, errno, flags)| format!("closed {old} {errno} {flags}")),
+        proptest::sample::select(vec!["accept", "enqueue", "destroy", "rst", "gone"]).prop_map(str::to_owned),
+        states().prop_map(|state| format!("listed {state}")),
+    ];
+    let again = proptest::sample::select(vec!["", "again "]);
+    let one = (1_u64..4, again, what).prop_map(|(cookie, again, what)| format!("{cookie} {again}{what}"));
+    proptest::collection::vec(one, 0..60)
+}
+
+proptest! {
+    #[test]
+    fn any_loss_leaves_durations_that_sum_to_the_lifetime(events in any_events()) {
+        let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
+        for (index, text) in events.iter().enumerate() {
+            let at = index + 1;
+            tracker.apply(&event(&format!("{at} {text}")), &mut updates);
+            tracker.expire(at as u64 * MS, &mut updates);
+        }
+        for update in &updates {
+            if let Happening::Ended(connection) = &update.happening
+                && let Some(lifetime) = connection.lifetime_ns()
+                && connection.state == TcpState::Close
+                && connection.sampled_ns.is_none()
+                && connection.spans.iter().filter(|span| span.state == TcpState::Close).count() == 0
+            {
+                let sum: u64 = connection.spans.iter().filter_map(|span| span.lasted_ns).sum();
+                prop_assert_eq!(sum, lifetime, "{:?}", connection);
+            }
+        }
+        prop_assert!(tracker.len() <= 3);
+    }
+}
