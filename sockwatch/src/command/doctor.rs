@@ -16,7 +16,8 @@ use sockwatch::{
     kernel::{
         btf::{Btf, VMLINUX},
         check::{self, CAPABILITIES, Capabilities},
-        session::{Options, Outcome, Refusal, Yardstick, default_ring_bytes},
+        refusal::Refusal,
+        session::{Options, Outcome, Yardstick, default_ring_bytes},
         tracefs::{self, Tracefs},
     },
     source::{Source, live::Live},

@@ -6,7 +6,8 @@ use anyhow::{Context, anyhow};
 use sockwatch::{
     kernel::{
         probes::Need,
-        session::{Choice, Options, Outcome, Refusal, StartError, Yardstick, default_ring_bytes},
+        refusal::Refusal,
+        session::{Choice, Options, Outcome, StartError, Yardstick, default_ring_bytes},
         tracefs,
     },
     source::{

@@ -7,6 +7,7 @@ pub mod layout;
 #[cfg(feature = "probe-log")]
 mod log;
 pub mod probes;
+pub mod refusal;
 pub mod ring;
 pub mod session;
 pub mod tracefs;

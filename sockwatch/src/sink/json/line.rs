@@ -1,0 +1,411 @@
+//! The format's own types: what a line of JSON holds. The JSON Schema is made from them.
+
+use std::borrow::Cow;
+
+use schemars::JsonSchema;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use crate::tcp::{self, loss::Losses, update::Subject};
+
+/// The version of this format. What is not known is absent, never null. A field may be added within a version; one that changes or goes makes a new version.
+pub const VERSION: u32 = 1;
+
+/// One line of `sockwatch trace --format json`.
+#[derive(Serialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Line<'a> {
+    /// The first line: how to read the others.
+    Start(Start<'a>),
+    /// A state transition.
+    Transition {
+        /// When, in nanoseconds of the clock that the first line names.
+        at_ns: i64,
+        /// Which socket.
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
+        /// State before, as the kernel spells it.
+        old: &'static str,
+        /// State after.
+        new: &'static str,
+        /// How long the old state lasted, in nanoseconds; absent if it began before the trace.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        lasted_ns: Option<u64>,
+        /// Who made it, for connect, listen, close and shutdown; absent otherwise.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        by: Option<Task<'a>>,
+        /// Only from polling: the time is right to within this many nanoseconds.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sampled_ns: Option<u64>,
+    },
+    /// A socket that was there before the trace, or a listener's new queue depth (polling only).
+    Listed {
+        /// When.
+        at_ns: i64,
+        /// Which socket.
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
+        /// Its state.
+        state: &'static str,
+        /// A listener's accept queue depth.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        queue_depth: Option<u32>,
+        /// A listener's accept queue limit.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        queue_limit: Option<u32>,
+    },
+    /// A connection entered its listener's accept queue; its time of entry is its birth (LISTEN to SYN_RECV).
+    Enqueue {
+        /// When this was told, microseconds after the entry.
+        at_ns: i64,
+        /// Which socket.
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
+        /// The listener's cookie.
+        listener: u64,
+        /// The accept queue's depth before it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        queue_depth: Option<u32>,
+        /// The accept queue's limit.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        queue_limit: Option<u32>,
+        /// First SYN-ACK sent to entry, in nanoseconds; absent with SYN cookies.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        handshake_ns: Option<i64>,
+        /// SYN-ACKs sent again.
+        synack_retransmits: u32,
+    },
+    /// A task accepted a connection.
+    Accept {
+        /// When.
+        at_ns: i64,
+        /// Which socket.
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
+        /// The acceptor.
+        by: Task<'a>,
+        /// Its descriptor, where the kernel tells.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        fd: Option<i32>,
+        /// The listener's cookie.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        listener: Option<u64>,
+        /// Queue wait: entry into the accept queue to accept, in nanoseconds. Negative is legal (Fast Open).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        wait_ns: Option<i64>,
+    },
+    /// accept() failed; the socket is the listener.
+    AcceptFailed {
+        /// When.
+        at_ns: i64,
+        /// Which listener.
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
+        /// The caller.
+        by: Task<'a>,
+        /// The errno.
+        errno: i32,
+    },
+    /// A RST was sent.
+    ResetSent {
+        /// When.
+        at_ns: i64,
+        /// Which socket.
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
+        /// The running kernel's `enum sk_rst_reason`; 0 if it has none.
+        reason: u32,
+    },
+    /// A RST was received.
+    ResetReceived {
+        /// When.
+        at_ns: i64,
+        /// Which socket.
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
+    },
+    /// A segment was retransmitted.
+    Retransmit {
+        /// When.
+        at_ns: i64,
+        /// Which socket.
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
+        /// The how manieth of this connection.
+        count: u32,
+    },
+    /// A SYN-ACK was sent again; the socket is the listener.
+    SynAckRetransmit {
+        /// When.
+        at_ns: i64,
+        /// Which listener.
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
+        /// The client.
+        #[schemars(with = "String")]
+        client: Endpoint,
+    },
+    /// A packet was dropped because the listener's accept queue was full.
+    ListenOverflow {
+        /// When.
+        at_ns: i64,
+        /// Which listener.
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
+    },
+    /// A segment came for a socket in TIME_WAIT, or for an orphan in FIN_WAIT2, and was consumed there.
+    MinisockSegment {
+        /// When.
+        at_ns: i64,
+        /// Which socket.
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
+    },
+    /// A transition came from a state that we did not believe the socket to be in.
+    Unexpected {
+        /// When.
+        at_ns: i64,
+        /// Which socket.
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
+        /// What we believed.
+        believed: &'static str,
+        /// What the kernel said.
+        old: &'static str,
+    },
+    /// A finished connection, or a closed listener.
+    Connection(Box<Finished<'a>>),
+    /// Losses have grown.
+    Losses(LossCounts),
+    /// The last line of a trace that ended by itself, by signal or by limit.
+    End {
+        /// Events taken in.
+        events: u64,
+        /// Connections finished.
+        connections: u64,
+        /// All losses.
+        losses: LossCounts,
+    },
+}
+
+/// How to read the other lines.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Start<'a> {
+    /// The format's version.
+    pub version: u32,
+    /// sockwatch's version.
+    pub sockwatch: &'a str,
+    /// The kernel's release.
+    pub kernel: &'a str,
+    /// `ebpf`: every event. `poll`: sampled.
+    pub source: &'a str,
+    /// What `at_ns` counts from: `relative` (the trace's start), `wall` (Unix time) or `monotonic` (CLOCK_MONOTONIC).
+    pub clock: &'a str,
+    /// CLOCK_MONOTONIC at the start, in nanoseconds.
+    pub start_monotonic_ns: u64,
+    /// Unix time minus CLOCK_MONOTONIC at the start, in nanoseconds.
+    pub wall_offset_ns: u64,
+}
+
+/// A socket.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Socket<'a> {
+    /// The network namespace's inode number.
+    pub(super) netns: u32,
+    /// The kernel's socket cookie.
+    pub(super) cookie: u64,
+    /// How often this socket was opened before.
+    pub(super) incarnation: u32,
+    /// `active` (connect), `passive` (accepted), `listener` or `unknown` (was there before the trace).
+    pub(super) role: &'static str,
+    /// This end, address and port as `ss` prints them: `127.0.0.1:8080`, `[2001:db8::1]:443`, `*` for no port. The ends of
+    /// IPv6 sockets stay IPv6, v4-mapped ones too: `[::ffff:10.0.0.7]:80`.
+    #[schemars(with = "String")]
+    pub(super) local: Endpoint,
+    /// The other end.
+    #[schemars(with = "String")]
+    pub(super) remote: Endpoint,
+    /// Its owner: acceptor, opener, or its listener's opener; absent if unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) owner: Option<Task<'a>>,
+}
+
+/// An address and a port, as a string.
+#[derive(Clone, Copy)]
+pub struct Endpoint(pub(super) tcp::endpoint::Endpoint);
+
+impl Serialize for Endpoint {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// A thread of a process.
+#[derive(Serialize, JsonSchema)]
+pub struct Task<'a> {
+    /// Process id.
+    pub(super) pid: u32,
+    /// Thread id.
+    pub(super) tid: u32,
+    /// The thread's name; control characters and bytes that are not UTF-8 are replaced.
+    pub(super) comm: Cow<'a, str>,
+}
+
+/// A finished connection.
+#[derive(Serialize, JsonSchema)]
+pub struct Finished<'a> {
+    /// When it reached CLOSE, or was gone.
+    pub(super) at_ns: i64,
+    /// Which socket.
+    #[schemars(with = "Socket")]
+    pub(super) socket: &'a RawValue,
+    /// When it was first seen.
+    pub(super) first_seen_ns: i64,
+    /// Birth to end, in nanoseconds; absent if its birth was not seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) lifetime_ns: Option<u64>,
+    /// How it ended, in a word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) end: Option<&'static str>,
+    /// How it ended, in a few words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) why: Option<&'static str>,
+    /// It left the accept queue before anybody accepted it.
+    pub(super) abandoned: bool,
+    /// Who called connect() or listen().
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) opener: Option<Task<'a>>,
+    /// Who accepted it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) acceptor: Option<Task<'a>>,
+    /// The descriptor that accept returned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) fd: Option<i32>,
+    /// The listener's cookie.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) listener: Option<u64>,
+    /// Who closed this end, where a task did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) closer: Option<Task<'a>>,
+    /// First SYN-ACK to accept queue, in nanoseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) handshake_ns: Option<i64>,
+    /// Accept queue to accept, in nanoseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) wait_ns: Option<i64>,
+    /// The accept queue's depth before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) queue_depth: Option<u32>,
+    /// The accept queue's limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) queue_limit: Option<u32>,
+    /// Segments sent again.
+    pub(super) retransmits: u32,
+    /// RSTs sent.
+    pub(super) resets_sent: u32,
+    /// RSTs received.
+    pub(super) resets_received: u32,
+    /// Payload bytes sent and acknowledged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) acked_bytes: Option<u64>,
+    /// Payload bytes received.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) received_bytes: Option<u64>,
+    /// Bytes that nobody had read at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) unread_bytes: Option<u32>,
+    /// `sk_err` at the end, an errno; 0 if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) error: Option<u16>,
+    /// The states that it went through.
+    pub(super) states: Vec<Span>,
+    /// Only from polling: times are right to within this many nanoseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) sampled_ns: Option<u64>,
+}
+
+/// A state and how long it lasted.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Span {
+    /// The state.
+    pub(super) state: &'static str,
+    /// How long, in nanoseconds; absent if it began before the trace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) lasted_ns: Option<u64>,
+}
+
+/// Losses since the start. `lost`: the kernel could not reserve; `missed`: a program was skipped; `dropped`: discarded
+/// by sockwatch.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct LossCounts {
+    /// The sum of `ring_full`, `members_full` and `waiting_room_full`.
+    pub(super) lost: u64,
+    /// Runs of a program that the kernel skipped and that its relief did not take over.
+    pub(super) missed: u64,
+    /// The sum of `decode_failed` and `tracker_full`.
+    pub(super) dropped: u64,
+    /// Runs of a program that the kernel skipped (`recursion_misses`).
+    pub(super) skipped: u64,
+    /// Events that a relief program took over.
+    pub(super) relieved: u64,
+    /// Those of them that were discarded as repetitions.
+    pub(super) repeated: u64,
+    /// Events that found the ring buffer full.
+    pub(super) ring_full: u64,
+    /// Sockets that a process filter could not remember.
+    pub(super) members_full: u64,
+    /// Transitions of undecided sockets that could not be kept.
+    pub(super) waiting_room_full: u64,
+    /// Records that could not be decoded.
+    pub(super) decode_failed: u64,
+    /// Sockets that could not be tracked.
+    pub(super) tracker_full: u64,
+    /// Events out of order.
+    pub(super) late: u64,
+    /// Transitions that did not fit.
+    pub(super) unexpected_transitions: u64,
+}
+
+impl From<&Losses> for LossCounts {
+    fn from(losses: &Losses) -> Self {
+        Self {
+            lost: losses.lost(),
+            missed: losses.missed(),
+            skipped: losses.skipped,
+            relieved: losses.relieved,
+            repeated: losses.repeated,
+            dropped: losses.dropped(),
+            ring_full: losses.ring_full,
+            members_full: losses.members_full,
+            waiting_room_full: losses.waiting_room_full,
+            decode_failed: losses.decode_failed,
+            tracker_full: losses.tracker_full,
+            late: losses.late,
+            unexpected_transitions: losses.unexpected_transitions,
+        }
+    }
+}
+
+impl<'a> From<&'a tcp::event::Task> for Task<'a> {
+    fn from(task: &'a tcp::event::Task) -> Self {
+        let comm = match str::from_utf8(task.comm.bytes()) {
+            Ok(name) if !name.contains(char::is_control) => Cow::Borrowed(name),
+            _ => Cow::Owned(task.comm.to_string()),
+        };
+        Self { pid: task.pid, tid: task.tid, comm }
+    }
+}
+
+impl<'a> From<&'a Subject> for Socket<'a> {
+    fn from(subject: &'a Subject) -> Self {
+        Self {
+            netns: subject.key.netns,
+            cookie: subject.key.cookie,
+            incarnation: subject.incarnation,
+            role: subject.role.word(),
+            local: Endpoint(subject.local),
+            remote: Endpoint(subject.remote),
+            owner: subject.owner.as_ref().map(Task::from),
+        }
+    }
+}
