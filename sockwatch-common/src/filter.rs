@@ -92,6 +92,10 @@ pub struct Settings {
     pub listen_overflow_reason: u32,
     /// 1 if `bpf_task_pt_regs` exists.
     pub has_task_pt_regs: u32,
+    /// 1 if tracing programs may call `bpf_get_socket_cookie`.
+    pub has_socket_cookie: u32,
+    /// Padding.
+    pub reserved: u32,
 }
 
 impl PortSet {
@@ -125,6 +129,8 @@ impl Settings {
         drop_socket_index: 0,
         listen_overflow_reason: 0,
         has_task_pt_regs: 0,
+        has_socket_cookie: 0,
+        reserved: 0,
     };
 }
 
@@ -138,5 +144,5 @@ const _: () = {
     assert!(
         size_of::<Filter>() == 3 * size_of::<PortSet>() + 20 + 8 + 32 * MAX_PREFIXES + 4 * MAX_PIDS + 4 * MAX_NETNS
     );
-    assert!(size_of::<Settings>() == 24);
+    assert!(size_of::<Settings>() == 32);
 };

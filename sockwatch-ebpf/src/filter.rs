@@ -125,16 +125,18 @@ pub(crate) fn closed_before<M: Memory>(socket: &Socket<M>) -> bool {
     socket.remote_port() == 0 && CLOSED.get_ptr(socket.key()).is_some()
 }
 
-/// Whether a socket was remembered.
+/// Whether a socket was remembered: by its cookie, or by its address if that was before it had one. A birth up to 6.12
+/// at least has none yet, and what remembers a socket may be the first to generate one.
 #[inline(always)]
-pub(crate) fn is_member(key: u64) -> bool {
-    MEMBERS.get_ptr(key).is_some()
+pub(crate) fn is_member<M: Memory>(socket: &Socket<M>) -> bool {
+    MEMBERS.get_ptr(socket.key()).is_some() || MEMBERS.get_ptr(socket.address()).is_some()
 }
 
 /// Forgets a socket; true if it was remembered.
 #[inline(always)]
-pub(crate) fn forget(key: u64) -> bool {
-    MEMBERS.remove(key).is_ok()
+pub(crate) fn forget<M: Memory>(socket: &Socket<M>) -> bool {
+    let by_address = MEMBERS.remove(socket.address()).is_ok();
+    MEMBERS.remove(socket.key()).is_ok() || by_address
 }
 
 /// What namespace, addresses and ports say.
@@ -272,5 +274,5 @@ fn lies_in(prefix: *const Prefix, address: (u64, u64)) -> u64 {
 /// Whether a socket past its opening passes: by its tuple, and by its owner if that was asked for.
 #[inline(always)]
 pub(crate) fn passes<M: Memory>(socket: &Socket<M>) -> bool {
-    tuple(socket, ALL_KNOWN) == PASS && (!by_task() || is_member(socket.key()))
+    tuple(socket, ALL_KNOWN) == PASS && (!by_task() || is_member(socket))
 }

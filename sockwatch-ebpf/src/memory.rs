@@ -99,7 +99,7 @@ impl Memory for Direct {
     unsafe fn cookie(sk: *const u8) -> u64 {
         // SAFETY: as the caller promised.
         let cookie = unsafe { Self::read::<u64>(sk, offset!(skc_cookie)) };
-        if cookie != 0 {
+        if cookie != 0 || setting!(has_socket_cookie) == 0 {
             return cookie;
         }
         // SAFETY: the verifier checks that `sk` is a socket.

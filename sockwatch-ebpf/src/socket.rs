@@ -89,12 +89,19 @@ impl<M: Memory> Socket<M> {
         self.field(offset!(skc_cookie))
     }
 
-    /// The cookie at a transition. Before about 5.14 a child gets its remote end and its request's cookie only after its
-    /// birth: generating one then would give it two.
+    /// The cookie at a transition; 0 at a bare birth. Up to 6.12 at least, `inet_csk_clone_lock` sets the child's state
+    /// before its remote end and its cookie: there the child still has its listener's cookie, and one that is
+    /// generated would be overwritten.
     #[inline(always)]
     pub(crate) fn cookie_at(&self, old: u8, new: u8) -> u64 {
-        let birth = old == LISTEN && new == SYN_RECV;
-        if birth && self.remote_port() == 0 { self.raw_cookie() } else { self.cookie() }
+        let bare_birth = old == LISTEN && new == SYN_RECV && self.remote_port() == 0;
+        if bare_birth { 0 } else { self.cookie() }
+    }
+
+    /// The same socket where it is in the kernel, for fields that a copy does not hold.
+    #[inline(always)]
+    pub(crate) fn probed(&self) -> Socket<Probed> {
+        Socket { sk: self.at, tcp: self.at, at: self.at, memory: PhantomData }
     }
 
     /// What tells this socket from others: the cookie, or the address where no cookie can be had.

@@ -50,6 +50,22 @@ struct Guest {
     synack_us: u64,
 }
 
+/// A guest that has not come. It is filled in place: kernels before 6.8 round every frame of the stack up to 32 bytes, and one
+/// built on it would not fit.
+static VACANT: Guest = Guest {
+    steps: [Step { at_ns: 0, old: 0, new: 0, reserved: [0; 6] }; STEPS],
+    count: 0,
+    pid: 0,
+    tid: 0,
+    depth: 0,
+    limit: 0,
+    synack_retransmits: 0,
+    comm: [0; 16],
+    enqueued_ns: 0,
+    listener: 0,
+    synack_us: 0,
+};
+
 /// By the socket's address: an entry is removed when the socket is decided on or destroyed. The agent sizes it.
 #[btf_map]
 static WAITING: LruHashMap<u64, Guest, 16384> = LruHashMap::new();
@@ -97,27 +113,22 @@ pub(crate) fn admit<M: Memory>(socket: &Socket<M>, old: u8, new: u8) {
     if old == LISTEN && socket.remote_port() == 0 && BARE_BIRTHS.set(0, 1, 0).is_err() {
         count(Counter::WaitingRoomFull);
     }
-    let task = aya_ebpf::helpers::bpf_get_current_pid_tgid();
-    let empty = Step { at_ns: 0, old: 0, new: 0, reserved: [0; 6] };
-    let mut guest = Guest {
-        steps: [empty; STEPS],
-        count: 1,
-        pid: (task >> 32) as u32,
-        tid: task as u32,
-        depth: socket.field(offset!(sk_ack_backlog)),
-        limit: socket.field(offset!(sk_max_ack_backlog)),
-        synack_retransmits: 0,
-        comm: [0; 16],
-        enqueued_ns: 0,
-        listener: 0,
-        synack_us: 0,
-    };
-    guest.steps[0] = Step { at_ns: now_ns(), old, new, reserved: [0; 6] };
-    // SAFETY: the guest is on this program's stack.
-    unsafe { fill_comm(&raw mut guest.comm) };
     let _ = WAITING.remove(socket.address());
-    if WAITING.insert(socket.address(), guest, u64::from(BPF_NOEXIST)).is_err() {
+    if WAITING.insert(socket.address(), &VACANT, u64::from(BPF_NOEXIST)).is_err() {
         count(Counter::WaitingRoomFull);
+        return;
+    }
+    let Some(guest) = WAITING.get_ptr_mut(socket.address()) else { return };
+    let task = aya_ebpf::helpers::bpf_get_current_pid_tgid();
+    // SAFETY: the entry outlives the program's run (RCU); the socket's own lock orders its transitions.
+    unsafe {
+        (&raw mut (*guest).steps).cast::<Step>().write(Step { at_ns: now_ns(), old, new, reserved: [0; 6] });
+        (*guest).count = 1;
+        (*guest).pid = (task >> 32) as u32;
+        (*guest).tid = task as u32;
+        (*guest).depth = socket.field(offset!(sk_ack_backlog));
+        (*guest).limit = socket.field(offset!(sk_max_ack_backlog));
+        fill_comm(&raw mut (*guest).comm);
     }
 }
 
@@ -207,7 +218,8 @@ unsafe fn emit_step(socket: &Socket<Probed>, guest: *const Guest, step: Step, co
             let close = record.as_mut_ptr();
             socket.fill_head(&raw mut (*close).head, Kind::Close as u8, step.at_ns, cookie, states, 0);
             fill_comm(&raw mut (*close).comm);
-            socket.fill_evidence(close);
+            // The acceptor's view of the socket may be a copy of its common part.
+            socket.probed().fill_evidence(close);
             record.submit();
         } else {
             let Some(mut record) = reserve::<Head>() else { return };

@@ -63,7 +63,7 @@ pub(crate) fn report<M: Memory>(child: &Socket<M>, listener: u64, kind: Kind, va
     if filter::tuple(child, ALL_KNOWN) != PASS {
         return;
     }
-    if filter::by_task() && !filter::is_member(child.key()) {
+    if filter::by_task() && !filter::is_member(child) {
         if !filter::task_matches() {
             waiting::dismiss(child);
             return;

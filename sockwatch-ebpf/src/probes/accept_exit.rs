@@ -168,7 +168,7 @@ fn failed(result: i64, listener: *const u8) {
     if listener.state() != LISTEN || filter::tuple(&listener, ALL_KNOWN) != PASS {
         return;
     }
-    if filter::by_task() && !filter::task_matches() && !filter::is_member(listener.key()) {
+    if filter::by_task() && !filter::task_matches() && !filter::is_member(&listener) {
         return;
     }
     emit_accept(&listener, listener.raw_cookie(), Kind::AcceptReturn, result as u32);

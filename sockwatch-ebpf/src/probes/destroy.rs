@@ -53,7 +53,7 @@ fn destroy_classic(ctx: TracePointContext) -> u32 {
 fn destroy<M: Memory>(socket: &Socket<M>, by: By) {
     if filter::by_task() {
         waiting::dismiss(socket);
-        if !filter::forget(socket.key()) {
+        if !filter::forget(socket) {
             return;
         }
     } else if filter::tuple(socket, ALL_KNOWN) != PASS && !(filter::by_tuple() && filter::closed_before(socket)) {

@@ -34,18 +34,18 @@ fn enqueue_v6_fexit(ctx: FExitContext) -> i32 {
     0
 }
 
-/// 6.19 and later pass two arguments more.
+/// 7.2 passes one argument more: opt_child_init.
 #[fexit(function = "tcp_v4_syn_recv_sock")]
-fn enqueue_v4_fexit_8(ctx: FExitContext) -> i32 {
+fn enqueue_v4_fexit_7(ctx: FExitContext) -> i32 {
     // SAFETY: as above.
-    unsafe { created::<Direct>(ctx.arg(0), ctx.arg(2), ctx.arg(8), Family::Inet) };
+    unsafe { created::<Direct>(ctx.arg(0), ctx.arg(2), ctx.arg(7), Family::Inet) };
     0
 }
 
 #[fexit(function = "tcp_v6_syn_recv_sock")]
-fn enqueue_v6_fexit_8(ctx: FExitContext) -> i32 {
+fn enqueue_v6_fexit_7(ctx: FExitContext) -> i32 {
     // SAFETY: as above.
-    unsafe { created::<Direct>(ctx.arg(0), ctx.arg(2), ctx.arg(8), Family::Inet6) };
+    unsafe { created::<Direct>(ctx.arg(0), ctx.arg(2), ctx.arg(7), Family::Inet6) };
     0
 }
 
@@ -233,8 +233,8 @@ fn enqueued<C: Memory, L: Memory>(child: &Socket<C>, listener: &Socket<L>, hands
     }
     let Handshake { synack_us, retransmits: synack_retransmits } = handshake;
     let parent = listener.cookie();
-    if filter::by_task() && !filter::is_member(child.key()) {
-        if !filter::is_member(listener.key()) {
+    if filter::by_task() && !filter::is_member(child) {
+        if !filter::is_member(listener) {
             waiting::note_enqueue(child, parent, synack_us, synack_retransmits);
             return;
         }

@@ -35,7 +35,7 @@ fn retransmit_synack(ctx: BtfTracePointContext) -> i32 {
     }
     // SAFETY: not null; a request begins with the common part of a socket.
     let request = unsafe { Socket::<Direct>::common(request) };
-    if filter::tuple(&request, ALL_KNOWN) != PASS || (filter::by_task() && !filter::is_member(listener.key())) {
+    if filter::tuple(&request, ALL_KNOWN) != PASS || (filter::by_task() && !filter::is_member(&listener)) {
         return 0;
     }
     let (at_ns, cookie, state) = (now_ns(), listener.cookie(), listener.state());

@@ -86,7 +86,7 @@ fn judge<M: Memory>(socket: &Socket<M>, old: u8, new: u8) -> Verdict {
         return judge_opening(filter::tuple(socket, known), socket.key());
     }
     if old == LISTEN && new == SYN_RECV {
-        // Before about 5.14 a child has no remote end at its birth.
+        // Up to 6.12 at least a child has no remote end at its birth.
         let known = Known { local_port: true, remote: socket.remote_port() != 0 };
         let verdict = filter::tuple(socket, known);
         return if verdict == PASS && filter::by_task() { UNKNOWN } else { verdict };
@@ -122,7 +122,7 @@ fn judge_opening(verdict: Verdict, key: u64) -> Verdict {
 /// Transitions after the first: a waiting socket is decided on, or waits on.
 #[inline(always)]
 fn judge_later<M: Memory>(socket: &Socket<M>, old: u8, new: u8) -> Verdict {
-    if filter::by_task() && filter::is_member(socket.key()) {
+    if filter::by_task() && filter::is_member(socket) {
         return PASS;
     }
     if waiting::may_hold(socket, old) && waiting::holds(socket) {

@@ -214,10 +214,10 @@ pub const PROBES: &[Probe] = &[
             Alternative {
                 name: "fexit",
                 programs: &[
-                    program("enqueue_v4_fexit_8", Hook::FExit("tcp_v4_syn_recv_sock")),
-                    program("enqueue_v6_fexit_8", Hook::FExit("tcp_v6_syn_recv_sock")),
+                    program("enqueue_v4_fexit_7", Hook::FExit("tcp_v4_syn_recv_sock")),
+                    program("enqueue_v6_fexit_7", Hook::FExit("tcp_v6_syn_recv_sock")),
                 ],
-                requirements: &[IDENTITY, Requirement::Parameters("tcp_v4_syn_recv_sock", 8)],
+                requirements: &[IDENTITY, Requirement::Parameters("tcp_v4_syn_recv_sock", 7)],
                 lost: None,
             },
             Alternative {

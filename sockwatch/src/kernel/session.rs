@@ -381,12 +381,16 @@ fn settings(btf: Option<&Btf>, options: &Options) -> Settings {
     let drop_arguments = btf.and_then(|btf| btf.tracepoint_parameters("kfree_skb"));
     let overflow = btf.and_then(|btf| btf.enumerator("skb_drop_reason", "SKB_DROP_REASON_TCP_LISTEN_OVERFLOW"));
     let task_pt_regs = btf.and_then(|btf| btf.enumerator("bpf_func_id", "BPF_FUNC_task_pt_regs"));
+    // From 5.12 on. The helper's number is older: 5.10 has it for other kinds of programs.
+    let socket_cookie = btf.and_then(|btf| btf.function_parameters("bpf_get_socket_ptr_cookie"));
     Settings {
         wakeup_bytes: u64::from(options.ring_bytes) / 4,
         reset_reason_index: if reset_arguments == Some(3) { 2 } else { 0 },
         drop_socket_index: if drop_arguments.is_some_and(|count| count >= 4) { 3 } else { 0 },
         listen_overflow_reason: overflow.unwrap_or(0),
         has_task_pt_regs: u32::from(task_pt_regs.is_some()),
+        has_socket_cookie: u32::from(socket_cookie.is_some()),
+        reserved: 0,
     }
 }
 

@@ -238,6 +238,7 @@ fn enqueue(bytes: &mut &[u8]) -> EventKind {
     bytes.advance(4);
     let synack_retransmits = bytes.get_u32_ne();
     let synack_at_ns = (synack_us != 0).then(|| synack_us.saturating_mul(1000));
+    let listener = (listener != 0).then_some(listener);
     EventKind::Enqueue { listener, synack_at_ns, synack_retransmits }
 }
 

@@ -168,8 +168,8 @@ pub enum EventKind {
     },
     /// The child is in the queue: who its listener is and when its SYN-ACK was first sent.
     Enqueue {
-        /// The listener's cookie; 0 when unknown.
-        listener: u64,
+        /// The listener's cookie; `None` when the kernel had generated none.
+        listener: Option<u64>,
         /// When the first SYN-ACK was sent; `None` with SYN cookies.
         synack_at_ns: Option<u64>,
         /// SYN-ACKs sent again.

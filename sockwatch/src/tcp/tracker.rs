@@ -29,6 +29,8 @@ pub struct Tracker {
     sockets: HashMap<SocketKey, Tracked, foldhash::fast::FixedState>,
     /// Sockets whose cookie is not known yet, by address.
     by_address: HashMap<u64, SocketKey, foldhash::fast::FixedState>,
+    /// Births that wait for the socket's name, by address.
+    bare_births: HashMap<u64, Event, foldhash::fast::FixedState>,
     /// Sockets that reached `CLOSE` and were not destroyed, in the order of their times.
     settling: std::collections::VecDeque<(u64, SocketKey, u32)>,
     /// How many sockets had no cookie.
@@ -48,6 +50,24 @@ struct Tracked {
 impl Tracker {
     /// Takes one event in, in the order of times, and appends what it means.
     pub fn apply(&mut self, event: &Event, updates: &mut Vec<Update>) {
+        // Up to 6.12 at least, a child has neither cookie nor remote end at its birth, and both microseconds later.
+        if let EventKind::Birth { .. } = event.kind
+            && event.key.cookie == 0
+        {
+            if let Some(forgotten) = self.bare_births.insert(event.skaddr, *event) {
+                self.take(&forgotten, updates);
+            }
+            return;
+        }
+        if !self.bare_births.is_empty()
+            && let Some(birth) = self.bare_births.remove(&event.skaddr)
+        {
+            self.take(&Event { key: event.key, tuple: event.tuple.or(birth.tuple), ..birth }, updates);
+        }
+        self.take(event, updates);
+    }
+
+    fn take(&mut self, event: &Event, updates: &mut Vec<Update>) {
         let key = self.identify(event);
         if event.certainty == Certainty::PerhapsRepeated && self.has_seen(key, event.kind) {
             self.repeated += 1;
@@ -312,15 +332,19 @@ impl Tracker {
         &mut self,
         key: SocketKey,
         event: &Event,
-        listener: u64,
+        listener: Option<u64>,
         synack_at_ns: Option<u64>,
         synack_retransmits: u32,
         updates: &mut Vec<Update>,
     ) {
-        let listener_owner = self.listener_owner(key, listener);
+        let listener_owner = listener.and_then(|listener| self.listener_owner(key, listener));
         let Some(tracked) = self.sockets.get_mut(&key) else { return };
         let connection = &mut tracked.connection;
-        connection.ownership.listener = Some(listener);
+        // A birth up to 6.12 at least tells neither the remote end nor, below a wildcard listener, the local address.
+        if let Some(tuple) = event.tuple {
+            learn_tuple(connection, tuple);
+        }
+        connection.ownership.listener = listener;
         connection.ownership.listener_owner = listener_owner;
         let mut handshake_ns = None;
         if let Some(queued) = &mut connection.queued {

@@ -63,7 +63,7 @@ pub enum Happening {
     /// The child's listener and handshake became known.
     Enqueued {
         /// The listener's cookie.
-        listener: u64,
+        listener: Option<u64>,
         /// The queue's depth before it and its limit.
         queue: Option<(u32, u32)>,
         /// First SYN-ACK to enqueue, in nanoseconds.

@@ -134,6 +134,7 @@ fn opens() -> [(&'static str, u64); 2] {
 /// Every connection has its transitions, accept, wait and end. Lines are picked apart by position: parsing them all would
 /// take longer than the trace.
 fn check(mut file: File, missed: u64) {
+    let mut again = file.try_clone().unwrap();
     file.rewind().unwrap();
     let mut sockets: HashMap<(bool, u64), u16> = HashMap::new();
     let mut enqueued_twice = 0;
@@ -156,12 +157,24 @@ fn check(mut file: File, missed: u64) {
             sockets.iter().filter(|((role, _), _)| *role == passive).partition(|(_, seen)| **seen & whole == whole);
         assert!(
             partial.len() as u64 <= missed,
-            "{} incomplete, such as {:b}",
+            "{} incomplete, such as\n{}",
             partial.len(),
-            partial.first().map_or(0, |(_, seen)| **seen)
+            partial.first().map_or_else(String::new, |((_, cookie), _)| lines_of(&mut again, *cookie))
         );
         assert_eq!(complete.len() as u64 + partial.len() as u64, CONNECTIONS);
     }
+}
+
+/// All lines about a socket.
+fn lines_of(file: &mut File, cookie: u64) -> String {
+    file.rewind().unwrap();
+    let wanted = format!("\"cookie\":{cookie},");
+    BufReader::new(file)
+        .lines()
+        .map(Result::unwrap)
+        .filter(|line| line.contains(&wanted))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// Which socket a line is about (whether it is the server's, and its cookie), and what it says of it.

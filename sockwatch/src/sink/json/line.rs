@@ -61,8 +61,9 @@ pub enum Line<'a> {
         /// Which socket.
         #[schemars(with = "Socket")]
         socket: &'a RawValue,
-        /// The listener's cookie.
-        listener: u64,
+        /// The listener's cookie, where it has one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        listener: Option<u64>,
         /// The accept queue's depth before it.
         #[serde(skip_serializing_if = "Option::is_none")]
         queue_depth: Option<u32>,

@@ -32,7 +32,7 @@ fn event(text: &str) -> Event {
         ["accept"] => EventKind::Accept { by: task("worker"), fd: Some(7), listener: None },
         ["enqueue"] => {
             let synack = words[0].parse::<u64>().unwrap() * MS - MS;
-            EventKind::Enqueue { listener: 1, synack_at_ns: Some(synack), synack_retransmits: 0 }
+            EventKind::Enqueue { listener: Some(1), synack_at_ns: Some(synack), synack_retransmits: 0 }
         }
         ["destroy"] => EventKind::Destroy,
         ["rst"] => EventKind::Incident(Incident::ResetReceived),
@@ -159,18 +159,38 @@ fn a_relief_s_repetition_is_dropped_and_its_news_taken() {
     );
 }
 
+/// The same event without a cookie.
+fn nameless(text: &str) -> Event {
+    let mut event = event(text);
+    event.key.cookie = 0;
+    event
+}
+
 #[test]
-fn a_child_without_a_cookie_keeps_one_identity() {
+fn a_child_born_without_a_cookie_waits_for_it() {
     let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
-    let mut birth = event("0 5 LISTEN>SYN_RECV");
-    birth.key.cookie = 0;
-    tracker.apply(&birth, &mut updates);
-    ["1 5 SYN_RECV>ESTABLISHED", "2 5 closed ESTABLISHED 104", "3 5 destroy"]
+    tracker.apply(&nameless("0 5 LISTEN>SYN_RECV"), &mut updates);
+    tracker.apply(&event("1 5 SYN_RECV>ESTABLISHED"), &mut updates);
+    assert_eq!(
+        updates.iter().map(|update| (update.at_ns, update.subject.key.cookie)).collect::<Vec<_>>(),
+        [(0, 5), (MS, 5)]
+    );
+}
+
+#[test]
+fn a_socket_without_a_cookie_keeps_one_identity() {
+    let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
+    ["0 5 LISTEN>SYN_RECV", "1 5 SYN_RECV>ESTABLISHED"]
+        .into_iter()
+        .for_each(|text| tracker.apply(&nameless(text), &mut updates));
+    ["2 5 closed ESTABLISHED 104", "3 5 destroy"]
         .into_iter()
         .for_each(|text| tracker.apply(&event(text), &mut updates));
     assert!(updates.iter().all(|update| update.subject.key.cookie == NAMELESS | 1), "{updates:?}");
     assert!(tracker.is_empty());
-    tracker.apply(&birth, &mut updates);
+    ["4 5 LISTEN>SYN_RECV", "5 5 SYN_RECV>ESTABLISHED"]
+        .into_iter()
+        .for_each(|text| tracker.apply(&nameless(text), &mut updates));
     assert_eq!(updates.last().unwrap().subject.key.cookie, NAMELESS | 2, "its address is another socket's now");
 }
 
