@@ -79,6 +79,9 @@ pub async fn run(
             break Err(error);
         }
         if pipeline.is_done(limits.connections) {
+            // Only for the losses until now: the events behind the limit are nobody's business.
+            let tick = source.drain(&mut pipeline.events)?;
+            pipeline.totals.losses = pipeline.losses(tick.losses);
             return Ok(pipeline.totals);
         }
     };
