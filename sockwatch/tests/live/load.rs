@@ -151,7 +151,8 @@ fn check(mut file: File, told: u64) {
         line.clear();
     }
     let enqueued = sockets.values().filter(|seen| **seen & ENQUEUED != 0).count();
-    assert_eq!((enqueued as u64, enqueued_twice), (CONNECTIONS, 0), "enqueues, and those told twice");
+    assert!(enqueued as u64 + told >= CONNECTIONS, "{enqueued} enqueues");
+    assert_eq!(enqueued_twice, 0, "enqueues told twice");
     for (passive, whole) in [(false, TRANSITIONS | FINISHED), (true, TRANSITIONS | FINISHED | ACCEPTED)] {
         let (complete, partial): (Vec<_>, Vec<_>) =
             sockets.iter().filter(|((role, _), _)| *role == passive).partition(|(_, seen)| **seen & whole == whole);
