@@ -91,19 +91,21 @@ pub(crate) fn may_hold<M: Memory>(socket: &Socket<M>, old: u8) -> bool {
     old == SYN_RECV && BARE_BIRTHS.get(0).is_some_and(|seen| *seen != 0)
 }
 
-/// Whether the socket is waiting.
-#[inline(always)]
-pub(crate) fn holds<M: Memory>(socket: &Socket<M>) -> bool {
-    WAITING.get_ptr(socket.address()).is_some()
-}
+/// Not waiting.
+pub(crate) const ABSENT: u32 = 0;
+/// A child, which waits for its acceptor or its tuple.
+pub(crate) const CHILD: u32 = 1;
+/// A connecting socket, which waits for its local port.
+pub(crate) const OPENER: u32 = 2;
 
-/// Whether the socket is a child that waits for its acceptor.
+/// What waits for this socket. One lookup: another CPU's accept may dismiss a child at any time.
 #[inline(always)]
-pub(crate) fn is_child<M: Memory>(socket: &Socket<M>) -> bool {
+pub(crate) fn guest<M: Memory>(socket: &Socket<M>) -> u32 {
     match WAITING.get_ptr(socket.address()) {
         // SAFETY: the entry outlives the program's run (RCU).
-        Some(guest) => unsafe { (*guest).steps[0].old == LISTEN },
-        None => false,
+        Some(guest) if unsafe { (*guest).steps[0].old } == LISTEN => CHILD,
+        Some(_) => OPENER,
+        None => ABSENT,
     }
 }
 

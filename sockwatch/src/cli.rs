@@ -130,7 +130,8 @@ pub(crate) struct CollectArgs {
 
 Columns of finished connections: SHAKE first SYN-ACK to accept queue, WAIT accept queue to accept(), LIFE birth to end.
 END: local-fin (this end closed first, TIME_WAIT here), peer-fin, both-fin, peer-rst, aborted (reset by this end),
-refused, timed-out, unreached, given-up, abandoned (left the accept queue unaccepted), orphaned, destroyed, stopped.")]
+refused, timed-out, unreached, given-up, abandoned (left the accept queue unaccepted), unqueued (its listener closed),
+orphaned (closed here, not yet by the peer), destroyed (ss -K), stopped (a listener), vanished (polling).")]
 pub(crate) struct TraceArgs {
     /// Which sockets.
     #[command(flatten)]
@@ -249,7 +250,7 @@ fn ring_bytes(text: &str) -> Result<u32, String> {
     let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
     let bytes = bytes.and_then(|bytes| u32::try_from(bytes).ok()).ok_or("not a size: 512KiB, 8MiB")?;
     if !bytes.is_power_of_two() || !sockwatch::kernel::session::RING_BYTES.contains(&bytes) {
-        return Err("must be a power of two between 4KiB and 1GiB".into());
+        return Err("must be a power of two between 64KiB and 1GiB".into());
     }
     Ok(bytes)
 }

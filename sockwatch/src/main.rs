@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sockwatch: error: {error:#}");
+            command::tell(format_args!("sockwatch: error: {error:#}"));
             ExitCode::from(ERROR)
         }
     }

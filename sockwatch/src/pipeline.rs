@@ -93,7 +93,11 @@ pub async fn run(
         Err(error) => Err(error),
     };
     match ended {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(pipeline.totals),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            let tick = source.drain(&mut pipeline.events)?;
+            pipeline.totals.losses = pipeline.losses(tick.losses);
+            Ok(pipeline.totals)
+        }
         Err(error) => Err(error.into()),
         Ok(()) => Ok(pipeline.totals),
     }
@@ -116,6 +120,8 @@ impl Pipeline {
         while let Some(event) = self.order.pop_any() {
             self.tracker.apply(&event, &mut self.updates);
         }
+        // Nothing more will settle: what has reached CLOSE is told as it is.
+        self.tracker.expire(u64::MAX, &mut self.updates);
         self.show(tick, sink, limit)
     }
 

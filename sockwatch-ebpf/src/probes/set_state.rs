@@ -13,7 +13,7 @@ use crate::{
     memory::{Direct, Memory, Probed, offset},
     relief::{By, Post, event, is_left, take},
     socket::{CLOSE, FIN_WAIT1, LAST_ACK, LISTEN, SYN_RECV, SYN_SENT, Socket, fill_comm},
-    waiting,
+    waiting::{self, ABSENT, CHILD},
 };
 
 /// `SOCK_DEAD` in `sk_flags`: no process holds the socket any more.
@@ -82,7 +82,7 @@ fn transition<M: Memory>(socket: &Socket<M>, old: u8, new: u8, by: By) {
 fn judge<M: Memory>(socket: &Socket<M>, old: u8, new: u8) -> Verdict {
     if old == CLOSE && (new == SYN_SENT || new == LISTEN) {
         // A connecting socket's port may not be bound yet.
-        let known = Known { local_port: new == LISTEN || socket.local_port() != 0, remote: true };
+        let known = Known { local_port: new == LISTEN || bound_port(socket) != 0, remote: true };
         return judge_opening(filter::tuple(socket, known), socket.key());
     }
     if old == LISTEN && new == SYN_RECV {
@@ -102,6 +102,12 @@ fn judge<M: Memory>(socket: &Socket<M>, old: u8, new: u8) -> Verdict {
         filter::note_closed(socket.key());
     }
     judge_later(socket, old, new)
+}
+
+/// `skc_num`: 0 until the socket is bound. `inet_sport` still holds the port of a former life.
+#[inline(always)]
+fn bound_port<M: Memory>(socket: &Socket<M>) -> u16 {
+    socket.field(offset!(skc_num))
 }
 
 /// connect() and listen() run in their owner's context: this is where a process filter decides.
@@ -125,11 +131,12 @@ fn judge_later<M: Memory>(socket: &Socket<M>, old: u8, new: u8) -> Verdict {
     if filter::by_task() && filter::is_member(socket) {
         return PASS;
     }
-    if waiting::may_hold(socket, old) && waiting::holds(socket) {
-        if filter::by_task() && waiting::is_child(socket) {
-            waiting::append(socket, old, new);
-            return REJECT;
-        }
+    let guest = if waiting::may_hold(socket, old) { waiting::guest(socket) } else { ABSENT };
+    if filter::by_task() && guest == CHILD {
+        waiting::append(socket, old, new);
+        return REJECT;
+    }
+    if guest != ABSENT {
         if filter::by_task() {
             filter::remember(socket.key());
         }
@@ -173,6 +180,9 @@ fn submit<M: Memory>(socket: &Socket<M>, old: u8, new: u8, by: By) {
             let task = record.as_mut_ptr();
             let backlog = if new == LISTEN { socket.field(offset!(sk_max_ack_backlog)) } else { 0 };
             socket.fill_head(&raw mut (*task).head, by.mark(Kind::TaskTransition), at_ns, cookie, states, backlog);
+            if new == SYN_SENT {
+                (&raw mut (*task).head.local_port).write(bound_port(socket));
+            }
             fill_comm(&raw mut (*task).comm);
             record.submit();
         } else {

@@ -7,3 +7,10 @@ pub(crate) mod schema;
 pub(crate) mod signals;
 pub(crate) mod start;
 pub(crate) mod trace;
+
+use std::{fmt, io::Write};
+
+/// A line on stderr. If nobody can read it, there is nobody to tell.
+pub(crate) fn tell(line: fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}

@@ -1,6 +1,9 @@
 //! Ctrl-C and SIGTERM: a normal end.
 
+use std::sync::{Arc, atomic::AtomicBool};
+
 use anyhow::Context;
+use signal_hook::flag;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The signals that end a trace, registered.
@@ -13,7 +16,14 @@ pub(crate) struct Stop {
 impl Stop {
     /// From now on these signals end the trace instead of the process. Needs a tokio runtime.
     pub(crate) fn register() -> anyhow::Result<Self> {
-        let register = |kind| signal(kind).context("cannot listen for signals");
+        let register = |kind: SignalKind| {
+            // The second one ends the process at once, even if nobody reads its output.
+            let came = Arc::new(AtomicBool::new(false));
+            flag::register_conditional_default(kind.as_raw_value(), Arc::clone(&came))
+                .and_then(|_| flag::register(kind.as_raw_value(), came))
+                .and_then(|_| signal(kind))
+                .context("cannot listen for signals")
+        };
         Ok(Self {
             interrupt: register(SignalKind::interrupt())?,
             terminate: register(SignalKind::terminate())?,

@@ -18,7 +18,10 @@ use sockwatch::{
     tcp::event::Event,
 };
 
-use super::filter::{Resolved, to_wire};
+use super::{
+    filter::{Resolved, to_wire},
+    tell,
+};
 use crate::cli::{CollectArgs, SourceName};
 
 /// What `--source ebpf` needs, for the error that says so.
@@ -83,12 +86,12 @@ impl Started {
                     })
                     .collect();
                 live.outcomes().iter().for_each(warn);
-                eprintln!("tracing by eBPF: {}", taken.join(" "));
+                tell(format_args!("tracing by eBPF: {}", taken.join(" ")));
             }
-            Self::Poll(_) => eprintln!(
+            Self::Poll(_) => tell(format_args!(
                 "tracing by polling the socket table every {0} ms: sampled (~, right to within {0} ms), what lasts less is not seen",
                 args.interval.as_millis()
-            ),
+            )),
         }
     }
 }
@@ -98,7 +101,11 @@ fn warn(outcome: &Outcome) {
     let refused = outcome.refused.iter().filter(|(_, why)| !matches!(why, Refusal::SwitchedOff | Refusal::NotNeeded));
     let reasons: Vec<_> = refused.map(|(name, why)| format!("{name}: {why}")).collect();
     if let (None, Need::Optional { without }, false) = (outcome.taken, outcome.probe.need, reasons.is_empty()) {
-        eprintln!("sockwatch: warning: no {} probe, so without {without} ({})", outcome.probe.name, reasons.join("; "));
+        tell(format_args!(
+            "sockwatch: warning: no {} probe, so without {without} ({})",
+            outcome.probe.name,
+            reasons.join("; ")
+        ));
     }
 }
 
@@ -112,7 +119,7 @@ pub(crate) fn source(args: &CollectArgs, resolved: &Resolved) -> anyhow::Result<
         SourceName::Auto => match live(args, resolved) {
             Ok(started) => started,
             Err(error) if error.downcast_ref::<StartError>().is_some() => {
-                eprintln!("sockwatch: falling back to polling: {error:#} (`sockwatch doctor` says more)");
+                tell(format_args!("sockwatch: falling back to polling: {error:#} (`sockwatch doctor` says more)"));
                 poll(args, resolved)?
             }
             Err(error) => return Err(error),
@@ -139,10 +146,10 @@ fn live(args: &CollectArgs, resolved: &Resolved) -> anyhow::Result<Started> {
         Ok(cookies) => {
             live.remember(&cookies).context("cannot remember the sockets that the processes hold already")?
         }
-        Err(error) => eprintln!(
+        Err(error) => tell(format_args!(
             "sockwatch: warning: {:#}; sockets opened before the trace are not shown until they are accepted",
             anyhow::Error::from(error)
-        ),
+        )),
     }
     Ok(Started::Live(Box::new(live)))
 }

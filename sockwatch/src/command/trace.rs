@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use sockwatch::{
     kernel::check::kernel_release,
     monotonic::{now_ns, wall_offset_ns},
@@ -22,11 +22,15 @@ use super::{
     filter,
     signals::Stop,
     start::{self, Started},
+    tell,
 };
 use crate::cli::{Format, ShowArgs, Time, TraceArgs};
 
 pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
     let resolved = filter::resolve(&args.filter)?;
+    if let Some(path) = args.show.output.as_deref().filter(|path| path.exists()) {
+        bail!("--output {}: it exists, and sockwatch overwrites nothing", path.display());
+    }
     start::prepare();
     start::runtime()?.block_on(async {
         let stop = Stop::register()?;
@@ -112,7 +116,7 @@ fn start_line<'a>(clock: Clock, source: &'a str, kernel: &'a str) -> Start<'a> {
 /// The last line on stderr: what was seen and what was not.
 pub(crate) fn summary(totals: &Totals, bytes: u64) {
     let losses = &totals.losses;
-    eprintln!(
+    tell(format_args!(
         "sockwatch: events={} bytes={bytes} connections={} lost={} missed={} dropped={} late={} unexpected={}",
         totals.events,
         totals.connections,
@@ -121,5 +125,5 @@ pub(crate) fn summary(totals: &Totals, bytes: u64) {
         losses.dropped(),
         losses.late,
         losses.unexpected_transitions,
-    );
+    ));
 }

@@ -147,7 +147,7 @@ pub const PROBES: &[Probe] = &[
                     IDENTITY,
                     Requirement::Fields(&["task_files", "files_fdt", "fdt_fd", "file_private_data", "socket_sk"]),
                 ],
-                lost: Some("every system call of the machine gets some 25 ns slower"),
+                lost: Some("accepts of MPTCP sockets; every system call of the machine gets some 25 ns slower"),
             },
         ],
     },
@@ -291,7 +291,7 @@ pub const PROBES: &[Probe] = &[
     },
     Probe {
         name: "drop",
-        tells: "packets dropped at a full accept queue or at TIME_WAIT",
+        tells: "final ACKs dropped at a full accept queue, segments for TIME_WAIT (not: dropped SYNs)",
         need: Need::Optional { without: "dropped final ACKs and segments to TIME_WAIT" },
         alternatives: &[Alternative {
             name: "btf",

@@ -24,7 +24,7 @@ use crate::tcp::loss::Losses;
 static OBJECT: &[u8] = include_bytes_aligned!("sockwatch-probes.o");
 
 /// The smallest and largest ring buffer.
-pub const RING_BYTES: std::ops::RangeInclusive<u32> = 4096..=1 << 30;
+pub const RING_BYTES: std::ops::RangeInclusive<u32> = 64 << 10..=1 << 30;
 
 /// The ring buffers' total size unless the user says otherwise.
 const TOTAL_RING_BYTES: u32 = 32 << 20;
@@ -147,6 +147,9 @@ impl Session {
         let rings = starter.make_rings()?;
         for probe in PROBES {
             starter.attach_probe(probe)?;
+            if probe.name == "accept" {
+                starter.set_accept_exits()?;
+            }
         }
         if options.yardstick == Yardstick::Attached {
             starter.attach(&EMPTY).map_err(StartError::Object)?;
@@ -346,13 +349,18 @@ impl<'a> Starter<'a> {
             .collect()
     }
 
+    /// Says what the exits of the accept system calls mean, before there are transitions that they could contradict.
+    fn set_accept_exits(&mut self) -> Result<(), StartError> {
+        let taken = self.outcomes.last().and_then(|outcome| outcome.taken);
+        let by_syscall = taken.is_some_and(|taken| taken.name == "syscall");
+        let reports = if by_syscall { SYSCALL_ACCEPTS } else { SYSCALL_DESCRIPTORS };
+        let exits = self.ebpf.map_mut("ACCEPT_EXITS");
+        let exits = exits.ok_or_else(|| StartError::Mismatch("it has no map ACCEPT_EXITS".into()))?;
+        let mut exits: Array<&mut MapData, u32> = Array::try_from(exits)?;
+        Ok(exits.set(0, reports, 0)?)
+    }
+
     fn finish(mut self, rings: Vec<RingBuf<MapData>>) -> Result<(Session, Vec<RingBuf<MapData>>), StartError> {
-        let accepts_by_syscall = self.outcomes.iter().any(|outcome| {
-            outcome.probe.name == "accept" && outcome.taken.is_some_and(|taken| taken.name == "syscall")
-        });
-        let reports = if accepts_by_syscall { SYSCALL_ACCEPTS } else { SYSCALL_DESCRIPTORS };
-        let mut exits: Array<MapData, u32> = Array::try_from(self.take_map("ACCEPT_EXITS")?)?;
-        exits.set(0, reports, 0)?;
         let members = aya::maps::HashMap::try_from(self.take_map("MEMBERS")?)?;
         let counted = PerCpuArray::try_from(self.take_map("COUNTED")?)?;
         #[cfg(feature = "probe-log")]

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     pipeline::Totals,
     tcp::{
+        close::Ending,
         connection::{Connection, Role},
         endpoint::IPV4_WIDTH,
         event::Task,
@@ -32,6 +33,8 @@ pub enum Colour {
 
 /// Columns: time 11, role 1, local 21, remote 21, what happened 22, how long 6, process 13; with spaces 100.
 const TIME_WIDTH: usize = 10;
+/// `23:59:59.123456`
+const WALL_WIDTH: usize = 15;
 const HAPPENING_WIDTH: usize = 22;
 const DURATION_WIDTH: usize = 6;
 const PROCESS_WIDTH: usize = 13;
@@ -71,7 +74,8 @@ impl<W: Write> Text<W> {
 
     fn header(&mut self) -> io::Result<()> {
         self.header_due = false;
-        let (time, local) = (format!("{:>TIME_WIDTH$}", "TIME"), format!("{:IPV4_WIDTH$}", "LOCAL"));
+        let width = if let Clock::Wall { .. } = self.clock { WALL_WIDTH } else { TIME_WIDTH };
+        let (time, local) = (format!("{:>width$}", "TIME"), format!("{:IPV4_WIDTH$}", "LOCAL"));
         let remote = format!("{:IPV4_WIDTH$}", "REMOTE");
         self.start(style::BOLD);
         if self.show.transitions {
@@ -191,10 +195,11 @@ impl<W: Write> Text<W> {
         self.duration(queued.and_then(|queued| queued.wait_ns()), None)?;
         self.duration(connection.lifetime_ns().map(u64::cast_signed), connection.sampled_ns)?;
         self.process(subject.owner, OWNER_WIDTH)?;
-        let end = if connection.is_queued() && connection.ending.is_some() {
-            "abandoned"
-        } else {
-            connection.ending.map_or("-", crate::tcp::close::Ending::word)
+        let end = match connection.ending {
+            Some(Ending::ListenerClosed) => Ending::ListenerClosed.word(),
+            Some(_) if connection.is_queued() => "abandoned",
+            Some(ending) => ending.word(),
+            None => "-",
         };
         write!(self.buffer, " {end}")?;
         self.finish_line();

@@ -235,6 +235,8 @@ impl Connection {
 
     /// Whether it still waits in an accept queue.
     pub fn is_queued(&self) -> bool {
-        self.role == Role::Passive && self.queued.is_some_and(|queued| queued.accepted_ns.is_none())
+        // A descriptor tells of an accept that was not seen itself.
+        let taken = self.ownership.fd.is_some() || self.ownership.acceptor.is_some();
+        self.role == Role::Passive && !taken && self.queued.is_some_and(|queued| queued.accepted_ns.is_none())
     }
 }

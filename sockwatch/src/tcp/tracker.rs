@@ -102,7 +102,7 @@ impl Tracker {
     /// `now_ns` comes from the event stream, never from the clock.
     pub fn expire(&mut self, now_ns: u64, updates: &mut Vec<Update>) {
         while let Some((at_ns, key, incarnation)) = self.settling.front().copied() {
-            if at_ns + CLOSE_SETTLES_NS > now_ns {
+            if at_ns.saturating_add(CLOSE_SETTLES_NS) > now_ns {
                 return;
             }
             self.settling.pop_front();
@@ -110,7 +110,7 @@ impl Tracker {
                 && tracked.connection.incarnation == incarnation
                 && !tracked.connection.is_queued()
             {
-                tracked.report(now_ns, updates);
+                tracked.report(now_ns.min(at_ns.saturating_add(CLOSE_SETTLES_NS)), updates);
             }
         }
     }
@@ -219,8 +219,7 @@ impl Tracker {
         let incarnation = former.as_ref().map_or(0, |former| former.connection.incarnation + 1);
         if let Some(mut former) = former {
             former.report(event.at_ns, updates);
-        } else if self.sockets.len() >= MAX_SOCKETS {
-            self.full += 1;
+        } else if !self.has_room() {
             return None;
         }
         let mut connection = Connection::new(key, role, event.tuple?, state, event.at_ns);
@@ -228,6 +227,16 @@ impl Tracker {
         connection.birth_seen = true;
         connection.state_since_ns = Some(event.at_ns);
         Some(connection)
+    }
+
+    /// Whether one more fits. Sockets whose end was told, and whose destroy was perhaps lost, make room first.
+    fn has_room(&mut self) -> bool {
+        if self.sockets.len() >= MAX_SOCKETS {
+            self.sockets.retain(|_, tracked| !tracked.reported);
+        }
+        let fits = self.sockets.len() < MAX_SOCKETS;
+        self.full += u64::from(!fits);
+        fits
     }
 
     fn admit(
@@ -292,8 +301,7 @@ impl Tracker {
     /// The socket's connection; adopted now, in the event's old state, if it was there before we looked.
     fn existing(&mut self, key: SocketKey, event: &Event, old: TcpState) -> Option<&mut Connection> {
         if !self.sockets.contains_key(&key) {
-            if self.sockets.len() >= MAX_SOCKETS {
-                self.full += 1;
+            if !self.has_room() {
                 return None;
             }
             let role = if old == TcpState::Listen { Role::Listener } else { Role::Unknown };
@@ -348,7 +356,8 @@ impl Tracker {
         connection.ownership.listener_owner = listener_owner;
         let mut handshake_ns = None;
         if let Some(queued) = &mut connection.queued {
-            handshake_ns = synack_at_ns.map(|synack| queued.at_ns.cast_signed().wrapping_sub(synack.cast_signed()));
+            // With Fast Open the child is born at the SYN, before its SYN-ACK: there is no handshake to wait for.
+            handshake_ns = synack_at_ns.and_then(|synack| Some(queued.at_ns.checked_sub(synack)?.cast_signed()));
             queued.handshake_ns = handshake_ns;
             queued.synack_retransmits = synack_retransmits;
         }
