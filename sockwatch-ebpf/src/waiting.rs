@@ -116,7 +116,9 @@ pub(crate) fn admit<M: Memory>(socket: &Socket<M>, old: u8, new: u8) {
         count(Counter::WaitingRoomFull);
     }
     let _ = WAITING.remove(socket.address());
-    if WAITING.insert(socket.address(), &VACANT, u64::from(BPF_NOEXIST)).is_err() {
+    // By reference: a value would be copied to the stack first.
+    let vacant: &Guest = &VACANT;
+    if WAITING.insert(socket.address(), vacant, u64::from(BPF_NOEXIST)).is_err() {
         count(Counter::WaitingRoomFull);
         return;
     }
