@@ -217,8 +217,8 @@ impl Tracker {
     ) -> Option<Connection> {
         let former = self.sockets.remove(&key);
         let incarnation = former.as_ref().map_or(0, |former| former.connection.incarnation + 1);
-        if let Some(mut former) = former {
-            former.report(event.at_ns, updates);
+        if let Some(former) = former {
+            former.report_last(event.at_ns, updates);
         } else if !self.has_room() {
             return None;
         }
@@ -439,8 +439,8 @@ impl Tracker {
 
     fn destroy(&mut self, key: SocketKey, event: &Event, updates: &mut Vec<Update>) {
         self.by_address.remove(&event.skaddr);
-        if let Some(mut tracked) = self.sockets.remove(&key) {
-            tracked.report(event.at_ns, updates);
+        if let Some(tracked) = self.sockets.remove(&key) {
+            tracked.report_last(event.at_ns, updates);
         }
     }
 
@@ -486,11 +486,20 @@ impl Tracker {
         let lasted_ns = connection.enter(new, at_ns);
         let happening = Happening::Transition { old, new, lasted_ns, by: None, sampled_ns: Some(interval_ns) };
         updates.push(Update { at_ns, subject: Subject::from(&*connection), happening });
-        tracked.report(at_ns, updates);
+        tracked.report_last(at_ns, updates);
     }
 }
 
 impl Tracked {
+    /// Tells the end, unless it was told, of a socket that is gone: without a copy, it happens for every connection.
+    fn report_last(self, at_ns: u64, updates: &mut Vec<Update>) {
+        if self.reported {
+            return;
+        }
+        let subject = Subject::from(&self.connection);
+        updates.push(Update { at_ns, subject, happening: Happening::Ended(Box::new(self.connection)) });
+    }
+
     /// Tells the end, once.
     fn report(&mut self, at_ns: u64, updates: &mut Vec<Update>) {
         if self.reported {
