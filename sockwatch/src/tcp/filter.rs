@@ -166,11 +166,6 @@ impl Filter {
             && port(&self.local_ports, &[local.port])
             && port(&self.remote_ports, &[remote.port])
     }
-
-    /// Whether owners decide.
-    pub fn by_owner(&self) -> bool {
-        !self.pids.is_empty() || self.cgroup.is_some()
-    }
 }
 
 #[cfg(test)]

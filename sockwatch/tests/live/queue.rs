@@ -96,3 +96,22 @@ fn without_handshake_times_waits_stay() {
         assert!(line.0["handshake_ns"].is_null(), "{line:?}");
     }
 }
+
+/// The newcomer's first command brings its own server and clients: the k-th connection waits k delays.
+#[test]
+fn lab_slow_accept() {
+    let Some(_machine) = crate::harness::shared("lab_slow_accept") else { return };
+    let mut command = crate::harness::sockwatch();
+    let output = command.args(["lab", "slow-accept", "--clients", "3", "--delay", "50ms", "--format", "json"]).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let lines = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let ended = lines.filter(|line| line["type"] == "connection" && line["socket"]["role"] == "passive");
+    let waits_ms: Vec<_> = ended.map(|line| line["wait_ns"].as_i64().unwrap() / 1_000_000).collect();
+    assert_eq!(waits_ms.len(), 3, "{waits_ms:?}");
+    // The clients connect one after the other, so the later ones begin to wait a little later.
+    for (wait_ms, delays) in waits_ms.iter().zip(1..) {
+        assert!(*wait_ms > 50 * delays - 25, "{waits_ms:?}");
+    }
+}
