@@ -37,6 +37,8 @@ pub enum Kind {
     ListenOverflow = 13,
     /// [`Head`]: a segment for a `TIME_WAIT` minisock was dropped; `value` is `enum skb_drop_reason`.
     TimeWaitDrop = 14,
+    /// [`Waited`]: everything that a filter held back of a socket that it now lets in.
+    Waited = 15,
 }
 
 /// Set in the kind byte by a relief program: the event may have been reported before, microseconds earlier.
@@ -116,6 +118,14 @@ pub struct Close {
     pub head: Head,
     /// The current thread's name.
     pub comm: [u8; 16],
+    /// What tells the kinds of close apart.
+    pub evidence: Evidence,
+}
+
+/// A socket at its transition to `CLOSE`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence {
     /// `tp->bytes_acked`: payload bytes sent and acknowledged (counts the SYN as one).
     pub acked_bytes: u64,
     /// `tp->bytes_received`: payload bytes received.
@@ -178,6 +188,80 @@ pub struct Accept {
     pub listener: u64,
 }
 
+/// Transitions that a socket can have before it is decided on: birth, established, the client's FIN or RST, close.
+pub const STEPS: usize = 6;
+
+/// A transition with its own time.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    /// `CLOCK_MONOTONIC`, in nanoseconds.
+    pub at_ns: u64,
+    /// The state before.
+    pub old_state: u8,
+    /// The state after.
+    pub new_state: u8,
+    /// Padding.
+    pub reserved: [u8; 6],
+}
+
+/// What happened to a socket while a filter could not decide on it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Wait {
+    /// The first `count` are there.
+    pub steps: [Step; STEPS],
+    /// How many transitions.
+    pub count: u32,
+    /// A child's birth: the listener's `sk_ack_backlog`.
+    pub depth: u32,
+    /// A child's birth: the listener's `sk_max_ack_backlog`.
+    pub limit: u32,
+    /// How often the SYN-ACK was retransmitted.
+    pub synack_retransmits: u32,
+    /// The process that connects.
+    pub pid: u32,
+    /// The thread that connects.
+    pub tid: u32,
+    /// Its name.
+    pub comm: [u8; 16],
+    /// When the child entered the accept queue; 0 if it has not, or nothing told.
+    pub enqueued_ns: u64,
+    /// As in [`Enqueue`].
+    pub listener: u64,
+    /// As in [`Enqueue`].
+    pub synack_us: u64,
+}
+
+impl Wait {
+    /// Nothing has happened.
+    pub const NOTHING: Self = Self {
+        steps: [Step { at_ns: 0, old_state: 0, new_state: 0, reserved: [0; 6] }; STEPS],
+        count: 0,
+        depth: 0,
+        limit: 0,
+        synack_retransmits: 0,
+        pid: 0,
+        tid: 0,
+        comm: [0; 16],
+        enqueued_ns: 0,
+        listener: 0,
+        synack_us: 0,
+    };
+}
+
+/// A socket that a filter lets in late, with all that happened before.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Waited {
+    /// The socket as it is now.
+    pub head: Head,
+    /// What happened to it.
+    pub wait: Wait,
+    /// As it is now, for a transition to `CLOSE` among those.
+    pub evidence: Evidence,
+}
+
 /// [`Accept`]'s `value` when the hook does not know the descriptor.
 pub const NO_FD: u32 = i32::MIN as u32;
 
@@ -189,14 +273,18 @@ macro_rules! plain {
     )+};
 }
 
-plain!(Stub: 32, Head: 80, Task: 96, Birth: 88, Close: 152, Enqueue: 104, Accept: 104);
+plain!(Stub: 32, Head: 80, Task: 96, Birth: 88, Close: 152, Enqueue: 104, Accept: 104, Waited: 296);
 
 const _: () = {
     assert!(core::mem::offset_of!(Stub, kind) == 28);
     assert!(core::mem::offset_of!(Head, pid) == 32);
     assert!(core::mem::offset_of!(Head, local) == 48);
-    assert!(core::mem::offset_of!(Close, acked_bytes) == 96);
-    assert!(core::mem::offset_of!(Close, error) == 136);
+    assert!(core::mem::offset_of!(Close, evidence) == 96);
+    assert!(core::mem::offset_of!(Evidence, error) == 40);
+    assert!(core::mem::offset_of!(Waited, wait) == 80);
+    assert!(core::mem::offset_of!(Wait, count) == 96);
+    assert!(core::mem::offset_of!(Wait, enqueued_ns) == 136);
+    assert!(core::mem::offset_of!(Waited, evidence) == 240);
     assert!(core::mem::offset_of!(Enqueue, limit) == 96);
     assert!(core::mem::offset_of!(Accept, listener) == 96);
 };

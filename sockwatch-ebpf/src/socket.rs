@@ -3,7 +3,7 @@
 use core::marker::PhantomData;
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated};
-use sockwatch_common::{Close, Head, Stub};
+use sockwatch_common::{Evidence, Head, Stub};
 
 use crate::memory::{Copied, Memory, Probed, offset};
 
@@ -96,12 +96,6 @@ impl<M: Memory> Socket<M> {
     pub(crate) fn cookie_at(&self, old: u8, new: u8) -> u64 {
         let bare_birth = old == LISTEN && new == SYN_RECV && self.remote_port() == 0;
         if bare_birth { 0 } else { self.cookie() }
-    }
-
-    /// The same socket where it is in the kernel, for fields that a copy does not hold.
-    #[inline(always)]
-    pub(crate) fn probed(&self) -> Socket<Probed> {
-        Socket { sk: self.at, tcp: self.at, at: self.at, memory: PhantomData }
     }
 
     /// What tells this socket from others: the cookie, or the address where no cookie can be had.
@@ -237,30 +231,30 @@ impl<M: Memory> Socket<M> {
     /// Fills what the verdict about a close stands on.
     ///
     /// # Safety
-    /// `close` points to writable memory for a [`Close`].
+    /// `evidence` points to writable memory for an [`Evidence`].
     #[inline(always)]
-    pub(crate) unsafe fn fill_evidence(&self, close: *mut Close) {
+    pub(crate) unsafe fn fill_evidence(&self, evidence: *mut Evidence) {
         let received: u32 = self.tcp_field(offset!(rcv_nxt));
         let read: u32 = self.tcp_field(offset!(copied_seq));
         let socket: usize = self.field(offset!(sk_socket));
         // SAFETY: as the caller promised, and so for each field of it.
         unsafe {
-            (&raw mut (*close).acked_bytes).write(self.tcp_field(offset!(bytes_acked)));
-            (&raw mut (*close).received_bytes).write(self.tcp_field(offset!(bytes_received)));
-            (&raw mut (*close).snd_una).write(self.tcp_field(offset!(snd_una)));
-            (&raw mut (*close).write_seq).write(self.tcp_field(offset!(write_seq)));
-            (&raw mut (*close).unread_bytes).write(received.wrapping_sub(read));
-            (&raw mut (*close).linger2).write(self.tcp_field(offset!(linger2)));
-            (&raw mut (*close).user_timeout_ms).write(self.tcp_field(offset!(icsk_user_timeout)));
-            (&raw mut (*close).segments_out).write(self.tcp_field(offset!(segs_out)));
-            (&raw mut (*close).error).write(self.field::<u32>(offset!(sk_err)) as u16);
-            (&raw mut (*close).soft_error).write(self.field::<u32>(offset!(sk_err_soft)) as u16);
-            (&raw mut (*close).flags).write(self.field::<u64>(offset!(skc_flags)) as u16);
-            (&raw mut (*close).retransmits).write(self.tcp_field(offset!(icsk_retransmits)));
-            (&raw mut (*close).probes).write(self.tcp_field(offset!(icsk_probes_out)));
-            (&raw mut (*close).shutdown).write(self.field(offset!(sk_shutdown)));
-            (&raw mut (*close).has_socket).write((socket != 0) as u8);
-            (&raw mut (*close).reserved).write([0; 6]);
+            (&raw mut (*evidence).acked_bytes).write(self.tcp_field(offset!(bytes_acked)));
+            (&raw mut (*evidence).received_bytes).write(self.tcp_field(offset!(bytes_received)));
+            (&raw mut (*evidence).snd_una).write(self.tcp_field(offset!(snd_una)));
+            (&raw mut (*evidence).write_seq).write(self.tcp_field(offset!(write_seq)));
+            (&raw mut (*evidence).unread_bytes).write(received.wrapping_sub(read));
+            (&raw mut (*evidence).linger2).write(self.tcp_field(offset!(linger2)));
+            (&raw mut (*evidence).user_timeout_ms).write(self.tcp_field(offset!(icsk_user_timeout)));
+            (&raw mut (*evidence).segments_out).write(self.tcp_field(offset!(segs_out)));
+            (&raw mut (*evidence).error).write(self.field::<u32>(offset!(sk_err)) as u16);
+            (&raw mut (*evidence).soft_error).write(self.field::<u32>(offset!(sk_err_soft)) as u16);
+            (&raw mut (*evidence).flags).write(self.field::<u64>(offset!(skc_flags)) as u16);
+            (&raw mut (*evidence).retransmits).write(self.tcp_field(offset!(icsk_retransmits)));
+            (&raw mut (*evidence).probes).write(self.tcp_field(offset!(icsk_probes_out)));
+            (&raw mut (*evidence).shutdown).write(self.field(offset!(sk_shutdown)));
+            (&raw mut (*evidence).has_socket).write((socket != 0) as u8);
+            (&raw mut (*evidence).reserved).write([0; 6]);
         }
     }
 }

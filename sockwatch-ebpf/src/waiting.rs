@@ -9,66 +9,22 @@ use aya_ebpf::{
     btf_maps::{Array, LruHashMap},
     macros::btf_map,
 };
-use sockwatch_common::{Birth, Close, Counter, Enqueue, Head, Kind, Task};
+use sockwatch_common::{Counter, Kind, STEPS, Step, Wait, Waited};
 
 use crate::{
     emit::{count, now_ns, reserve},
     filter::{self, Known, UNKNOWN},
     memory::{Memory, Probed, offset},
-    socket::{CLOSE, LISTEN, SYN_RECV, SYN_SENT, Socket, fill_comm},
+    socket::{LISTEN, SYN_RECV, SYN_SENT, Socket, fill_comm},
 };
-
-/// Transitions that a socket can have before it is decided on: birth, established, the client's FIN or RST, close.
-const STEPS: usize = 6;
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Step {
-    at_ns: u64,
-    old: u8,
-    new: u8,
-    reserved: [u8; 6],
-}
-
-/// One undecided socket.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Guest {
-    steps: [Step; STEPS],
-    count: u32,
-    /// The opener of a connecting socket.
-    pid: u32,
-    tid: u32,
-    /// Queue depth and limit at a child's birth.
-    depth: u32,
-    limit: u32,
-    synack_retransmits: u32,
-    comm: [u8; 16],
-    /// When the child entered the accept queue; 0 if it has not, or nothing told.
-    enqueued_ns: u64,
-    listener: u64,
-    synack_us: u64,
-}
 
 /// A guest that has not come. It is filled in place: kernels before 6.8 round every frame of the stack up to 32 bytes, and one
 /// built on it would not fit.
-static VACANT: Guest = Guest {
-    steps: [Step { at_ns: 0, old: 0, new: 0, reserved: [0; 6] }; STEPS],
-    count: 0,
-    pid: 0,
-    tid: 0,
-    depth: 0,
-    limit: 0,
-    synack_retransmits: 0,
-    comm: [0; 16],
-    enqueued_ns: 0,
-    listener: 0,
-    synack_us: 0,
-};
+static VACANT: Wait = Wait::NOTHING;
 
 /// By the socket's address: an entry is removed when the socket is decided on or destroyed. The agent sizes it.
 #[btf_map]
-static WAITING: LruHashMap<u64, Guest, 16384> = LruHashMap::new();
+static WAITING: LruHashMap<u64, Wait, 16384> = LruHashMap::new();
 
 /// Whether the kernel has shown a child without a remote end (1) or not (0): only then children wait for their tuple.
 #[btf_map]
@@ -103,7 +59,7 @@ pub(crate) const OPENER: u32 = 2;
 pub(crate) fn guest<M: Memory>(socket: &Socket<M>) -> u32 {
     match WAITING.get_ptr(socket.address()) {
         // SAFETY: the entry outlives the program's run (RCU).
-        Some(guest) if unsafe { (*guest).steps[0].old } == LISTEN => CHILD,
+        Some(guest) if unsafe { (*guest).steps[0].old_state } == LISTEN => CHILD,
         Some(_) => OPENER,
         None => ABSENT,
     }
@@ -117,7 +73,7 @@ pub(crate) fn admit<M: Memory>(socket: &Socket<M>, old: u8, new: u8) {
     }
     let _ = WAITING.remove(socket.address());
     // By reference: a value would be copied to the stack first.
-    let vacant: &Guest = &VACANT;
+    let vacant: &Wait = &VACANT;
     if WAITING.insert(socket.address(), vacant, u64::from(BPF_NOEXIST)).is_err() {
         count(Counter::WaitingRoomFull);
         return;
@@ -126,7 +82,7 @@ pub(crate) fn admit<M: Memory>(socket: &Socket<M>, old: u8, new: u8) {
     let task = aya_ebpf::helpers::bpf_get_current_pid_tgid();
     // SAFETY: the entry outlives the program's run (RCU); the socket's own lock orders its transitions.
     unsafe {
-        (&raw mut (*guest).steps).cast::<Step>().write(Step { at_ns: now_ns(), old, new, reserved: [0; 6] });
+        (&raw mut (*guest).steps).cast::<Step>().write(step(old, new));
         (*guest).count = 1;
         (*guest).pid = (task >> 32) as u32;
         (*guest).tid = task as u32;
@@ -147,8 +103,7 @@ pub(crate) fn append<M: Memory>(socket: &Socket<M>, old: u8, new: u8) {
             count(Counter::WaitingRoomFull);
             return;
         }
-        let step = (&raw mut (*guest).steps).cast::<Step>().add(at);
-        step.write(Step { at_ns: now_ns(), old, new, reserved: [0; 6] });
+        (&raw mut (*guest).steps).cast::<Step>().add(at).write(step(old, new));
         (*guest).count = at as u32 + 1;
     }
 }
@@ -172,85 +127,30 @@ pub(crate) fn dismiss<M: Memory>(socket: &Socket<M>) {
     let _ = WAITING.remove(socket.address());
 }
 
+#[inline(always)]
+fn step(old_state: u8, new_state: u8) -> Step {
+    Step { at_ns: now_ns(), old_state, new_state, reserved: [0; 6] }
+}
+
 /// Emits everything that waited for the socket at this address, then forgets it. Seldom, so probed reads do.
+///
+/// One record for all of it: with a record for each step, the verifier of 6.1 walked 740,000 instructions.
 #[inline(never)]
 pub(crate) fn release(at: *const u8) {
     // SAFETY: the caller holds the socket; reads of it are probed.
     let Some(socket) = (unsafe { Socket::<Probed>::full(at) }) else { return };
-    let socket = &socket;
     let Some(guest) = WAITING.get_ptr(socket.address()) else { return };
-    let cookie = socket.cookie();
-    for index in 0..STEPS {
-        // SAFETY: the entry outlives the program's run (RCU); the index is below the array's length.
-        unsafe {
-            if index as u32 >= (*guest).count {
-                break;
-            }
-            let step = (&raw const (*guest).steps).cast::<Step>().add(index).read();
-            emit_step(socket, guest, step, cookie);
-        }
-    }
-    // SAFETY: as above.
-    unsafe { emit_enqueue(socket, guest, cookie) };
-    dismiss(socket);
-}
-
-/// # Safety
-/// `guest` points to a live map entry.
-#[inline(always)]
-unsafe fn emit_step(socket: &Socket<Probed>, guest: *const Guest, step: Step, cookie: u64) {
-    let states = (step.old, step.new);
-    // SAFETY: the records are reserved for what is filled; the entry is live.
-    unsafe {
-        if step.old == LISTEN && step.new == SYN_RECV {
-            let Some(mut record) = reserve::<Birth>() else { return };
-            let birth = record.as_mut_ptr();
-            socket.fill_head(&raw mut (*birth).head, Kind::Birth as u8, step.at_ns, cookie, states, (*guest).depth);
-            (&raw mut (*birth).limit).write((*guest).limit);
-            (&raw mut (*birth).reserved).write(0);
-            record.submit();
-        } else if step.new == SYN_SENT {
-            let Some(mut record) = reserve::<Task>() else { return };
-            let task = record.as_mut_ptr();
-            socket.fill_head(&raw mut (*task).head, Kind::TaskTransition as u8, step.at_ns, cookie, states, 0);
-            (&raw mut (*task).head.pid).write((*guest).pid);
-            (&raw mut (*task).head.tid).write((*guest).tid);
-            (&raw mut (*task).comm).write((*guest).comm);
-            record.submit();
-        } else if step.new == CLOSE {
-            let Some(mut record) = reserve::<Close>() else { return };
-            let close = record.as_mut_ptr();
-            socket.fill_head(&raw mut (*close).head, Kind::Close as u8, step.at_ns, cookie, states, 0);
-            fill_comm(&raw mut (*close).comm);
-            // The acceptor's view of the socket may be a copy of its common part.
-            socket.probed().fill_evidence(close);
-            record.submit();
-        } else {
-            let Some(mut record) = reserve::<Head>() else { return };
-            socket.fill_head(record.as_mut_ptr(), Kind::Transition as u8, step.at_ns, cookie, states, 0);
-            record.submit();
-        }
-    }
-}
-
-/// # Safety
-/// `guest` points to a live map entry.
-#[inline(always)]
-unsafe fn emit_enqueue(socket: &Socket<Probed>, guest: *const Guest, cookie: u64) {
-    // SAFETY: as the caller promised; `emit` hands out a reserved record.
-    unsafe {
-        if (*guest).enqueued_ns == 0 {
-            return;
-        }
-        let Some(mut record) = reserve::<Enqueue>() else { return };
-        let enqueue = record.as_mut_ptr();
+    if let Some(mut record) = reserve::<Waited>() {
+        let waited = record.as_mut_ptr();
         let state = socket.state();
-        let head = &raw mut (*enqueue).head;
-        socket.fill_head(head, Kind::Enqueue as u8, (*guest).enqueued_ns, cookie, (state, state), (*guest).depth);
-        (&raw mut (*enqueue).listener).write((*guest).listener);
-        (&raw mut (*enqueue).synack_us).write((*guest).synack_us);
-        (&raw mut (*enqueue).limit).write((*guest).limit);
-        (&raw mut (*enqueue).synack_retransmits).write((*guest).synack_retransmits);
+        // SAFETY: the record is reserved for a `Waited`; the entry outlives the program's run (RCU).
+        unsafe {
+            let head = &raw mut (*waited).head;
+            socket.fill_head(head, Kind::Waited as u8, now_ns(), socket.cookie(), (state, state), 0);
+            (&raw mut (*waited).wait).write(*guest);
+            socket.fill_evidence(&raw mut (*waited).evidence);
+        }
         record.submit();
     }
+    dismiss(&socket);
 }

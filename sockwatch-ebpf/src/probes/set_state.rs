@@ -165,7 +165,7 @@ fn submit<M: Memory>(socket: &Socket<M>, old: u8, new: u8, by: By) {
             let close = record.as_mut_ptr();
             socket.fill_head(&raw mut (*close).head, by.mark(Kind::Close), at_ns, cookie, states, 0);
             fill_comm(&raw mut (*close).comm);
-            socket.fill_evidence(close);
+            socket.fill_evidence(&raw mut (*close).evidence);
             record.submit();
         } else if birth {
             let Some(mut record) = reserve::<Birth>() else { return };

@@ -62,11 +62,8 @@ impl Live {
         let Self { ring, decode_failed, .. } = self;
         let mut last_ns = 0;
         ring.take(|record| {
-            match decode(record) {
-                Ok(event) => {
-                    last_ns = event.at_ns;
-                    events.push(event);
-                }
+            match decode(record, events) {
+                Ok(at_ns) => last_ns = at_ns,
                 Err(_) => *decode_failed += 1,
             }
             last_ns

@@ -65,11 +65,11 @@ impl Head {
     }
 }
 
-/// Reads one record.
+/// Reads one record: one event, but for a socket that a filter let in late. Returns the record's own time.
 ///
 /// # Errors
 /// A [`DecodeError`] for a record that is too short or too long, or holds a kind, state or family that does not exist.
-pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
+pub fn decode(record: &[u8], events: &mut Vec<Event>) -> Result<u64, DecodeError> {
     let raw_kind = *record.get(28).ok_or(DecodeError::Length { kind: 0, length: record.len(), expected: 32 })?;
     let kind = kind(raw_kind & !RELIEF)?;
     let expected = length(kind);
@@ -78,19 +78,23 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
     }
     let mut bytes = record;
     let stub = stub(&mut bytes)?;
-    if kind == Kind::Destroy {
-        return Ok(event(&stub, None, EventKind::Destroy));
+    match kind {
+        Kind::Destroy => events.push(event(&stub, None, EventKind::Destroy)),
+        Kind::Waited => waited(&stub, &head(&mut bytes, stub.family)?, bytes, events)?,
+        kind => {
+            let head = head(&mut bytes, stub.family)?;
+            let kind = body(kind, &stub, &head, &mut bytes);
+            events.push(event(&stub, Some(head.tuple), kind));
+        }
     }
-    let head = head(&mut bytes, stub.family)?;
-    let kind = body(kind, &stub, &head, &mut bytes);
-    Ok(event(&stub, Some(head.tuple), kind))
+    Ok(stub.at_ns)
 }
 
 fn event(stub: &Stub, tuple: Option<(Endpoint, Endpoint)>, kind: EventKind) -> Event {
     Event { at_ns: stub.at_ns, key: stub.key, skaddr: stub.skaddr, tuple, kind, certainty: stub.certainty }
 }
 
-const KINDS: [Kind; 14] = [
+const KINDS: [Kind; 15] = [
     Kind::Transition,
     Kind::TaskTransition,
     Kind::Birth,
@@ -105,6 +109,7 @@ const KINDS: [Kind; 14] = [
     Kind::SynAckRetransmit,
     Kind::ListenOverflow,
     Kind::TimeWaitDrop,
+    Kind::Waited,
 ];
 
 fn kind(number: u8) -> Result<Kind, DecodeError> {
@@ -120,6 +125,7 @@ const fn length(kind: Kind) -> usize {
         Kind::Close => size_of::<wire::Close>(),
         Kind::Enqueue => size_of::<wire::Enqueue>(),
         Kind::Accept | Kind::AcceptReturn => size_of::<wire::Accept>(),
+        Kind::Waited => size_of::<wire::Waited>(),
         Kind::Transition
         | Kind::ResetSent
         | Kind::ResetReceived
@@ -168,6 +174,36 @@ const fn first_four(bytes: [u8; 16]) -> [u8; 4] {
     [bytes[0], bytes[1], bytes[2], bytes[3]]
 }
 
+/// What happened to a socket before a filter could decide on it, each with its own time.
+fn waited(stub: &Stub, head: &Head, mut bytes: &[u8], events: &mut Vec<Event>) -> Result<(), DecodeError> {
+    let mut later = bytes;
+    later.advance(wire::STEPS * size_of::<wire::Step>());
+    let count = later.get_u32_ne() as usize;
+    let (depth, limit, synack_retransmits) = (later.get_u32_ne(), later.get_u32_ne(), later.get_u32_ne());
+    let opener = Task { pid: later.get_u32_ne(), tid: later.get_u32_ne(), comm: Comm(sixteen(&mut later)) };
+    let (enqueued_ns, listener, synack_us) = (later.get_u64_ne(), later.get_u64_ne(), later.get_u64_ne());
+    for _ in 0..count.min(wire::STEPS) {
+        let at_ns = bytes.get_u64_ne();
+        let [old, new] = [bytes.get_u8(), bytes.get_u8()].map(|state| TcpState::try_from(state));
+        let (old, new) = (old.map_err(DecodeError::UnknownState)?, new.map_err(DecodeError::UnknownState)?);
+        bytes.advance(6);
+        let kind = match (old, new) {
+            (TcpState::Listen, TcpState::SynRecv) => EventKind::Birth { depth, limit },
+            (TcpState::Close, TcpState::SynSent) => EventKind::Opening { new, by: opener, limit: None },
+            (old, TcpState::Close) => {
+                EventKind::Closing { old, current: head.task(Comm::default()), evidence: evidence(&mut &*later) }
+            }
+            (old, new) => EventKind::Transition { old, new, by: None },
+        };
+        events.push(Event { at_ns, ..event(stub, Some(head.tuple), kind) });
+    }
+    if enqueued_ns != 0 {
+        let kind = enqueued(listener, synack_us, synack_retransmits);
+        events.push(Event { at_ns: enqueued_ns, ..event(stub, Some(head.tuple), kind) });
+    }
+    Ok(())
+}
+
 fn body(kind: Kind, stub: &Stub, head: &Head, bytes: &mut &[u8]) -> EventKind {
     match kind {
         Kind::Transition => EventKind::Transition { old: stub.old, new: stub.new, by: None },
@@ -180,7 +216,7 @@ fn body(kind: Kind, stub: &Stub, head: &Head, bytes: &mut &[u8]) -> EventKind {
         Kind::Enqueue => enqueue(bytes),
         Kind::Accept => accept(head, bytes),
         Kind::AcceptReturn => accept_return(head, bytes),
-        Kind::Destroy => EventKind::Destroy,
+        Kind::Destroy | Kind::Waited => unreachable!("read before"),
         Kind::ResetSent => EventKind::Incident(Incident::ResetSent { reason: head.value }),
         Kind::ResetReceived => EventKind::Incident(Incident::ResetReceived),
         Kind::Retransmit => EventKind::Incident(Incident::Retransmit),
@@ -236,7 +272,10 @@ fn enqueue(bytes: &mut &[u8]) -> EventKind {
     let listener = bytes.get_u64_ne();
     let synack_us = bytes.get_u64_ne();
     bytes.advance(4);
-    let synack_retransmits = bytes.get_u32_ne();
+    enqueued(listener, synack_us, bytes.get_u32_ne())
+}
+
+fn enqueued(listener: u64, synack_us: u64, synack_retransmits: u32) -> EventKind {
     let synack_at_ns = (synack_us != 0).then(|| synack_us.saturating_mul(1000));
     let listener = (listener != 0).then_some(listener);
     EventKind::Enqueue { listener, synack_at_ns, synack_retransmits }
@@ -288,10 +327,17 @@ mod tests {
         }
     }
 
+    fn decode_one(record: &[u8]) -> Result<Event, DecodeError> {
+        let mut events = Vec::new();
+        decode(record, &mut events)?;
+        assert_eq!(events.len(), 1);
+        Ok(events[0])
+    }
+
     #[test]
     fn a_transition_is_read_back() {
         let head = head(Kind::Transition, TcpState::SynRecv, TcpState::Established);
-        let event = decode(head.as_bytes()).unwrap();
+        let event = decode_one(head.as_bytes()).unwrap();
         assert_eq!(event.at_ns, 7);
         assert_eq!(event.key, SocketKey { netns: 4_026_531_840, cookie: 42 });
         assert_eq!(event.tuple.unwrap().1.to_string(), "127.0.0.1:50000");
@@ -305,7 +351,7 @@ mod tests {
         let accept = wire::Accept { head, comm: Comm::from("worker").0, listener: 9 };
         let by = Task { pid: 10, tid: 11, comm: Comm::from("worker") };
         let expected = EventKind::Accept { by, fd: Some(5), listener: Some(9) };
-        assert_eq!(decode(accept.as_bytes()).unwrap().kind, expected);
+        assert_eq!(decode_one(accept.as_bytes()).unwrap().kind, expected);
     }
 
     #[test]
@@ -315,7 +361,41 @@ mod tests {
         let accept = wire::Accept { head, comm: [0; 16], listener: 9 };
         let by = Task { pid: 10, tid: 11, comm: Comm::default() };
         let expected = EventKind::Incident(Incident::AcceptFailed { by, errno: 24 });
-        assert_eq!(decode(accept.as_bytes()).unwrap().kind, expected);
+        assert_eq!(decode_one(accept.as_bytes()).unwrap().kind, expected);
+    }
+
+    #[test]
+    fn what_a_filter_held_back_is_read_back_with_its_own_times() {
+        let mut wait =
+            wire::Wait { count: 2, depth: 3, limit: 128, enqueued_ns: 2, listener: 9, ..wire::Wait::NOTHING };
+        wait.steps[0] = wire::Step { at_ns: 1, old_state: 10, new_state: 3, reserved: [0; 6] };
+        wait.steps[1] = wire::Step { at_ns: 3, old_state: 3, new_state: 1, reserved: [0; 6] };
+        let close = wire::Evidence {
+            acked_bytes: 0,
+            received_bytes: 0,
+            snd_una: 0,
+            write_seq: 0,
+            unread_bytes: 0,
+            linger2: 0,
+            user_timeout_ms: 0,
+            segments_out: 0,
+            error: 0,
+            soft_error: 0,
+            flags: 0,
+            retransmits: 0,
+            probes: 0,
+            shutdown: 0,
+            has_socket: 0,
+            reserved: [0; 6],
+        };
+        let head = head(Kind::Waited, TcpState::Established, TcpState::Established);
+        let mut events = Vec::new();
+        let record = wire::Waited { head, wait, evidence: close };
+        assert_eq!(decode(record.as_bytes(), &mut events), Ok(7));
+        let seen: Vec<_> = events.iter().map(|event| (event.at_ns, event.kind)).collect();
+        let established = EventKind::Transition { old: TcpState::SynRecv, new: TcpState::Established, by: None };
+        let enqueue = EventKind::Enqueue { listener: Some(9), synack_at_ns: None, synack_retransmits: 0 };
+        assert_eq!(seen, [(1, EventKind::Birth { depth: 3, limit: 128 }), (3, established), (2, enqueue)]);
     }
 
     #[test]
@@ -323,22 +403,22 @@ mod tests {
         let good = head(Kind::Transition, TcpState::SynRecv, TcpState::Established);
         let mut record = good;
         record.stub.kind = 99;
-        assert_eq!(decode(record.as_bytes()), Err(DecodeError::UnknownKind(99)));
+        assert_eq!(decode_one(record.as_bytes()), Err(DecodeError::UnknownKind(99)));
         record = good;
         record.stub.new_state = 14;
-        assert_eq!(decode(record.as_bytes()), Err(DecodeError::UnknownState(14)));
+        assert_eq!(decode_one(record.as_bytes()), Err(DecodeError::UnknownState(14)));
         record = good;
         record.stub.family = 1;
-        assert_eq!(decode(record.as_bytes()), Err(DecodeError::UnknownFamily(1)));
+        assert_eq!(decode_one(record.as_bytes()), Err(DecodeError::UnknownFamily(1)));
         let short = &good.as_bytes()[..79];
-        assert_eq!(decode(short), Err(DecodeError::Length { kind: 1, length: 79, expected: 80 }));
-        assert!(decode(&[]).is_err());
+        assert_eq!(decode_one(short), Err(DecodeError::Length { kind: 1, length: 79, expected: 80 }));
+        assert!(decode_one(&[]).is_err());
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = decode(&bytes);
+            let _ = decode(&bytes, &mut Vec::new());
         }
 
         #[test]
@@ -348,7 +428,7 @@ mod tests {
             let length = length(super::kind(kind).unwrap());
             bytes.truncate(length);
             bytes[28..32].copy_from_slice(&[kind, INET6, states.0, states.1]);
-            prop_assert!(decode(&bytes).is_ok());
+            prop_assert!(decode(&bytes, &mut Vec::new()).is_ok());
         }
     }
 }
