@@ -29,8 +29,8 @@ pub struct Tracker {
     sockets: HashMap<SocketKey, Tracked, foldhash::fast::FixedState>,
     /// Sockets whose cookie is not known yet, by address.
     by_address: HashMap<u64, SocketKey, foldhash::fast::FixedState>,
-    /// Births that wait for the socket's name, by address.
-    bare_births: HashMap<u64, Event, foldhash::fast::FixedState>,
+    /// First events that wait for the socket's name, by address.
+    unnamed: HashMap<u64, Unnamed, foldhash::fast::FixedState>,
     /// Sockets that reached `CLOSE` and were not destroyed, in the order of their times.
     settling: std::collections::VecDeque<(u64, SocketKey, u32)>,
     /// How many sockets had no cookie.
@@ -38,6 +38,14 @@ pub struct Tracker {
     unexpected: u64,
     repeated: u64,
     full: u64,
+}
+
+/// A child's first events without a cookie. Up to 6.12 at least a child has neither cookie nor remote end at its birth, and
+/// a kprobe cannot ask for a cookie that nobody has asked for yet; microseconds later the socket has both.
+#[derive(Debug, Default)]
+struct Unnamed {
+    birth: Option<Event>,
+    enqueue: Option<Event>,
 }
 
 /// A connection, and whether its end was reported.
@@ -50,21 +58,34 @@ struct Tracked {
 impl Tracker {
     /// Takes one event in, in the order of times, and appends what it means.
     pub fn apply(&mut self, event: &Event, updates: &mut Vec<Update>) {
-        // Up to 6.12 at least, a child has neither cookie nor remote end at its birth, and both microseconds later.
-        if let EventKind::Birth { .. } = event.kind
-            && event.key.cookie == 0
-        {
-            if let Some(forgotten) = self.bare_births.insert(event.skaddr, *event) {
-                self.take(&forgotten, updates);
+        if event.key.cookie == 0 {
+            match event.kind {
+                EventKind::Birth { .. } => {
+                    let forgotten = self.unnamed.insert(event.skaddr, Unnamed { birth: Some(*event), enqueue: None });
+                    return self.take_unnamed(forgotten, None, updates);
+                }
+                EventKind::Enqueue { .. } => {
+                    self.unnamed.entry(event.skaddr).or_default().enqueue = Some(*event);
+                    return;
+                }
+                _ => {}
             }
-            return;
         }
-        if !self.bare_births.is_empty()
-            && let Some(birth) = self.bare_births.remove(&event.skaddr)
-        {
-            self.take(&Event { key: event.key, tuple: event.tuple.or(birth.tuple), ..birth }, updates);
+        if !self.unnamed.is_empty() {
+            let unnamed = self.unnamed.remove(&event.skaddr);
+            self.take_unnamed(unnamed, Some(event), updates);
         }
         self.take(event, updates);
+    }
+
+    /// First events, under the name that the socket's next event has.
+    fn take_unnamed(&mut self, unnamed: Option<Unnamed>, next: Option<&Event>, updates: &mut Vec<Update>) {
+        let Some(Unnamed { birth, enqueue }) = unnamed else { return };
+        for event in [birth, enqueue].into_iter().flatten() {
+            let key = next.map_or(event.key, |next| next.key);
+            let tuple = next.and_then(|next| next.tuple).or(event.tuple);
+            self.take(&Event { key, tuple, ..event }, updates);
+        }
     }
 
     fn take(&mut self, event: &Event, updates: &mut Vec<Update>) {

@@ -177,6 +177,19 @@ fn a_child_born_without_a_cookie_waits_for_it() {
     );
 }
 
+/// A kprobe cannot ask for a cookie: the enqueue waits with the birth, or for the name that a held back birth has by then.
+#[test]
+fn an_enqueue_without_a_cookie_waits_for_it() {
+    for birth in [nameless("0 5 LISTEN>SYN_RECV"), event("0 5 LISTEN>SYN_RECV")] {
+        let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
+        [birth, nameless("1 5 enqueue"), event("2 5 SYN_RECV>ESTABLISHED")]
+            .iter()
+            .for_each(|event| tracker.apply(event, &mut updates));
+        let seen: Vec<_> = updates.iter().map(|update| (update.at_ns / MS, update.subject.key.cookie)).collect();
+        assert_eq!(seen, [(0, 5), (1, 5), (2, 5)]);
+    }
+}
+
 #[test]
 fn a_socket_without_a_cookie_keeps_one_identity() {
     let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
