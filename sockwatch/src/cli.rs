@@ -32,6 +32,9 @@ pub(crate) enum Command {
     /// Print the JSON Schema of `trace --format json`.
     #[command(hide = true)]
     Schema,
+    /// Print the probe table as JSON.
+    #[command(hide = true)]
+    Probes,
 }
 
 /// How to print.
@@ -199,6 +202,9 @@ pub(crate) enum LabName {
 /// `sockwatch doctor`
 #[derive(Args, Debug)]
 pub(crate) struct DoctorArgs {
+    /// Also try every alternative of each probe, not only the first that attaches.
+    #[arg(long)]
+    pub(crate) all: bool,
     /// How to print.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,

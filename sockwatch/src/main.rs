@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::Lab(args) => command::lab::run(&args),
         Command::Doctor(args) => command::doctor::run(&args),
         Command::Schema => command::schema::run(),
+        Command::Probes => command::probes::run(),
     };
     match result {
         Ok(code) => code,

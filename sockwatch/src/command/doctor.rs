@@ -17,7 +17,7 @@ use sockwatch::{
         btf::{Btf, VMLINUX},
         check::{self, CAPABILITIES, Capabilities},
         refusal::Refusal,
-        session::{Options, Outcome, Yardstick, default_ring_bytes},
+        session::{self, Options, Outcome, Tried, Yardstick, default_ring_bytes},
         tracefs::{self, Tracefs},
     },
     source::{Source, live::Live},
@@ -85,16 +85,28 @@ struct RefusedReport {
     reason: String,
 }
 
+/// Whether an alternative attaches, tried on its own.
+#[derive(Debug, Serialize)]
+struct AlternativeReport {
+    probe: &'static str,
+    alternative: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<String>,
+}
+
 /// The whole report.
 #[derive(Debug, Serialize)]
 struct Report {
     verdict: Status,
     checks: Vec<Check>,
     probes: Vec<ProbeReport>,
+    /// With `--all`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    alternatives: Vec<AlternativeReport>,
 }
 
 pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
-    let report = examine()?;
+    let report = examine(args)?;
     let mut out = io::stdout().lock();
     match args.format {
         Format::Text => print(&report, &mut out)?,
@@ -107,7 +119,7 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn examine() -> anyhow::Result<Report> {
+fn examine(args: &DoctorArgs) -> anyhow::Result<Report> {
     let tracefs = tracefs::ensure();
     let mut checks = vec![kernel(), btf(), tracefs_check(tracefs), capabilities(), lockdown(), security_modules()];
     let listener =
@@ -134,8 +146,11 @@ fn examine() -> anyhow::Result<Report> {
             }
         }
     });
+    // Not while the self-test's own probes are attached: each alternative stands alone.
+    let tried = if args.all { session::survey(&options).unwrap_or_default() } else { Vec::new() };
     let worst = checks.iter().map(|check| check.status).chain(probes.iter().map(|probe| probe.status)).max();
-    Ok(Report { verdict: worst.unwrap_or(Status::Ok), checks, probes })
+    let alternatives = tried.into_iter().map(alternative_report).collect();
+    Ok(Report { verdict: worst.unwrap_or(Status::Ok), checks, probes, alternatives })
 }
 
 fn ok(name: &'static str, found: String) -> Check {
@@ -232,6 +247,11 @@ fn probe_report(outcome: &Outcome) -> ProbeReport {
         lost: lost.map(str::to_owned),
         refused,
     }
+}
+
+fn alternative_report(tried: Tried) -> AlternativeReport {
+    let refused = tried.refused.map(|refusal| refusal.to_string());
+    AlternativeReport { probe: tried.probe.name, alternative: tried.alternative, refused }
 }
 
 /// What a connection of our own looked like.
@@ -334,6 +354,13 @@ fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
         for refused in &probe.refused {
             writeln!(out, "{:26} {}: {}", "", refused.alternative, refused.reason)?;
         }
+    }
+    if !report.alternatives.is_empty() {
+        writeln!(out, "\n{:17} {:11} ATTACHES", "PROBE", "ALTERNATIVE")?;
+    }
+    for AlternativeReport { probe, alternative, refused } in &report.alternatives {
+        let attaches = refused.as_ref().map_or("yes".to_owned(), |reason| format!("no: {reason}"));
+        writeln!(out, "{probe:17} {alternative:11} {attaches}")?;
     }
     writeln!(out, "\n{}", verdict(report.verdict))
 }

@@ -3,6 +3,7 @@
 pub(crate) mod doctor;
 pub(crate) mod filter;
 pub(crate) mod lab;
+pub(crate) mod probes;
 pub(crate) mod schema;
 pub(crate) mod signals;
 pub(crate) mod start;

@@ -79,6 +79,17 @@ pub struct Outcome {
     pub refused: Vec<(&'static str, Refusal)>,
 }
 
+/// Whether one alternative of a probe attaches here.
+#[derive(Clone, Debug)]
+pub struct Tried {
+    /// The table's row.
+    pub probe: &'static Probe,
+    /// The alternative's name.
+    pub alternative: &'static str,
+    /// Why not, if it does not.
+    pub refused: Option<Refusal>,
+}
+
 /// Why tracing cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -102,6 +113,29 @@ impl From<MapError> for StartError {
     fn from(error: MapError) -> Self {
         Self::Mismatch(error.to_string())
     }
+}
+
+/// Attaches and detaches every alternative of every probe, one after the other.
+///
+/// # Errors
+/// A [`StartError`] if the kernel refuses eBPF altogether.
+pub fn survey(options: &Options) -> Result<Vec<Tried>, StartError> {
+    let mut starter = Starter::load(options)?;
+    let _rings = starter.make_rings()?;
+    let mut tried: Vec<Tried> = Vec::new();
+    for probe in PROBES {
+        for alternative in probe.alternatives {
+            let refused = starter.try_alone(alternative).err();
+            match tried.last_mut().filter(|last| last.probe.name == probe.name && last.alternative == alternative.name)
+            {
+                // Rows of one name are for different kernels: one of them is enough, and says why if none is.
+                Some(last) if last.refused.is_none() || refused == Some(Refusal::NotNeeded) => {}
+                Some(last) => last.refused = refused,
+                None => tried.push(Tried { probe, alternative: alternative.name, refused }),
+            }
+        }
+    }
+    Ok(tried)
 }
 
 /// Attached programs. Dropping it detaches them.
@@ -297,6 +331,17 @@ impl<'a> Starter<'a> {
                 }
             }
         }
+    }
+
+    /// Whether an alternative attaches, whatever the other probes took.
+    fn try_alone(&mut self, alternative: &'static Alternative) -> Result<(), Refusal> {
+        let of_this_kernel = |requirement: &&Requirement| !matches!(requirement, Requirement::Taken(..));
+        alternative.requirements.iter().filter(of_this_kernel).try_for_each(|requirement| self.met(requirement))?;
+        let attached = self.attach_all(alternative);
+        for program in std::mem::take(&mut self.attached) {
+            self.detach(program.name);
+        }
+        attached
     }
 
     /// Attaches all programs of an alternative, or none.
