@@ -190,11 +190,16 @@ fn is_build_setting(name: &str) -> bool {
 /// DWARF goes, and BTF's line information with it: it holds the source text, so that each comment would change the
 /// object, and is two thirds of it. BTF itself stays.
 fn strip(from: &Path, to: &Path) -> Result<()> {
-    let mut candidates = ["/usr/bin/llvm-objcopy-22", "/usr/lib/llvm-22/bin/llvm-objcopy"].into_iter();
-    let objcopy = candidates.find(|candidate| Path::new(candidate).is_file()).unwrap_or("llvm-objcopy");
-    let mut command = Command::new(objcopy);
+    let mut command = objcopy();
     command.args(["--strip-debug", "--remove-section=.BTF.ext", "--remove-section=.rel.BTF.ext"]).arg(from).arg(to);
     shell::run(&mut command, "run `cargo xtask setup`")
+}
+
+/// LLVM's, which knows every architecture.
+pub(crate) fn objcopy() -> Command {
+    let mut candidates = ["/usr/bin/llvm-objcopy-22", "/usr/lib/llvm-22/bin/llvm-objcopy"].into_iter();
+    let objcopy = candidates.find(|candidate| Path::new(candidate).is_file()).unwrap_or("llvm-objcopy");
+    Command::new(objcopy)
 }
 
 fn compiler_version() -> String {

@@ -1,18 +1,21 @@
-//! `cargo xtask gen`: files that the sockwatch binary prints, committed so that readers need not run it.
+//! `cargo xtask gen`: files that follow from others, committed so that readers need not run anything.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::shell;
+use crate::{shell, vm::support};
 
-/// A generated file and the sockwatch command that prints it.
+/// A generated file and how it comes about.
 struct Generated {
     file: &'static str,
-    command: &'static [&'static str],
+    print: fn(&Path) -> Result<Vec<u8>>,
 }
 
-const GENERATED: &[Generated] = &[Generated { file: "docs/trace.schema.json", command: &["schema"] }];
+const GENERATED: &[Generated] = &[
+    Generated { file: "docs/trace.schema.json", print: |workspace| sockwatch(workspace, "schema") },
+    Generated { file: "docs/kernel-support.md", print: kernel_support },
+];
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -31,7 +34,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
         }
-        std::fs::write(&path, print(&workspace, row)?).with_context(|| format!("cannot write {}", row.file))?;
+        std::fs::write(&path, (row.print)(&workspace)?).with_context(|| format!("cannot write {}", row.file))?;
         println!("{}: written", row.file);
     }
     Ok(())
@@ -42,7 +45,7 @@ pub(crate) fn check(workspace: &Path) -> Result<()> {
     let mut stale = Vec::new();
     for row in GENERATED {
         let committed = std::fs::read(workspace.join(row.file)).unwrap_or_default();
-        if committed != print(workspace, row)? {
+        if committed != (row.print)(workspace)? {
             stale.push(row.file);
         }
     }
@@ -53,8 +56,15 @@ pub(crate) fn check(workspace: &Path) -> Result<()> {
     Ok(())
 }
 
-fn print(workspace: &Path, row: &Generated) -> Result<Vec<u8>> {
+/// What the sockwatch binary prints.
+fn sockwatch(workspace: &Path, subcommand: &str) -> Result<Vec<u8>> {
     let mut command = shell::cargo(workspace);
-    command.args(["run", "--quiet", "--package", "sockwatch", "--"]).args(row.command);
+    command.args(["run", "--quiet", "--package", "sockwatch", "--", subcommand]);
     shell::read(&mut command, "sockwatch must build and know this subcommand")
+}
+
+fn kernel_support(workspace: &Path) -> Result<Vec<u8>> {
+    let run = std::fs::read(workspace.join(support::RUN))
+        .with_context(|| format!("no {}: run `cargo xtask vm --write`", support::RUN))?;
+    Ok(support::page(&run, &sockwatch(workspace, "probes")?)?.into_bytes())
 }

@@ -3,12 +3,15 @@
 //! This file holds the command line only; each task has a file of its own.
 
 mod bench;
+mod dist;
 mod ebpf;
 mod generated;
+mod musl;
 mod setup;
 mod shell;
 mod test;
 mod tidy;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -34,6 +37,10 @@ enum Task {
     Gen(generated::Options),
     /// Check which modules may name what
     Tidy,
+    /// Run the live tests on other kernels, in virtual machines
+    Vm(vm::Options),
+    /// Build the static release binary
+    Dist(dist::Options),
     /// Measure what tracing costs, beside tracing nothing and beside other tools
     Bench(bench::Options),
     /// Open, accept and close loopback connections (the benchmark runs this as a process of its own)
@@ -59,6 +66,8 @@ fn run(task: Task) -> Result<()> {
         Task::Test => test::run(),
         Task::Gen(options) => generated::run(&options),
         Task::Tidy => tidy::run(),
+        Task::Dist(options) => dist::run(&options),
+        Task::Vm(options) => vm::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Load(options) => bench::load::run(&options),
     }

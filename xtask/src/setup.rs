@@ -88,10 +88,27 @@ fn install_compiler() -> Result<Compiler> {
     if !shell::is_root() {
         bail!("missing packages: {0}. Run this as root, or `sudo apt-get install -y {0}` first", absent.join(" "));
     }
-    let mut install = apt_get();
-    install.args(["install", "-y", "--no-install-recommends"]).args(&absent);
-    shell::run(&mut install, "look above for the package that apt refuses")?;
+    install_packages(&absent)?;
     Ok(Compiler::Debian)
+}
+
+/// Debian packages that a task needs besides.
+pub(crate) fn install(packages: &[&'static str]) -> Result<()> {
+    let absent = missing(packages);
+    if absent.is_empty() {
+        return Ok(());
+    }
+    if !is_debian() || !shell::is_root() {
+        bail!("missing: {} (Debian's names); install them, or run this as root on Debian", absent.join(" "));
+    }
+    shell::run(apt_get().arg("update"), "check the network and the system's package sources")?;
+    install_packages(&absent)
+}
+
+fn install_packages(packages: &[&str]) -> Result<()> {
+    let mut install = apt_get();
+    install.args(["install", "-y", "--no-install-recommends"]).args(packages);
+    shell::run(&mut install, "look above for the package that apt refuses")
 }
 
 /// The way the aya book describes, for systems without Debian's packages. Not covered by CI.

@@ -184,7 +184,7 @@ fn waited(stub: &Stub, head: &Head, mut bytes: &[u8], events: &mut Vec<Event>) -
     let (enqueued_ns, listener, synack_us) = (later.get_u64_ne(), later.get_u64_ne(), later.get_u64_ne());
     for _ in 0..count.min(wire::STEPS) {
         let at_ns = bytes.get_u64_ne();
-        let [old, new] = [bytes.get_u8(), bytes.get_u8()].map(|state| TcpState::try_from(state));
+        let [old, new] = [bytes.get_u8(), bytes.get_u8()].map(TcpState::try_from);
         let (old, new) = (old.map_err(DecodeError::UnknownState)?, new.map_err(DecodeError::UnknownState)?);
         bytes.advance(6);
         let kind = match (old, new) {

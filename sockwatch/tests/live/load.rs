@@ -22,6 +22,7 @@ use crate::{
     workload::free_port,
 };
 
+/// How many, unless `SOCKWATCH_LIVE_CONNECTIONS` says otherwise: an emulated machine takes its time.
 const CONNECTIONS: u64 = 100_000;
 /// Threads of clients, and of the server. Each client thread has its own destination: TIME_WAIT holds the ports of a
 /// destination, and the ephemeral ports of one are not enough.
@@ -48,8 +49,9 @@ const FINISHED: u16 = 1 << 10;
 const TRANSITIONS: u16 = 0b11111;
 
 #[test]
-fn a_hundred_thousand_connections() {
-    let Some(_machine) = alone("a_hundred_thousand_connections") else { return };
+fn none_of_many_is_lost() {
+    let Some(_machine) = alone("none_of_many_is_lost") else { return };
+    let connections = std::env::var("SOCKWATCH_LIVE_CONNECTIONS").map_or(CONNECTIONS, |text| text.parse().unwrap());
     let netns = Netns::new("load");
     let port = free_port();
     let file = tempfile();
@@ -68,7 +70,7 @@ fn a_hundred_thousand_connections() {
     let began = Instant::now();
     let (accepted, opens) = netns.run(|| {
         let before = opens();
-        let accepted = load(port);
+        let accepted = load(port, connections);
         (accepted, opens().map(|(name, count)| (name, count - before.iter().find(|(it, _)| *it == name).unwrap().1)))
     });
     let loaded = began.elapsed();
@@ -79,26 +81,29 @@ fn a_hundred_thousand_connections() {
     let traced = began.elapsed();
     let lines: Vec<_> = rest.lines().map(str::to_owned).collect();
     let counts = summary(&lines);
-    eprintln!("{CONNECTIONS} connections in {loaded:?}, traced in {traced:?}: {}", lines.last().unwrap());
+    eprintln!("{connections} connections in {loaded:?}, traced in {traced:?}: {}", lines.last().unwrap());
     assert_eq!([counts["lost"], counts["dropped"]], [0, 0], "{lines:?}");
-    assert_eq!(accepted, CONNECTIONS);
-    assert_eq!(opens, [("ActiveOpens", CONNECTIONS), ("PassiveOpens", CONNECTIONS)], "the kernel's counters");
-    assert_eq!(counts["connections"], 2 * CONNECTIONS, "{lines:?}");
+    assert_eq!(accepted, connections);
+    // Rarely, on a slow machine, the kernel makes two children of one handshake, and drops one of them at once.
+    let [(_, active), (_, passive)] = opens;
+    assert!(active == connections && passive >= connections, "the kernel's counters: {opens:?}");
+    assert_eq!(counts["connections"], active + passive, "{lines:?}");
+    let twins = passive - connections;
     // Whatever is not there must have been said: as missed, or as a transition that did not fit.
-    check(file, counts["missed"] + counts["unexpected"]);
+    check(file, connections, counts["missed"] + counts["unexpected"] + twins);
     eprintln!("checked in {:?}", began.elapsed());
 }
 
 const BUFFER: &str = "128MiB";
 
 /// Connects, and closes from the client's side; returns how many were accepted.
-fn load(port: u16) -> u64 {
+fn load(port: u16, connections: u64) -> u64 {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
     let accepted = AtomicU64::new(0);
     thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
-                while accepted.fetch_add(1, Ordering::Relaxed) < CONNECTIONS {
+                while accepted.fetch_add(1, Ordering::Relaxed) < connections {
                     let (mut server, _) = listener.accept().unwrap();
                     assert_eq!(server.read(&mut [0]).unwrap(), 0);
                 }
@@ -107,7 +112,7 @@ fn load(port: u16) -> u64 {
         }
         for thread in 1..=THREADS {
             scope.spawn(move || {
-                for _ in 0..CONNECTIONS / THREADS {
+                for _ in 0..connections / THREADS {
                     let client = TcpStream::connect((Ipv4Addr::new(127, 0, 1, thread as u8), port)).unwrap();
                     close_first(client);
                 }
@@ -134,7 +139,7 @@ fn opens() -> [(&'static str, u64); 2] {
 
 /// Every connection has its transitions, accept, wait and end. Lines are picked apart by position: parsing them all would
 /// take longer than the trace.
-fn check(mut file: File, told: u64) {
+fn check(mut file: File, connections: u64, told: u64) {
     let mut again = file.try_clone().unwrap();
     file.rewind().unwrap();
     let mut sockets: HashMap<(bool, u64), u16> = HashMap::new();
@@ -151,7 +156,7 @@ fn check(mut file: File, told: u64) {
         line.clear();
     }
     let enqueued = sockets.values().filter(|seen| **seen & ENQUEUED != 0).count();
-    assert!(enqueued as u64 + told >= CONNECTIONS, "{enqueued} enqueues");
+    assert!(enqueued as u64 + told >= connections, "{enqueued} enqueues");
     assert_eq!(enqueued_twice, 0, "enqueues told twice");
     for (passive, whole) in [(false, TRANSITIONS | FINISHED), (true, TRANSITIONS | FINISHED | ACCEPTED)] {
         let (complete, partial): (Vec<_>, Vec<_>) =
@@ -162,7 +167,7 @@ fn check(mut file: File, told: u64) {
             partial.len(),
             partial.first().map_or_else(String::new, |((_, cookie), _)| lines_of(&mut again, *cookie))
         );
-        assert_eq!(complete.len() as u64 + partial.len() as u64, CONNECTIONS);
+        assert!(complete.len() as u64 <= connections && complete.len() as u64 + told >= connections);
     }
 }
 

@@ -1,0 +1,66 @@
+//! What is in a guest: the static binaries, the kernel's modules, and the few programs of the host that the tests call.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::initramfs::Archive;
+use super::kernel::Kernel;
+use super::machine::Machine;
+use super::variant::Payload;
+use crate::musl;
+
+/// Programs that the live tests start. busybox' `ip` knows no network namespaces.
+const PROGRAMS: &[&str] = &["/usr/sbin/ip", "/usr/sbin/tc", "/usr/bin/bash"];
+
+/// What was built for the guests. The tests know sockwatch's path from the build: it stays the same in the guest.
+pub(crate) struct Binaries {
+    sockwatch: PathBuf,
+    /// Only on the host's architecture.
+    tests: Option<PathBuf>,
+}
+
+impl Binaries {
+    /// As the guest's init needs them.
+    pub(crate) fn paths(&self, modules: Vec<String>) -> Payload<'_> {
+        Payload {
+            tests: self.tests.as_deref().and_then(Path::to_str).unwrap_or_default(),
+            sockwatch: self.sockwatch.to_str().unwrap_or_default(),
+            modules,
+        }
+    }
+}
+
+/// Static release binaries: what is tested is what is shipped.
+pub(crate) fn build(workspace: &Path, machine: &Machine) -> Result<Binaries> {
+    let native = machine.name == std::env::consts::ARCH;
+    let arguments: &[&str] = if native { &["test", "--no-run", "--test", "live"] } else { &["build"] };
+    let built = musl::build(workspace, machine.name, arguments)?;
+    let sockwatch = built.executable("bin", "sockwatch")?;
+    let tests = if native { Some(built.executable("test", "live")?) } else { None };
+    Ok(Binaries { sockwatch, tests })
+}
+
+/// Returns the modules' paths in the guest.
+pub(crate) fn fill(archive: &mut Archive, binaries: &Binaries, kernel: &Kernel) -> Result<Vec<String>> {
+    for directory in ["/proc", "/sys", "/dev", "/tmp", "/run", "/bin", "/root", "/etc"] {
+        archive.directory(directory);
+    }
+    archive.copy("/bin/busybox", &kernel.busybox)?;
+    for binary in [Some(&binaries.sockwatch), binaries.tests.as_ref()].into_iter().flatten() {
+        archive.file(binary.to_str().context("the target directory's name is not UTF-8")?, &musl::stripped(binary)?);
+    }
+    if binaries.tests.is_some() {
+        for program in PROGRAMS {
+            archive.host_program(program)?;
+        }
+    }
+    let mut modules = Vec::new();
+    for module in &kernel.modules {
+        let name = module.file_name().context("a module has a name")?;
+        let path = format!("/modules/{}", name.to_string_lossy());
+        archive.copy(&path, module)?;
+        modules.push(path);
+    }
+    Ok(modules)
+}

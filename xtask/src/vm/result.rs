@@ -1,0 +1,190 @@
+//! What a guest's console says of its tests.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::guest::MARK;
+
+/// What one kernel showed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Column {
+    /// `uname -r`
+    pub(crate) release: String,
+    /// Each alternative of each probe: why it does not attach, if it does not.
+    pub(crate) alternatives: Vec<Alternative>,
+    /// The live tests by variant.
+    pub(crate) tests: BTreeMap<String, Counts>,
+}
+
+/// One alternative on one kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Alternative {
+    pub(crate) probe: String,
+    pub(crate) alternative: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) refused: Option<String>,
+}
+
+/// How the tests of a variant went.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Counts {
+    /// Which alternatives the probes took: `accept=fexit`.
+    pub(crate) probes: Vec<String>,
+    pub(crate) passed: u64,
+    /// By name and reason.
+    pub(crate) skipped: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) failed: Vec<String>,
+}
+
+/// Reads a console.
+#[derive(Debug, Default)]
+pub(crate) struct Reader {
+    pub(crate) column: Column,
+    variant: Option<String>,
+    survey: Option<String>,
+    /// What the failed tests of the current variant said.
+    failures: Vec<String>,
+    in_failures: bool,
+}
+
+impl Reader {
+    /// Returns what a person should see of this line.
+    pub(crate) fn read(&mut self, line: &str) -> Option<String> {
+        if let Some(told) = line.strip_prefix(MARK) {
+            return self.told(told);
+        }
+        if let Some(survey) = &mut self.survey {
+            survey.push_str(line);
+            return None;
+        }
+        let variant = self.variant.clone()?;
+        let counts = self.column.tests.entry(variant.clone()).or_default();
+        if let Some(reason) = line.strip_prefix("skipped: ") {
+            counts.skipped.push(reason.to_owned());
+            return Some(format!("{variant:10} skipped {reason}"));
+        }
+        if let Some(probes) = line.strip_prefix("tracing by eBPF: ") {
+            counts.probes = probes.split(' ').map(str::to_owned).collect();
+            return None;
+        }
+        if let Some((name, outcome)) = line.strip_prefix("test ").and_then(|line| line.rsplit_once(" ... ")) {
+            match outcome {
+                "ok" => counts.passed += 1,
+                "FAILED" => counts.failed.push(name.to_owned()),
+                _ => return None,
+            }
+            return Some(format!("{variant:10} {outcome:7} {name}"));
+        }
+        self.in_failures |= line == "failures:";
+        if self.in_failures {
+            self.failures.push(line.to_owned());
+        }
+        None
+    }
+
+    fn told(&mut self, told: &str) -> Option<String> {
+        let (word, rest) = told.split_once(' ').unwrap_or((told, ""));
+        match word {
+            "started" => {
+                rest.clone_into(&mut self.column.release);
+                return Some(format!("started {rest}"));
+            }
+            "survey" => self.survey = Some(String::new()),
+            "surveyed" => {
+                let survey = self.survey.take().unwrap_or_default();
+                match alternatives(&survey) {
+                    Ok(alternatives) => self.column.alternatives = alternatives,
+                    Err(error) => return Some(format!("the survey cannot be read: {error}: {survey}")),
+                }
+            }
+            "run" => {
+                self.variant = Some(rest.to_owned());
+                self.column.tests.entry(rest.to_owned()).or_default();
+                self.in_failures = false;
+                self.failures.clear();
+            }
+            "ran" => {
+                self.variant = None;
+                if !rest.ends_with(" 0") {
+                    return Some(format!("{rest}\n{}", self.failures.join("\n")));
+                }
+            }
+            _ => {}
+        }
+        None
+    }
+}
+
+/// From `sockwatch doctor --all --format json`.
+fn alternatives(survey: &str) -> serde_json::Result<Vec<Alternative>> {
+    #[derive(Deserialize)]
+    struct Report {
+        alternatives: Vec<Alternative>,
+    }
+    Ok(serde_json::from_str::<Report>(survey)?.alternatives)
+}
+
+impl Column {
+    /// What must not be: failed tests, tests that did not run, alternatives that attach and that no test ran with.
+    pub(crate) fn faults(&self, variants: &[&str]) -> Vec<String> {
+        let mut faults = Vec::new();
+        for variant in variants {
+            match self.tests.get(*variant) {
+                None => faults.push(format!("{variant}: no tests ran")),
+                Some(counts) if counts.failed.is_empty() && counts.passed == 0 => {
+                    faults.push(format!("{variant}: no tests ran"));
+                }
+                Some(counts) => faults.extend(counts.failed.iter().map(|name| format!("{variant}: {name} failed"))),
+            }
+        }
+        if self.alternatives.is_empty() {
+            faults.push("no survey of the probes' alternatives".into());
+        }
+        for row in self.alternatives.iter().filter(|row| row.refused.is_none()) {
+            let taken = format!("{}={}", row.probe, row.alternative);
+            if !self.tests.values().any(|counts| counts.probes.contains(&taken)) {
+                faults.push(format!("{taken} attaches, and no test ran with it"));
+            }
+        }
+        faults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(console: &str) -> Reader {
+        let mut reader = Reader::default();
+        console.lines().for_each(|line| drop(reader.read(line)));
+        reader
+    }
+
+    const SURVEY: &str = r#"@sockwatch started 6.1
+@sockwatch survey
+{"alternatives": [
+{"probe": "accept", "alternative": "fexit"}, {"probe": "drop", "alternative": "btf", "refused": "no"}]}
+@sockwatch surveyed
+"#;
+
+    #[test]
+    fn tests_are_counted_by_variant() {
+        let reader = read(&format!(
+            "{SURVEY}@sockwatch run default\ntracing by eBPF: accept=fexit drop=off\ntest a::b ... ok\n\
+             skipped: c: why\ntest c ... ok\ntest d ... FAILED\n@sockwatch ran default 101\n"
+        ));
+        let counts = &reader.column.tests["default"];
+        assert_eq!((counts.passed, counts.skipped.len(), counts.failed.len()), (2, 1, 1));
+        assert_eq!(reader.column.faults(&["default"]), ["default: d failed"]);
+        assert_eq!(reader.column.release, "6.1");
+    }
+
+    #[test]
+    fn what_did_not_run_is_a_fault() {
+        let reader = read(&format!("{SURVEY}@sockwatch run default\n@sockwatch ran default 0\n"));
+        let expected = ["default: no tests ran", "x: no tests ran", "accept=fexit attaches, and no test ran with it"];
+        assert_eq!(reader.column.faults(&["default", "x"]), expected);
+    }
+}

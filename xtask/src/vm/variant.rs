@@ -1,0 +1,128 @@
+//! What runs in a guest: the live tests, once for each way of attaching the probes.
+
+use super::guest::MARK;
+
+/// A way of attaching the probes.
+#[derive(Debug)]
+pub(crate) struct Variant {
+    pub(crate) name: &'static str,
+    /// As `--probe` takes them. Together the variants take every alternative of the probe table.
+    pub(crate) probes: &'static [&'static str],
+    /// Which tests: libtest's arguments.
+    pub(crate) tests: &'static [&'static str],
+}
+
+/// The modules of the live tests whose stories depend on how events are seen.
+const STORIES: &[&str] = &["timelines::", "queue::", "endings::", "filters::"];
+
+/// Every variant.
+pub(crate) const VARIANTS: &[Variant] = &[
+    Variant { name: "default", probes: &[], tests: &[] },
+    Variant {
+        name: "kretprobe",
+        probes: &["accept=kretprobe", "accept-return=kretprobe", "enqueue=kretprobe"],
+        tests: STORIES,
+    },
+    Variant {
+        name: "syscall",
+        probes: &["accept=syscall", "accept-return=syscall", "enqueue=data-ready"],
+        tests: STORIES,
+    },
+    Variant { name: "tracepoint", probes: &["state=tracepoint", "destroy=tracepoint"], tests: STORIES },
+];
+
+/// What the guest has in place of a machine.
+#[derive(Debug)]
+pub(crate) struct Payload<'a> {
+    /// The live tests' path in the guest.
+    pub(crate) tests: &'a str,
+    /// sockwatch's.
+    pub(crate) sockwatch: &'a str,
+    pub(crate) modules: Vec<String>,
+}
+
+/// What to do once the guest is up.
+#[derive(Clone, Debug)]
+pub(crate) enum Work {
+    /// The survey of all alternatives, and the live tests of all variants.
+    Tests {
+        /// Only tests whose names contain this.
+        only: Option<String>,
+    },
+    /// A shell command; its status is the guest's.
+    Command(String),
+    /// An interactive shell.
+    Shell,
+}
+
+/// The guest's init.
+pub(crate) fn init(payload: &Payload<'_>, work: &Work) -> String {
+    let mut script = String::from(PROLOGUE);
+    for module in &payload.modules {
+        script += &format!("insmod {module} || echo \"insmod {module} failed\"\n");
+    }
+    let directory = payload.sockwatch.rsplit_once('/').map_or("/", |(directory, _)| directory);
+    script += &format!("export PATH={directory}:$PATH\n");
+    script += &format!("echo \"{MARK}started $(uname -r)\"\n");
+    match work {
+        Work::Tests { only } => script += &tests(payload, only.as_deref()),
+        Work::Command(command) => script += &format!("$shell -c {}\nstatus=$?\n", quoted(command)),
+        Work::Shell => {
+            script += "echo 'sockwatch is in the path; `poweroff -f` ends the guest'\nsetsid -c $shell -i\nstatus=0\n"
+        }
+    }
+    script += &format!("echo \"{MARK}done $status\"\nsync\npoweroff -f\n");
+    script
+}
+
+fn tests(payload: &Payload<'_>, only: Option<&str>) -> String {
+    let mut script =
+        format!("status=0\necho '{MARK}survey'\nsockwatch doctor --all --format json\necho '{MARK}surveyed'\n");
+    for variant in VARIANTS {
+        let tests = match only {
+            Some(only) => quoted(only),
+            None => variant.tests.join(" "),
+        };
+        script += &format!(
+            "echo '{MARK}run {name}'\nSOCKWATCH_LIVE=required SOCKWATCH_LIVE_CONNECTIONS=2000 SOCKWATCH_LIVE_PROBES={probes} {binary} {tests}\n\
+             result=$?\n[ $result = 0 ] || status=1\necho \"{MARK}ran {name} $result\"\n",
+            name = variant.name,
+            probes = variant.probes.join(","),
+            binary = payload.tests,
+        );
+    }
+    script
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+const PROLOGUE: &str = "#!/bin/busybox sh
+/bin/busybox --install -s /bin 2>/dev/null
+export PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/ TERM=linux
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+chmod 1777 /tmp
+mount -t tmpfs tmpfs /run
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+ip link set lo up
+chmod 755 /
+# The host's, where there is one: busybox' runs its own `ip` whatever the path says.
+shell=$(command -v bash || echo sh)
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_reaches_the_shell_whole() {
+        let payload = Payload { tests: "/t/live", sockwatch: "/t/sockwatch", modules: Vec::new() };
+        let script = init(&payload, &Work::Command("echo 'a b'; false".into()));
+        assert!(script.contains(r"$shell -c 'echo '\''a b'\''; false'"), "{script}");
+    }
+}
