@@ -80,6 +80,11 @@ offsets! {
     req_num_retrans => "request_sock", "num_retrans";
     snt_synack => "tcp_request_sock", "snt_synack";
     task_files => "task_struct", "files";
+    task_cgroups => "task_struct", "cgroups";
+    css_set_default => "css_set", "dfl_cgrp";
+    cgroup_level => "cgroup", "level";
+    /// Up to 6.0: from 6.1 on the ancestors themselves are there, and a helper of tracing programs.
+    cgroup_ancestor_ids => "cgroup", "ancestor_ids";
     files_fdt => "files_struct", "fdt";
     fdt_max_fds => "fdtable", "max_fds";
     fdt_fd => "fdtable", "fd";

@@ -8,12 +8,12 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use sockwatch_common::{
-    Counter, Filter, MAX_NETNS, MAX_PIDS, MAX_PORT_RANGES, MAX_PREFIXES, PortRange, PortSet, Prefix,
+    ABSENT, Counter, Filter, MAX_NETNS, MAX_PIDS, MAX_PORT_RANGES, MAX_PREFIXES, PortRange, PortSet, Prefix,
 };
 
 use crate::{
     emit::count,
-    memory::{Memory, offset},
+    memory::{Memory, Probed, offset},
     socket::Socket,
 };
 
@@ -80,12 +80,8 @@ pub(crate) fn by_tuple() -> bool {
 /// Whether the current task is one that the filter asks for.
 #[inline(always)]
 pub(crate) fn task_matches() -> bool {
-    if filter!(has_cgroup) != 0 {
-        // SAFETY: the helper has no preconditions.
-        let ancestor = unsafe { generated::bpf_get_current_ancestor_cgroup_id(filter!(cgroup_level) as i32) };
-        if ancestor != filter!(cgroup) {
-            return false;
-        }
+    if filter!(has_cgroup) != 0 && ancestor_cgroup(filter!(cgroup_level)) != filter!(cgroup) {
+        return false;
     }
     let count = filter!(pid_count);
     if count == 0 {
@@ -102,6 +98,27 @@ pub(crate) fn task_matches() -> bool {
         }
     }
     false
+}
+
+/// The current task's cgroup v2, or the one above it at this level; 0 if it has none there.
+#[inline(always)]
+fn ancestor_cgroup(level: u32) -> u64 {
+    if offset!(cgroup_ancestor_ids) == ABSENT {
+        // SAFETY: the helper has no preconditions.
+        return unsafe { generated::bpf_get_current_ancestor_cgroup_id(level as i32) };
+    }
+    // The helper is not there for tracing programs.
+    // SAFETY: the current task exists, and so does its cgroup; every read is probed.
+    unsafe {
+        let task = generated::bpf_get_current_task() as *const u8;
+        let set: usize = Probed::read(task, offset!(task_cgroups));
+        let cgroup: usize = Probed::read(set as *const u8, offset!(css_set_default));
+        let cgroup = cgroup as *const u8;
+        if Probed::read::<u32>(cgroup, offset!(cgroup_level)) < level {
+            return 0;
+        }
+        Probed::read(cgroup, offset!(cgroup_ancestor_ids) + level * size_of::<u64>() as u32)
+    }
 }
 
 /// Remembers a socket until its destroy.

@@ -15,8 +15,8 @@ use crate::{
     emit::{now_ns, reserve},
     filter::{self, ALL_KNOWN, PASS},
     memory::{Direct, Memory, Probed, offset},
-    socket::{LISTEN, Room, Socket},
-    waiting,
+    socket::{LISTEN, Room, SYN_RECV, Socket},
+    waiting::{self, CHILD},
 };
 
 /// Arguments: (sk, skb, req, dst, req_unhash, own_req), then the child it returns.
@@ -233,6 +233,7 @@ fn enqueued<C: Memory, L: Memory>(child: &Socket<C>, listener: &Socket<L>, hands
     }
     let Handshake { synack_us, retransmits: synack_retransmits } = handshake;
     let parent = listener.cookie();
+    let (at_ns, cookie, state) = (now_ns(), child.cookie(), child.state());
     if filter::by_task() && !filter::is_member(child) {
         if !filter::is_member(listener) {
             waiting::note_enqueue(child, parent, synack_us, synack_retransmits);
@@ -240,8 +241,10 @@ fn enqueued<C: Memory, L: Memory>(child: &Socket<C>, listener: &Socket<L>, hands
         }
         filter::remember(child.key());
         waiting::release(child.at);
+    } else if waiting::may_hold(child, SYN_RECV) && waiting::guest(child) == CHILD {
+        // A birth that waited for its tuple comes first.
+        waiting::release(child.at);
     }
-    let (at_ns, cookie, state) = (now_ns(), child.cookie(), child.state());
     let Some(mut record) = reserve::<Enqueue>() else { return };
     let enqueue = record.as_mut_ptr();
     // SAFETY: the record is reserved for an `Enqueue`.
