@@ -1,5 +1,5 @@
-//! Where the running kernel keeps the fields that the probes read: resolved from BTF by the agent, frozen
-//! into `.rodata` before the programs load.
+//! Where the running kernel keeps the fields that the probes read: resolved by the agent, from BTF and from tracepoints'
+//! format files, frozen into `.rodata` before the programs load.
 
 use crate::Plain;
 
@@ -20,7 +20,9 @@ macro_rules! offsets {
             pub const NONE: Self = Self { $($field: ABSENT,)+ };
 
             /// Where each field is to be found: its own name, the structure, the member's path
-            /// (alternatives separated by `|`, `+N` adds bytes: architectures and kernels differ).
+            /// (alternatives separated by `|`, `+N` adds bytes: architectures and kernels differ). A structure
+            /// `CATEGORY:NAME` is a tracepoint's record, as its format file in tracefs describes it, and the path a
+            /// field and its size in bytes.
             pub const SOURCES: &'static [(&'static str, &'static str, &'static str)] =
                 &[$((stringify!($field), $structure, $path),)+];
 
@@ -99,5 +101,6 @@ offsets! {
     req_file => "io_kiocb", "file";
     io_complete_req => "trace_event_raw_io_uring_complete", "req";
     io_complete_res => "trace_event_raw_io_uring_complete", "res";
-    syscall_exit_ret => "syscall_trace_exit", "ret";
+    accept_enter_fd => "syscalls:sys_enter_accept4", "fd 8";
+    accept_exit_ret => "syscalls:sys_exit_accept4", "ret 8";
 }

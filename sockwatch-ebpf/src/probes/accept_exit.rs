@@ -12,7 +12,10 @@ use aya_ebpf::{
 };
 use sockwatch_common::{Kind, SYSCALL_ACCEPTS};
 
-use super::accept::{emit_accept, report};
+use super::{
+    accept::{emit_accept, report},
+    accept_entry::call,
+};
 use crate::{
     filter::{self, ALL_KNOWN, PASS},
     memory::{Memory, Probed, offset, setting},
@@ -97,7 +100,7 @@ fn accept_io_uring(ctx: TracePointContext) -> u32 {
 fn syscall_exit(ctx: &TracePointContext) {
     let record = ctx.as_ptr().cast::<u8>().cast_const();
     // SAFETY: the offset is that of the tracepoint's record.
-    let result: i64 = unsafe { Probed::read(record, offset!(syscall_exit_ret)) };
+    let result: i64 = unsafe { Probed::read(record, offset!(accept_exit_ret)) };
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(ctx, "accept returns {}", result);
     exited(result, current_descriptor);
@@ -110,11 +113,11 @@ fn syscall_return(ctx: &RetProbeContext) {
     exited(result, current_descriptor);
 }
 
-/// The first argument of the current system call; -1 where the kernel cannot tell.
+/// The first argument of the current system call, noted at its entry where the kernel cannot tell; -1 where nothing is.
 #[inline(always)]
 fn current_descriptor() -> i32 {
     if setting!(has_task_pt_regs) == 0 {
-        return -1;
+        return call().map_or(-1, |call| call.descriptor as i32);
     }
     // SAFETY: the current task exists; reads of its registers are probed.
     unsafe {
@@ -126,7 +129,7 @@ fn current_descriptor() -> i32 {
 /// # Safety
 /// `regs` is a `struct pt_regs`.
 #[inline(always)]
-unsafe fn descriptor(regs: *const u8) -> i32 {
+pub(crate) unsafe fn descriptor(regs: *const u8) -> i32 {
     // SAFETY: as the caller promised; the read is probed.
     unsafe { Probed::read::<u64>(regs, offset!(regs_syscall_argument_1)) as i32 }
 }

@@ -2,6 +2,7 @@
 //! probe table.
 
 mod accept;
+mod accept_entry;
 mod accept_exit;
 mod destroy;
 mod empty;

@@ -1,8 +1,11 @@
-//! What the running kernel's BTF says of the structures that the probes read.
+//! Where the fields lie that the probes read: what the running kernel's BTF says of its structures, and tracefs of its
+//! tracepoints' records.
+
+use std::collections::HashMap;
 
 use sockwatch_common::{ABSENT, Offsets};
 
-use super::btf::Btf;
+use super::{btf::Btf, format::Format};
 
 /// The offsets of all fields, and the names of those that this kernel does not have.
 pub struct Layout {
@@ -14,20 +17,23 @@ pub struct Layout {
 
 impl Layout {
     /// Looks every field up.
-    pub fn resolve(btf: &Btf) -> Self {
+    pub fn resolve(btf: Option<&Btf>) -> Self {
         let mut layout = Self { offsets: Offsets::NONE, absent: Vec::new() };
+        let mut formats = HashMap::new();
         for (index, (field, structure, path)) in Offsets::SOURCES.iter().enumerate() {
-            match path.split('|').find_map(|path| offset(btf, structure, path)) {
+            let found = match structure.split_once(':') {
+                Some((category, name)) => {
+                    let format = formats.entry(*structure).or_insert_with(|| Format::of(category, name));
+                    format.as_ref().and_then(|format| in_record(format, path))
+                }
+                None => btf.and_then(|btf| path.split('|').find_map(|path| in_structure(btf, structure, path))),
+            };
+            match found.filter(|offset| *offset != ABSENT) {
                 Some(offset) => layout.offsets.set(index, offset),
                 None => layout.absent.push(field),
             }
         }
         layout
-    }
-
-    /// No BTF: no field is known.
-    pub fn unknown() -> Self {
-        Self { offsets: Offsets::NONE, absent: Offsets::SOURCES.iter().map(|(field, _, _)| *field).collect() }
     }
 
     /// Whether a field is known.
@@ -36,11 +42,22 @@ impl Layout {
     }
 }
 
+/// The tracepoint whose record a field belongs to, and its name there; `None` for a field of a structure.
+pub fn tracepoint_of(field: &str) -> Option<(&'static str, &'static str)> {
+    let (_, structure, path) = Offsets::SOURCES.iter().find(|(name, _, _)| *name == field)?;
+    structure.contains(':').then(|| (*structure, path.split(' ').next().unwrap_or(path)))
+}
+
 /// One alternative of a path: members joined by dots, then perhaps `+N` bytes.
-fn offset(btf: &Btf, structure: &str, path: &str) -> Option<u32> {
+fn in_structure(btf: &Btf, structure: &str, path: &str) -> Option<u32> {
     let (path, more) = path.split_once('+').unwrap_or((path, "0"));
-    let offset = btf.member_offset(structure, path)? + more.parse::<u32>().ok()?;
-    (offset != ABSENT).then_some(offset)
+    Some(btf.member_offset(structure, path)? + more.parse::<u32>().ok()?)
+}
+
+/// A field and its size.
+fn in_record(format: &Format, path: &str) -> Option<u32> {
+    let (name, size) = path.split_once(' ')?;
+    format.offset(name, size.parse().ok()?)
 }
 
 #[cfg(test)]
@@ -53,9 +70,15 @@ mod tests {
             eprintln!("skipped: this kernel has no BTF");
             return;
         };
-        let layout = Layout::resolve(&btf);
+        let layout = Layout::resolve(Some(&btf));
         for field in ["skc_cookie", "inet_sport", "sk_max_ack_backlog", "rskq_accept_tail", "snt_synack"] {
             assert!(layout.has(field), "{field}");
         }
+    }
+
+    #[test]
+    fn a_field_of_a_record_says_where_it_belongs() {
+        assert_eq!(tracepoint_of("accept_enter_fd"), Some(("syscalls:sys_enter_accept4", "fd")));
+        assert_eq!(tracepoint_of("skc_cookie"), None);
     }
 }

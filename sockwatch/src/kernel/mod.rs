@@ -3,6 +3,7 @@
 
 pub mod btf;
 pub mod check;
+pub mod format;
 pub mod layout;
 #[cfg(feature = "probe-log")]
 mod log;

@@ -56,8 +56,10 @@ pub enum Requirement {
     Parameters(&'static str, usize),
     /// A tracepoint with at least so many arguments.
     Arguments(&'static str, usize),
-    /// Fields that the programs read.
+    /// Fields that the programs read, of structures or of tracepoints' records.
     Fields(&'static [&'static str]),
+    /// A helper of this name in `enum bpf_func_id`; another row of the same name does without.
+    Helper(&'static str),
     /// Only where an earlier probe took this alternative: it is of no use otherwise.
     Taken(&'static str, &'static str),
 }
@@ -108,11 +110,23 @@ const fn relief(name: &'static str, hook: Hook) -> Program {
     Program { name, hook, part: Part::Relief }
 }
 
+const ACCEPT4_EXIT: Program = program("accept4_exit", Hook::Tracepoint("syscalls", "sys_exit_accept4"));
+const ACCEPT_EXIT: Program = program("accept_exit", Hook::Tracepoint("syscalls", "sys_exit_accept"));
+const ACCEPT4_ENTER: Program = program("accept4_enter", Hook::Tracepoint("syscalls", "sys_enter_accept4"));
+const ACCEPT_ENTER: Program = program("accept_enter", Hook::Tracepoint("syscalls", "sys_enter_accept"));
+
+const ACCEPT4_RETURN: Program = program("accept4_kretprobe", Hook::KRetProbe("__x64_sys_accept4"));
+const ACCEPT_RETURN: Program = program("accept_return_kretprobe", Hook::KRetProbe("__x64_sys_accept"));
+
 /// The exits of the accept system calls. They serve two probes, and attach once.
-const SYSCALL_EXITS: &[Program] = &[
-    program("accept4_exit", Hook::Tracepoint("syscalls", "sys_exit_accept4")),
-    program("accept_exit", Hook::Tracepoint("syscalls", "sys_exit_accept")),
-];
+const SYSCALL_EXITS: &[Program] = &[ACCEPT4_EXIT, ACCEPT_EXIT];
+
+/// From a descriptor to its socket.
+const DESCRIPTORS: Requirement =
+    Requirement::Fields(&["task_files", "files_fdt", "fdt_fd", "file_private_data", "socket_sk"]);
+
+/// Tells a failed accept's listener at the exit; else its descriptor is noted at the entry.
+const TASK_REGISTERS: Requirement = Requirement::Helper("BPF_FUNC_task_pt_regs");
 
 /// Every probe, in the order in which they attach: transitions last, so that a connection whose birth was seen is seen
 /// whole.
@@ -143,10 +157,7 @@ pub const PROBES: &[Probe] = &[
             Alternative {
                 name: "syscall",
                 programs: SYSCALL_EXITS,
-                requirements: &[
-                    IDENTITY,
-                    Requirement::Fields(&["task_files", "files_fdt", "fdt_fd", "file_private_data", "socket_sk"]),
-                ],
+                requirements: &[IDENTITY, DESCRIPTORS, Requirement::Fields(&["accept_exit_ret"])],
                 lost: Some("accepts of MPTCP sockets; every system call of the machine gets some 25 ns slower"),
             },
         ],
@@ -182,18 +193,36 @@ pub const PROBES: &[Probe] = &[
             },
             Alternative {
                 name: "kretprobe",
+                programs: &[ACCEPT4_RETURN, ACCEPT_RETURN],
+                requirements: &[IDENTITY, DESCRIPTORS, TASK_REGISTERS, Requirement::Fields(&["regs_return"])],
+                lost: None,
+            },
+            Alternative {
+                name: "kretprobe",
                 programs: &[
-                    program("accept4_kretprobe", Hook::KRetProbe("__x64_sys_accept4")),
-                    program("accept_return_kretprobe", Hook::KRetProbe("__x64_sys_accept")),
+                    program("accept4_kprobe", Hook::KProbe("__x64_sys_accept4")),
+                    program("accept_kprobe", Hook::KProbe("__x64_sys_accept")),
+                    ACCEPT4_RETURN,
+                    ACCEPT_RETURN,
                 ],
-                requirements: &[IDENTITY],
+                requirements: &[
+                    IDENTITY,
+                    DESCRIPTORS,
+                    Requirement::Fields(&["regs_argument_1", "regs_syscall_argument_1", "regs_return"]),
+                ],
                 lost: None,
             },
             Alternative {
                 name: "syscall",
                 programs: SYSCALL_EXITS,
-                requirements: &[IDENTITY],
+                requirements: &[IDENTITY, DESCRIPTORS, TASK_REGISTERS, Requirement::Fields(&["accept_exit_ret"])],
                 lost: Some("every system call of the machine gets some 25 ns slower"),
+            },
+            Alternative {
+                name: "syscall",
+                programs: &[ACCEPT4_ENTER, ACCEPT_ENTER, ACCEPT4_EXIT, ACCEPT_EXIT],
+                requirements: &[IDENTITY, DESCRIPTORS, Requirement::Fields(&["accept_enter_fd", "accept_exit_ret"])],
+                lost: Some("every system call of the machine gets some 50 ns slower"),
             },
         ],
     },
@@ -332,11 +361,11 @@ pub const EMPTY: Program = program("empty", Hook::BtfTracepoint("inet_sock_set_s
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::layout::Layout;
+    use sockwatch_common::Offsets;
 
     #[test]
     fn names_are_unique_and_fields_exist() {
-        let known = Layout::unknown().absent;
+        let known: Vec<_> = Offsets::SOURCES.iter().map(|(field, _, _)| *field).collect();
         for (index, probe) in PROBES.iter().enumerate() {
             assert!(PROBES[..index].iter().all(|other| other.name != probe.name), "{} twice", probe.name);
             for requirement in probe.alternatives.iter().flat_map(|alternative| alternative.requirements) {

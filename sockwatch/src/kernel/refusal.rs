@@ -15,6 +15,9 @@ pub enum Refusal {
     /// The kernel lacks something.
     #[error("the kernel has no {0}")]
     Missing(String),
+    /// The kernel does not describe its structures.
+    #[error("the kernel has no BTF")]
+    NoBtf,
     /// The alternative does not apply.
     #[error("not needed")]
     NotNeeded,

@@ -15,7 +15,7 @@ use sockwatch_common::{
 
 use super::{
     btf::Btf,
-    layout::Layout,
+    layout::{Layout, tracepoint_of},
     probes::{Alternative, EMPTY, Hook, Need, PROBES, Part, Probe, Program, Requirement},
     refusal::{self, Refusal},
 };
@@ -250,7 +250,7 @@ fn recursion_misses(program: &AyaProgram) -> io::Result<u64> {
 impl<'a> Starter<'a> {
     fn load(options: &'a Options) -> Result<Self, StartError> {
         let btf = Btf::of_running_kernel().ok();
-        let layout = btf.as_ref().map_or_else(Layout::unknown, Layout::resolve);
+        let layout = Layout::resolve(btf.as_ref());
         let settings = settings(btf.as_ref(), options);
         let kernel_btf = aya::Btf::from_sys_fs().ok();
         let by_task = options.filter.pid_count != 0 || options.filter.has_cgroup != 0;
@@ -263,6 +263,9 @@ impl<'a> Starter<'a> {
             .override_global("SETTINGS", settings.as_bytes(), true)
             .override_global("FILTER", options.filter.as_bytes(), true)
             .map_max_entries("EVENTS", cpus);
+        if settings.has_task_pt_regs != 0 {
+            loader.map_max_entries("CALLS", 1);
+        }
         if !by_task && !by_tuple {
             loader.map_max_entries("MEMBERS", 1).map_max_entries("WAITING", 1).map_max_entries("CLOSED", 1);
         }
@@ -320,8 +323,13 @@ impl<'a> Starter<'a> {
                 }
             }
             Requirement::Fields(fields) => match fields.iter().find(|field| !self.layout.has(field)) {
-                Some(field) => Err(Refusal::Missing(format!("field {field} in its BTF"))),
+                Some(field) => Err(self.without(field)),
                 None => Ok(()),
+            },
+            Requirement::Helper(name) => match btf.map(|btf| btf.enumerator("bpf_func_id", name)) {
+                Some(Some(_)) => Ok(()),
+                Some(None) => Err(Refusal::NotNeeded),
+                None => Err(Refusal::NoBtf),
             },
             Requirement::Taken(probe, alternative) => {
                 let taken = self.outcomes.iter().find(|outcome| outcome.probe.name == probe);
@@ -330,6 +338,17 @@ impl<'a> Starter<'a> {
                     _ => Err(Refusal::NotNeeded),
                 }
             }
+        }
+    }
+
+    /// Why a field is not known.
+    fn without(&self, field: &str) -> Refusal {
+        match tracepoint_of(field) {
+            Some((tracepoint, name)) => {
+                Refusal::Missing(format!("field {name} of tracepoint {tracepoint}, or tracefs is not mounted"))
+            }
+            None if self.btf.is_none() => Refusal::NoBtf,
+            None => Refusal::Missing(format!("field {field} in its BTF")),
         }
     }
 

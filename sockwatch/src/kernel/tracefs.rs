@@ -33,7 +33,8 @@ pub fn ensure() -> Tracefs {
     }
 }
 
-fn mounted() -> Option<&'static str> {
+/// Where it is mounted.
+pub(super) fn mounted() -> Option<&'static str> {
     MOUNT_POINTS.into_iter().find(|path| Path::new(path).join("events").is_dir())
 }
 
