@@ -8,10 +8,12 @@
 mod filter;
 mod offsets;
 mod record;
+mod recorded;
 
 pub use filter::*;
 pub use offsets::*;
 pub use record::*;
+pub use recorded::*;
 
 /// Plain old data: every byte pattern is a value, and no byte of it is padding.
 ///
@@ -41,7 +43,9 @@ pub enum Counter {
     WaitingRoomFull = 4,
     /// Events that a relief program handled because the kernel skipped the first one.
     Relieved = 5,
+    /// Accepts that could not be matched to a child: without BTF only their remote end tells which it is.
+    AcceptsUnmatched = 6,
 }
 
 /// How many [`Counter`]s there are.
-pub const COUNTERS: usize = 6;
+pub const COUNTERS: usize = 7;

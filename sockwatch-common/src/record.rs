@@ -39,6 +39,8 @@ pub enum Kind {
     TimeWaitDrop = 14,
     /// [`Waited`]: everything that a filter held back of a socket that it now lets in.
     Waited = 15,
+    /// [`Task`]: a transition to `CLOSE` where nothing tells the kinds of close apart.
+    BareClose = 16,
 }
 
 /// Set in the kind byte by a relief program: the event may have been reported before, microseconds earlier.
@@ -92,7 +94,7 @@ pub struct Head {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Task {
-    /// `value` is the backlog for `CLOSE` to `LISTEN`.
+    /// `value` is the backlog for `CLOSE` to `LISTEN`, or [`crate::UNKNOWN`].
     pub head: Head,
     /// The current thread's name.
     pub comm: [u8; 16],
@@ -102,9 +104,9 @@ pub struct Task {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Birth {
-    /// `value` is the listener's `sk_ack_backlog`: the accept queue's depth before this child.
+    /// `value` is the listener's `sk_ack_backlog`: the accept queue's depth before this child, or [`crate::UNKNOWN`].
     pub head: Head,
-    /// The listener's `sk_max_ack_backlog`.
+    /// The listener's `sk_max_ack_backlog`, or [`crate::UNKNOWN`].
     pub limit: u32,
     /// Padding.
     pub reserved: u32,
@@ -160,6 +162,28 @@ pub struct Evidence {
     pub reserved: [u8; 6],
 }
 
+impl Evidence {
+    /// Nothing is known.
+    pub const NONE: Self = Self {
+        acked_bytes: 0,
+        received_bytes: 0,
+        snd_una: 0,
+        write_seq: 0,
+        unread_bytes: 0,
+        linger2: 0,
+        user_timeout_ms: 0,
+        segments_out: 0,
+        error: 0,
+        soft_error: 0,
+        flags: 0,
+        retransmits: 0,
+        probes: 0,
+        shutdown: 0,
+        has_socket: 0,
+        reserved: [0; 6],
+    };
+}
+
 /// A child entered an accept queue.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -213,9 +237,9 @@ pub struct Wait {
     pub steps: [Step; STEPS],
     /// How many transitions.
     pub count: u32,
-    /// A child's birth: the listener's `sk_ack_backlog`.
+    /// A child's birth: the listener's `sk_ack_backlog`, or [`crate::UNKNOWN`].
     pub depth: u32,
-    /// A child's birth: the listener's `sk_max_ack_backlog`.
+    /// A child's birth: the listener's `sk_max_ack_backlog`, or [`crate::UNKNOWN`].
     pub limit: u32,
     /// How often the SYN-ACK was retransmitted.
     pub synack_retransmits: u32,
@@ -254,7 +278,7 @@ impl Wait {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Waited {
-    /// The socket as it is now.
+    /// The socket as it is now; `value` is 1 if `evidence` holds something, else 0.
     pub head: Head,
     /// What happened to it.
     pub wait: Wait,

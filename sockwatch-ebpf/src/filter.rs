@@ -142,6 +142,12 @@ pub(crate) fn closed_before<M: Memory>(socket: &Socket<M>) -> bool {
     socket.remote_port() == 0 && CLOSED.get_ptr(socket.key()).is_some()
 }
 
+/// Forgets it again: addresses, unlike cookies, are used again.
+#[inline(always)]
+pub(crate) fn forget_closed(key: u64) {
+    let _ = CLOSED.remove(key);
+}
+
 /// Whether a socket was remembered: by its cookie, or by its address if that was before it had one. A birth up to 6.12
 /// at least has none yet, and what remembers a socket may be the first to generate one.
 #[inline(always)]

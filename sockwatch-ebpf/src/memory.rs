@@ -46,6 +46,9 @@ pub(crate) use setting;
 
 /// A way to read a kernel structure through a pointer that this kind of program was given.
 pub(crate) trait Memory {
+    /// Whether the kernel's socket itself can be read, not only what a record told of it.
+    const READS_SOCKETS: bool = true;
+
     /// Reads a `T` at `base + offset`; zero where the read faults, or, if the read is probed, where the kernel has no such
     /// field. [`Direct`] reads need their fields: they are in the alternative's requirements.
     ///
@@ -140,8 +143,38 @@ impl Memory for Copied {
     }
 }
 
+/// What a classic tracepoint's record told of a socket, as a `RecordedSocket` on this program's stack: all there is where
+/// the kernel has no BTF. The offsets are the copy's then, and useless for the kernel's memory.
+pub(crate) struct Recorded;
+
+impl Memory for Recorded {
+    const READS_SOCKETS: bool = false;
+
+    #[inline(always)]
+    unsafe fn read<T: Copy + Default>(base: *const u8, offset: u32) -> T {
+        // SAFETY: as the caller promised: `base` is a copy on the stack here, too.
+        unsafe { Copied::read(base, offset) }
+    }
+
+    /// Records hold no pointer to follow.
+    #[inline(always)]
+    unsafe fn follow<T: Copy + Default>(_base: *const u8, _offset: u32) -> T {
+        T::default()
+    }
+
+    #[inline(always)]
+    unsafe fn tcp_sock(_sk: *const u8) -> *const u8 {
+        core::ptr::null()
+    }
+
+    #[inline(always)]
+    unsafe fn cookie(_sk: *const u8) -> u64 {
+        0
+    }
+}
+
 /// `IPPROTO_TCP`.
-const TCP: u16 = 6;
+pub(crate) const TCP: u16 = 6;
 
 impl Memory for Probed {
     #[inline(always)]

@@ -3,9 +3,9 @@
 use core::marker::PhantomData;
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated};
-use sockwatch_common::{Evidence, Head, Stub};
+use sockwatch_common::{Evidence, Head, RecordedSocket, Stub, UNKNOWN};
 
-use crate::memory::{Copied, Memory, Probed, offset};
+use crate::memory::{Copied, Memory, Probed, Recorded, offset};
 
 /// `AF_INET6`.
 const INET6: u16 = 10;
@@ -137,6 +137,18 @@ impl<M: Memory> Socket<M> {
     #[inline(always)]
     pub(crate) fn state(&self) -> u8 {
         self.field(offset!(skc_state))
+    }
+
+    /// `sk_ack_backlog`: a listener's queue depth, and a child's copy of it.
+    #[inline(always)]
+    pub(crate) fn queue_depth(&self) -> u32 {
+        if M::READS_SOCKETS { self.field(offset!(sk_ack_backlog)) } else { UNKNOWN }
+    }
+
+    /// `sk_max_ack_backlog`: the queue's limit, likewise.
+    #[inline(always)]
+    pub(crate) fn queue_limit(&self) -> u32 {
+        if M::READS_SOCKETS { self.field(offset!(sk_max_ack_backlog)) } else { UNKNOWN }
     }
 
     /// Half `half` (0 or 1) of the local IPv6 address, in memory order.
@@ -289,6 +301,22 @@ impl Socket<Copied> {
             }
             Some(copy)
         }
+    }
+}
+
+impl Socket<Recorded> {
+    /// The socket at this address, as `recording` tells it.
+    #[inline(always)]
+    pub(crate) fn recorded(recording: &RecordedSocket, address: u64) -> Self {
+        let sk = core::ptr::from_ref(recording).cast();
+        Self { sk, tcp: core::ptr::null(), at: address as *const u8, memory: PhantomData }
+    }
+
+    /// What it was made from.
+    #[inline(always)]
+    pub(crate) fn recording(&self) -> &RecordedSocket {
+        // SAFETY: `sk` is where the recording is; nothing outlives the run of a program.
+        unsafe { &*self.sk.cast() }
     }
 }
 

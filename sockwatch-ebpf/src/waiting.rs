@@ -9,12 +9,12 @@ use aya_ebpf::{
     btf_maps::{Array, LruHashMap},
     macros::btf_map,
 };
-use sockwatch_common::{Counter, Kind, STEPS, Step, Wait, Waited};
+use sockwatch_common::{Counter, Evidence, Kind, STEPS, Step, Wait, Waited};
 
 use crate::{
     emit::{count, now_ns, reserve},
     filter::{self, Known, UNKNOWN},
-    memory::{Memory, Probed, offset},
+    memory::{Memory, Probed},
     socket::{LISTEN, SYN_RECV, SYN_SENT, Socket, fill_comm},
 };
 
@@ -86,8 +86,8 @@ pub(crate) fn admit<M: Memory>(socket: &Socket<M>, old: u8, new: u8) {
         (*guest).count = 1;
         (*guest).pid = (task >> 32) as u32;
         (*guest).tid = task as u32;
-        (*guest).depth = socket.field(offset!(sk_ack_backlog));
-        (*guest).limit = socket.field(offset!(sk_max_ack_backlog));
+        (*guest).depth = socket.queue_depth();
+        (*guest).limit = socket.queue_limit();
         fill_comm(&raw mut (*guest).comm);
     }
 }
@@ -132,13 +132,29 @@ fn step(old_state: u8, new_state: u8) -> Step {
     Step { at_ns: now_ns(), old_state, new_state, reserved: [0; 6] }
 }
 
-/// Emits everything that waited for the socket at this address, then forgets it. Seldom, so probed reads do.
-///
-/// One record for all of it: with a record for each step, the verifier of 6.1 walked 740,000 instructions.
+/// Emits everything that waited for this socket, then forgets it.
+#[inline(always)]
+pub(crate) fn release<M: Memory>(socket: &Socket<M>) {
+    if M::READS_SOCKETS { release_at(socket.at) } else { release_recorded(socket) }
+}
+
+/// Seldom, so probed reads do.
 #[inline(never)]
-pub(crate) fn release(at: *const u8) {
+fn release_at(at: *const u8) {
     // SAFETY: the caller holds the socket; reads of it are probed.
-    let Some(socket) = (unsafe { Socket::<Probed>::full(at) }) else { return };
+    if let Some(socket) = unsafe { Socket::<Probed>::full(at) } {
+        emit_guest(&socket);
+    }
+}
+
+#[inline(never)]
+fn release_recorded<M: Memory>(socket: &Socket<M>) {
+    emit_guest(socket);
+}
+
+/// One record for all of it: with a record for each step, the verifier of 6.1 walked 740,000 instructions.
+#[inline(always)]
+fn emit_guest<M: Memory>(socket: &Socket<M>) {
     let Some(guest) = WAITING.get_ptr(socket.address()) else { return };
     if let Some(mut record) = reserve::<Waited>() {
         let waited = record.as_mut_ptr();
@@ -146,11 +162,16 @@ pub(crate) fn release(at: *const u8) {
         // SAFETY: the record is reserved for a `Waited`; the entry outlives the program's run (RCU).
         unsafe {
             let head = &raw mut (*waited).head;
-            socket.fill_head(head, Kind::Waited as u8, now_ns(), socket.cookie(), (state, state), 0);
+            let known = u32::from(M::READS_SOCKETS);
+            socket.fill_head(head, Kind::Waited as u8, now_ns(), socket.cookie(), (state, state), known);
             (&raw mut (*waited).wait).write(*guest);
-            socket.fill_evidence(&raw mut (*waited).evidence);
+            if M::READS_SOCKETS {
+                socket.fill_evidence(&raw mut (*waited).evidence);
+            } else {
+                (&raw mut (*waited).evidence).write(Evidence::NONE);
+            }
         }
         record.submit();
     }
-    dismiss(&socket);
+    dismiss(socket);
 }

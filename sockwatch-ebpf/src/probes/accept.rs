@@ -69,7 +69,7 @@ pub(crate) fn report<M: Memory>(child: &Socket<M>, listener: u64, kind: Kind, va
             return;
         }
         filter::remember(child.key());
-        waiting::release(child.at);
+        waiting::release(child);
     }
     emit_accept(child, listener, kind, value);
 }

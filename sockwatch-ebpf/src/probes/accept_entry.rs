@@ -3,7 +3,7 @@
 use aya_ebpf::{
     EbpfContext,
     btf_maps::LruHashMap,
-    helpers::bpf_get_current_pid_tgid,
+    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user},
     macros::{btf_map, kprobe, tracepoint},
     programs::{ProbeContext, TracePointContext},
 };
@@ -17,6 +17,11 @@ use crate::memory::{Memory, Probed, offset};
 pub(crate) struct Call {
     /// The listener's.
     pub(crate) descriptor: u64,
+    /// Where the caller wants the other end's address; 0 if nowhere, or where nothing reads it.
+    pub(crate) peer: u64,
+    /// How many bytes of it.
+    pub(crate) room: u32,
+    reserved: u32,
 }
 
 /// By thread. A thread's next call overwrites its last; those of threads that are gone are evicted. The agent sizes it.
@@ -64,8 +69,14 @@ fn note(call: Call) {
 #[inline(always)]
 fn entered(ctx: &TracePointContext) {
     let record = ctx.as_ptr().cast::<u8>().cast_const();
-    // SAFETY: the offset is that of the tracepoint's record.
-    note(Call { descriptor: unsafe { Probed::read(record, offset!(accept_enter_fd)) } });
+    // SAFETY: the offsets are those of the tracepoint's record; the helper reports a fault instead of faulting.
+    unsafe {
+        let descriptor = Probed::read(record, offset!(accept_enter_fd));
+        let peer = Probed::read(record, offset!(accept_enter_peer));
+        let room: u64 = Probed::read(record, offset!(accept_enter_room));
+        let room = bpf_probe_read_user(room as *const u32).unwrap_or_default();
+        note(Call { descriptor, peer, room, reserved: 0 });
+    }
 }
 
 /// The function's argument is the caller's `struct pt_regs`.
@@ -74,6 +85,6 @@ fn called(ctx: &ProbeContext) {
     // SAFETY: the context is a `struct pt_regs`; reads of it and of the caller's are probed.
     unsafe {
         let regs: usize = Probed::read(ctx.as_ptr().cast::<u8>(), offset!(regs_argument_1));
-        note(Call { descriptor: descriptor(regs as *const u8) as u64 });
+        note(Call { descriptor: descriptor(regs as *const u8) as u64, peer: 0, room: 0, reserved: 0 });
     }
 }

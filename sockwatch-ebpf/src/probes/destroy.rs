@@ -5,14 +5,16 @@ use aya_ebpf::{
     macros::{btf_tracepoint, tracepoint},
     programs::{BtfTracePointContext, TracePointContext},
 };
-use sockwatch_common::{Kind, Stub};
+use sockwatch_common::{Kind, RecordedSocket, Stub};
 
 use crate::{
+    children,
     emit::{now_ns, reserve},
     filter::{self, ALL_KNOWN, PASS},
-    memory::{Direct, Memory, Probed},
+    memory::{Direct, Memory, Probed, offset},
+    record::{Places, Record},
     relief::{By, Post, event, is_left, take},
-    socket::Socket,
+    socket::{CLOSE, Socket},
     waiting,
 };
 
@@ -45,6 +47,30 @@ fn destroy_classic(ctx: TracePointContext) -> u32 {
     // SAFETY: `skaddr` is a socket; reads of it are probed.
     if let Some(socket) = unsafe { Socket::<Probed>::full(sk as *const u8) } {
         destroy(&socket, By::First);
+    }
+    0
+}
+
+/// The same where the record is all that can be read.
+#[tracepoint(category = "tcp", name = "tcp_destroy_sock")]
+fn destroy_recorded(ctx: TracePointContext) -> u32 {
+    let mut record = Record::EMPTY;
+    if !record.copy(&ctx) {
+        return 0;
+    }
+    let places = Places {
+        address: offset!(destroy_address),
+        local_port: offset!(destroy_local_port),
+        remote_port: offset!(destroy_remote_port),
+        local: offset!(destroy_local),
+        remote: offset!(destroy_remote),
+    };
+    let mut room = RecordedSocket::NONE;
+    let socket = record.socket(places, CLOSE, &mut room).socket();
+    children::leave(socket.address());
+    destroy(&socket, By::First);
+    if filter::by_tuple() {
+        filter::forget_closed(socket.key());
     }
     0
 }

@@ -240,10 +240,10 @@ fn enqueued<C: Memory, L: Memory>(child: &Socket<C>, listener: &Socket<L>, hands
             return;
         }
         filter::remember(child.key());
-        waiting::release(child.at);
+        waiting::release(child);
     } else if waiting::may_hold(child, SYN_RECV) && waiting::guest(child) == CHILD {
         // A birth that waited for its tuple comes first.
-        waiting::release(child.at);
+        waiting::release(child);
     }
     let Some(mut record) = reserve::<Enqueue>() else { return };
     let enqueue = record.as_mut_ptr();

@@ -4,6 +4,7 @@
 mod accept;
 mod accept_entry;
 mod accept_exit;
+mod accept_recorded;
 mod destroy;
 mod empty;
 mod enqueue;

@@ -1,13 +1,17 @@
 //! `tcp_send_reset` and `tcp_receive_reset`: who reset a connection.
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use sockwatch_common::{Head, Kind};
+use aya_ebpf::{
+    macros::{btf_tracepoint, tracepoint},
+    programs::{BtfTracePointContext, TracePointContext},
+};
+use sockwatch_common::{Head, Kind, RecordedSocket};
 
 use crate::{
     emit::{now_ns, reserve},
     filter,
     memory::{Direct, Memory, offset, setting},
-    socket::{NEW_SYN_RECV, Socket, TIME_WAIT},
+    record::{Places, Record},
+    socket::{CLOSE, NEW_SYN_RECV, Socket, TIME_WAIT},
 };
 
 /// Arguments: (sk, skb) and, where the kernel has it, the reason. The socket is null for a reset without one,
@@ -42,8 +46,26 @@ fn receive_reset(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// The same where the record is all that can be read. It tells no state, and nobody reads one.
+#[tracepoint(category = "tcp", name = "tcp_receive_reset")]
+fn receive_reset_recorded(ctx: TracePointContext) -> u32 {
+    let mut record = Record::EMPTY;
+    if record.copy(&ctx) {
+        let places = Places {
+            address: offset!(reset_address),
+            local_port: offset!(reset_local_port),
+            remote_port: offset!(reset_remote_port),
+            local: offset!(reset_local),
+            remote: offset!(reset_remote),
+        };
+        let mut room = RecordedSocket::NONE;
+        report(&record.socket(places, CLOSE, &mut room).socket(), Kind::ResetReceived, 0);
+    }
+    0
+}
+
 #[inline(always)]
-fn report(socket: &Socket<Direct>, kind: Kind, value: u32) {
+fn report<M: Memory>(socket: &Socket<M>, kind: Kind, value: u32) {
     if !filter::passes(socket) {
         return;
     }

@@ -1,27 +1,57 @@
 //! `tcp_retransmit_skb` and `tcp_retransmit_synack`: the network, or the other end, was slow.
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use sockwatch_common::{Head, Kind};
+use aya_ebpf::{
+    macros::{btf_tracepoint, tracepoint},
+    programs::{BtfTracePointContext, TracePointContext},
+};
+use sockwatch_common::{Head, Kind, RecordedSocket};
 
 use crate::{
     emit::{now_ns, reserve},
     filter::{self, ALL_KNOWN, PASS},
-    memory::Direct,
+    memory::{Direct, Memory, offset},
+    record::{Places, Record},
     socket::Socket,
 };
 
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 fn retransmit_skb(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: the tracepoint's first argument is a socket.
-    let Some(socket) = (unsafe { Socket::<Direct>::full(ctx.arg(0)) }) else { return 0 };
-    if filter::passes(&socket) {
-        let (at_ns, cookie, state) = (now_ns(), socket.cookie(), socket.state());
-        let Some(mut record) = reserve::<Head>() else { return 0 };
-        // SAFETY: the record is reserved for a `Head`.
-        unsafe { socket.fill_head(record.as_mut_ptr(), Kind::Retransmit as u8, at_ns, cookie, (state, state), 0) };
-        record.submit();
+    if let Some(socket) = unsafe { Socket::<Direct>::full(ctx.arg(0)) } {
+        retransmitted(&socket);
     }
     0
+}
+
+/// The same where the record is all that can be read.
+#[tracepoint(category = "tcp", name = "tcp_retransmit_skb")]
+fn retransmit_skb_recorded(ctx: TracePointContext) -> u32 {
+    let mut record = Record::EMPTY;
+    if record.copy(&ctx) {
+        let places = Places {
+            address: offset!(retransmit_address),
+            local_port: offset!(retransmit_local_port),
+            remote_port: offset!(retransmit_remote_port),
+            local: offset!(retransmit_local),
+            remote: offset!(retransmit_remote),
+        };
+        let state = record.word(offset!(retransmit_state)) as u8;
+        let mut room = RecordedSocket::NONE;
+        retransmitted(&record.socket(places, state, &mut room).socket());
+    }
+    0
+}
+
+#[inline(always)]
+fn retransmitted<M: Memory>(socket: &Socket<M>) {
+    if !filter::passes(socket) {
+        return;
+    }
+    let (at_ns, cookie, state) = (now_ns(), socket.cookie(), socket.state());
+    let Some(mut record) = reserve::<Head>() else { return };
+    // SAFETY: the record is reserved for a `Head`.
+    unsafe { socket.fill_head(record.as_mut_ptr(), Kind::Retransmit as u8, at_ns, cookie, (state, state), 0) };
+    record.submit();
 }
 
 /// Arguments: (listener, request). The tuple is the request's, the identity the listener's.

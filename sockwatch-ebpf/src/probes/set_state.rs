@@ -4,13 +4,15 @@ use aya_ebpf::{
     macros::{btf_tracepoint, tracepoint},
     programs::{BtfTracePointContext, TracePointContext},
 };
-use sockwatch_common::{Birth, Close, Head, Kind, Task};
+use sockwatch_common::{Birth, Close, Head, Kind, RecordedSocket, Task};
 
 use super::enqueue::note_birth;
 use crate::{
+    children,
     emit::{now_ns, reserve},
     filter::{self, ALL_KNOWN, Known, PASS, REJECT, UNKNOWN, Verdict},
-    memory::{Direct, Memory, Probed, offset},
+    memory::{Direct, Memory, Probed, TCP, offset},
+    record::{Places, Record},
     relief::{By, Post, event, is_left, take},
     socket::{CLOSE, FIN_WAIT1, LAST_ACK, LISTEN, SYN_RECV, SYN_SENT, Socket, fill_comm},
     waiting::{self, ABSENT, CHILD},
@@ -65,10 +67,38 @@ fn set_state_classic(ctx: TracePointContext) -> u32 {
     0
 }
 
+/// The same where the record is all that can be read.
+#[tracepoint(category = "sock", name = "inet_sock_set_state")]
+fn set_state_recorded(ctx: TracePointContext) -> u32 {
+    let mut record = Record::EMPTY;
+    if !record.copy(&ctx) || record.half(offset!(state_protocol)) != TCP {
+        return 0;
+    }
+    let (old, new) = (record.word(offset!(state_old)) as u8, record.word(offset!(state_new)) as u8);
+    let places = Places {
+        address: offset!(state_address),
+        local_port: offset!(state_local_port),
+        remote_port: offset!(state_remote_port),
+        local: offset!(state_local),
+        remote: offset!(state_remote),
+    };
+    let mut room = RecordedSocket::NONE;
+    let recording = record.socket(places, new, &mut room);
+    recording.room.family = record.half(offset!(state_family));
+    if new == SYN_SENT {
+        // The record tells `inet_sport`, which may be a former life's.
+        recording.room.local_port = 0;
+    }
+    let socket = recording.socket();
+    children::follow(&socket, old, new);
+    transition(&socket, old, new, By::First);
+    0
+}
+
 #[inline(always)]
 fn transition<M: Memory>(socket: &Socket<M>, old: u8, new: u8, by: By) {
     if old == LISTEN && new == SYN_RECV {
-        note_birth(socket.sk);
+        note_birth(socket.at);
     }
     match judge(socket, old, new) {
         PASS => submit(socket, old, new, by),
@@ -140,7 +170,7 @@ fn judge_later<M: Memory>(socket: &Socket<M>, old: u8, new: u8) -> Verdict {
         if filter::by_task() {
             filter::remember(socket.key());
         }
-        waiting::release(socket.at);
+        waiting::release(socket);
         return PASS;
     }
     if filter::by_task() { REJECT } else { PASS }
@@ -160,7 +190,13 @@ fn submit<M: Memory>(socket: &Socket<M>, old: u8, new: u8, by: By) {
     let cookie = socket.cookie_at(old, new);
     // SAFETY: each record is filled as the type that it is reserved for.
     unsafe {
-        if new == CLOSE {
+        if new == CLOSE && !M::READS_SOCKETS {
+            let Some(mut record) = reserve::<Task>() else { return };
+            let close = record.as_mut_ptr();
+            socket.fill_head(&raw mut (*close).head, by.mark(Kind::BareClose), at_ns, cookie, states, 0);
+            fill_comm(&raw mut (*close).comm);
+            record.submit();
+        } else if new == CLOSE {
             let Some(mut record) = reserve::<Close>() else { return };
             let close = record.as_mut_ptr();
             socket.fill_head(&raw mut (*close).head, by.mark(Kind::Close), at_ns, cookie, states, 0);
@@ -170,15 +206,15 @@ fn submit<M: Memory>(socket: &Socket<M>, old: u8, new: u8, by: By) {
         } else if birth {
             let Some(mut record) = reserve::<Birth>() else { return };
             let birth = record.as_mut_ptr();
-            let depth = socket.field(offset!(sk_ack_backlog));
+            let depth = socket.queue_depth();
             socket.fill_head(&raw mut (*birth).head, by.mark(Kind::Birth), at_ns, cookie, states, depth);
-            (&raw mut (*birth).limit).write(socket.field(offset!(sk_max_ack_backlog)));
+            (&raw mut (*birth).limit).write(socket.queue_limit());
             (&raw mut (*birth).reserved).write(0);
             record.submit();
         } else if made_by_task(old, new) {
             let Some(mut record) = reserve::<Task>() else { return };
             let task = record.as_mut_ptr();
-            let backlog = if new == LISTEN { socket.field(offset!(sk_max_ack_backlog)) } else { 0 };
+            let backlog = if new == LISTEN { socket.queue_limit() } else { 0 };
             socket.fill_head(&raw mut (*task).head, by.mark(Kind::TaskTransition), at_ns, cookie, states, backlog);
             if new == SYN_SENT {
                 (&raw mut (*task).head.local_port).write(bound_port(socket));

@@ -220,7 +220,9 @@ fn security_modules() -> Check {
 }
 
 fn probe_report(outcome: &Outcome) -> ProbeReport {
-    let relevant = |refused: &&(&'static str, Refusal)| refused.1 != Refusal::NotNeeded;
+    let taken = outcome.taken.map(|taken| taken.name);
+    // A refused row of the name that was taken all the same would only confuse.
+    let relevant = |refused: &&(&'static str, Refusal)| refused.1 != Refusal::NotNeeded && Some(refused.0) != taken;
     let refused: Vec<_> = outcome
         .refused
         .iter()
@@ -243,7 +245,7 @@ fn probe_report(outcome: &Outcome) -> ProbeReport {
         name: outcome.probe.name,
         status,
         tells: outcome.probe.tells,
-        taken: outcome.taken.map(|taken| taken.name),
+        taken,
         lost: lost.map(str::to_owned),
         refused,
     }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::{Context, anyhow};
 use sockwatch::{
     kernel::{
-        probes::Need,
+        probes::{Alternative, Need},
         refusal::Refusal,
         session::{Choice, Options, Outcome, StartError, Yardstick, default_ring_bytes},
         tracefs,
@@ -96,8 +96,15 @@ impl Started {
     }
 }
 
-/// Says what is lost without a probe that the kernel refused. What was switched off, or is not needed, is no news.
+/// Says what is lost without a probe that the kernel refused, or with the best that it allows without BTF. What was
+/// switched off, or is not needed, is no news.
 fn warn(outcome: &Outcome) {
+    if let Some(Alternative { name, lost: Some(lost), .. }) = outcome.taken
+        && outcome.refused.iter().any(|(_, why)| *why == Refusal::NoBtf)
+    {
+        let probe = outcome.probe.name;
+        tell(format_args!("sockwatch: warning: the kernel has no BTF: {probe}={name} costs or misses: {lost}"));
+    }
     let refused = outcome.refused.iter().filter(|(_, why)| !matches!(why, Refusal::SwitchedOff | Refusal::NotNeeded));
     let reasons: Vec<_> = refused.map(|(name, why)| format!("{name}: {why}")).collect();
     if let (None, Need::Optional { without }, false) = (outcome.taken, outcome.probe.need, reasons.is_empty()) {
@@ -141,17 +148,32 @@ fn live(args: &CollectArgs, resolved: &Resolved) -> anyhow::Result<Started> {
         yardstick: if args.with_empty_probe { Yardstick::Attached } else { Yardstick::Without },
     };
     let mut live = Live::start(&options, args.latency)?;
-    // Attached first, listed second: a socket opened in between is seen by one of them.
-    match cookies_of(&resolved.owners) {
+    remember_owned(&mut live, &resolved.owners)?;
+    Ok(Started::Live(Box::new(live)))
+}
+
+/// Lets the sockets pass that the processes of a filter hold already. Attached first, listed second: a socket opened in
+/// between is seen by one of them.
+fn remember_owned(live: &mut Live, owners: &[u32]) -> anyhow::Result<()> {
+    if owners.is_empty() {
+        return Ok(());
+    }
+    let unseen = |why: &dyn std::fmt::Display| {
+        tell(format_args!(
+            "sockwatch: warning: {why}; sockets opened before the trace are not shown until they are accepted"
+        ));
+    };
+    if !live.tells_cookies() {
+        unseen(&Refusal::NoBtf);
+        return Ok(());
+    }
+    match cookies_of(owners) {
         Ok(cookies) => {
             live.remember(&cookies).context("cannot remember the sockets that the processes hold already")?
         }
-        Err(error) => tell(format_args!(
-            "sockwatch: warning: {:#}; sockets opened before the trace are not shown until they are accepted",
-            anyhow::Error::from(error)
-        )),
+        Err(error) => unseen(&format_args!("{:#}", anyhow::Error::from(error))),
     }
-    Ok(Started::Live(Box::new(live)))
+    Ok(())
 }
 
 fn choices(args: &CollectArgs) -> HashMap<String, Choice> {

@@ -117,11 +117,12 @@ fn start_line<'a>(clock: Clock, source: &'a str, kernel: &'a str) -> Start<'a> {
 pub(crate) fn summary(totals: &Totals, bytes: u64) {
     let losses = &totals.losses;
     tell(format_args!(
-        "sockwatch: events={} bytes={bytes} connections={} lost={} missed={} dropped={} late={} unexpected={}",
+        "sockwatch: events={} bytes={bytes} connections={} lost={} missed={} unmatched={} dropped={} late={} unexpected={}",
         totals.events,
         totals.connections,
         losses.lost(),
         losses.missed(),
+        losses.accepts_unmatched,
         losses.dropped(),
         losses.late,
         losses.unexpected_transitions,

@@ -1,11 +1,34 @@
 //! Where the fields lie that the probes read: what the running kernel's BTF says of its structures, and tracefs of its
 //! tracepoints' records.
+//!
+//! Without BTF nothing is known of the kernel's own structures. The fields of a socket are then those of the copy that the
+//! programs make of a record, and registers lie where the architecture's ABI has them.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, mem::offset_of};
 
-use sockwatch_common::{ABSENT, Offsets};
+use sockwatch_common::{ABSENT, Offsets, RECORD_BYTES, RecordedSocket};
 
 use super::{btf::Btf, format::Format};
+
+/// Where a socket's fields lie in the copy of a record.
+const RECORDED: [(&str, usize); 8] = [
+    ("skc_family", offset_of!(RecordedSocket, family)),
+    ("skc_state", offset_of!(RecordedSocket, state)),
+    ("skc_rcv_saddr", offset_of!(RecordedSocket, local) + RecordedSocket::V4_IN_V6),
+    ("skc_daddr", offset_of!(RecordedSocket, remote) + RecordedSocket::V4_IN_V6),
+    ("skc_v6_rcv_saddr", offset_of!(RecordedSocket, local)),
+    ("skc_v6_daddr", offset_of!(RecordedSocket, remote)),
+    ("skc_num", offset_of!(RecordedSocket, local_port)),
+    ("skc_dport", offset_of!(RecordedSocket, remote_port_be)),
+];
+
+/// Where `struct pt_regs` holds what a function returned: it begins as the ABI's `user_regs_struct` does.
+#[cfg(target_arch = "x86_64")]
+const REGISTERS: [(&str, usize); 1] = [("regs_return", offset_of!(nix::libc::user_regs_struct, rax))];
+#[cfg(target_arch = "aarch64")]
+const REGISTERS: [(&str, usize); 1] = [("regs_return", offset_of!(nix::libc::user_regs_struct, regs))];
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+const REGISTERS: [(&str, usize); 0] = [];
 
 /// The offsets of all fields, and the names of those that this kernel does not have.
 pub struct Layout {
@@ -26,7 +49,10 @@ impl Layout {
                     let format = formats.entry(*structure).or_insert_with(|| Format::of(category, name));
                     format.as_ref().and_then(|format| in_record(format, path))
                 }
-                None => btf.and_then(|btf| path.split('|').find_map(|path| in_structure(btf, structure, path))),
+                None => match btf {
+                    Some(btf) => path.split('|').find_map(|path| in_structure(btf, structure, path)),
+                    None => without_btf(field),
+                },
             };
             match found.filter(|offset| *offset != ABSENT) {
                 Some(offset) => layout.offsets.set(index, offset),
@@ -54,10 +80,18 @@ fn in_structure(btf: &Btf, structure: &str, path: &str) -> Option<u32> {
     Some(btf.member_offset(structure, path)? + more.parse::<u32>().ok()?)
 }
 
-/// A field and its size.
+fn without_btf(field: &str) -> Option<u32> {
+    let known = RECORDED.iter().chain(&REGISTERS).find(|(name, _)| *name == field);
+    known.map(|(_, offset)| *offset as u32)
+}
+
+/// A field and its size. The programs read records in units of two bytes, and only their beginning.
 fn in_record(format: &Format, path: &str) -> Option<u32> {
     let (name, size) = path.split_once(' ')?;
-    format.offset(name, size.parse().ok()?)
+    let size = size.parse().ok()?;
+    let offset = format.offset(name, size)?;
+    let ends_within = offset.checked_add(size)? <= RECORD_BYTES as u32;
+    (offset % 2 == 0 && ends_within).then_some(offset)
 }
 
 #[cfg(test)]
@@ -74,6 +108,26 @@ mod tests {
         for field in ["skc_cookie", "inet_sport", "sk_max_ack_backlog", "rskq_accept_tail", "snt_synack"] {
             assert!(layout.has(field), "{field}");
         }
+    }
+
+    #[test]
+    fn without_btf_a_socket_is_its_record() {
+        let layout = Layout::resolve(None);
+        for (field, _) in RECORDED {
+            assert!(layout.has(field), "{field}");
+        }
+        assert!(layout.has("regs_return"));
+        assert!(!layout.has("skc_cookie") && !layout.has("skc_net"), "or rows that read them would be taken");
+    }
+
+    #[test]
+    fn a_record_is_read_within_its_bounds() {
+        let field = |offset| Format::parse(&format!("field:int x;\toffset:{offset};\tsize:4;\tsigned:1;"));
+        assert_eq!(in_record(&field(22), "x 4"), Some(22));
+        assert_eq!(in_record(&field(23), "x 4"), None);
+        assert_eq!(in_record(&field(RECORD_BYTES - 4), "x 4"), Some(RECORD_BYTES as u32 - 4));
+        assert_eq!(in_record(&field(RECORD_BYTES - 2), "x 4"), None);
+        assert_eq!(in_record(&field(u32::MAX as usize - 1), "x 4"), None);
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub enum Requirement {
     Helper(&'static str),
     /// Only where an earlier probe took this alternative: it is of no use otherwise.
     Taken(&'static str, &'static str),
+    /// Only where the kernel has no BTF: elsewhere another row of the same name tells more.
+    NoBtf,
 }
 
 /// One way to have a probe.
@@ -128,6 +130,38 @@ const DESCRIPTORS: Requirement =
 /// Tells a failed accept's listener at the exit; else its descriptor is noted at the entry.
 const TASK_REGISTERS: Requirement = Requirement::Helper("BPF_FUNC_task_pt_regs");
 
+const STATE_RECORD: Requirement = Requirement::Fields(&[
+    "state_address",
+    "state_old",
+    "state_new",
+    "state_family",
+    "state_protocol",
+    "state_local_port",
+    "state_remote_port",
+    "state_local",
+    "state_remote",
+]);
+
+const DESTROY_RECORD: Requirement = Requirement::Fields(&[
+    "destroy_address",
+    "destroy_local_port",
+    "destroy_remote_port",
+    "destroy_local",
+    "destroy_remote",
+]);
+
+const RESET_RECORD: Requirement =
+    Requirement::Fields(&["reset_address", "reset_local_port", "reset_remote_port", "reset_local", "reset_remote"]);
+
+const RETRANSMIT_RECORD: Requirement = Requirement::Fields(&[
+    "retransmit_address",
+    "retransmit_state",
+    "retransmit_local_port",
+    "retransmit_remote_port",
+    "retransmit_local",
+    "retransmit_remote",
+]);
+
 /// Every probe, in the order in which they attach: transitions last, so that a connection whose birth was seen is seen
 /// whole.
 pub const PROBES: &[Probe] = &[
@@ -155,10 +189,39 @@ pub const PROBES: &[Probe] = &[
                 lost: None,
             },
             Alternative {
+                name: "kretprobe",
+                programs: &[program("accept_recorded_kretprobe", Hook::KRetProbe("inet_csk_accept"))],
+                requirements: &[Requirement::NoBtf, Requirement::Fields(&["regs_return"]), STATE_RECORD],
+                lost: Some("accepts of connections that were queued before the trace (unmatched)"),
+            },
+            Alternative {
                 name: "syscall",
                 programs: SYSCALL_EXITS,
                 requirements: &[IDENTITY, DESCRIPTORS, Requirement::Fields(&["accept_exit_ret"])],
                 lost: Some("accepts of MPTCP sockets; every system call of the machine gets some 25 ns slower"),
+            },
+            Alternative {
+                name: "syscall",
+                programs: &[
+                    ACCEPT4_ENTER,
+                    ACCEPT_ENTER,
+                    program("accept4_recorded_exit", Hook::Tracepoint("syscalls", "sys_exit_accept4")),
+                    program("accept_recorded_exit", Hook::Tracepoint("syscalls", "sys_exit_accept")),
+                ],
+                requirements: &[
+                    Requirement::NoBtf,
+                    STATE_RECORD,
+                    Requirement::Fields(&[
+                        "accept_enter_fd",
+                        "accept_enter_peer",
+                        "accept_enter_room",
+                        "accept_exit_ret",
+                    ]),
+                ],
+                lost: Some(
+                    "accepts whose caller does not ask for the peer's address, or whose peer waits twice (unmatched); every \
+                     system call of the machine gets some 50 ns slower",
+                ),
             },
         ],
     },
@@ -170,8 +233,8 @@ pub const PROBES: &[Probe] = &[
             name: "tracepoint",
             programs: &[program("accept_io_uring", Hook::Tracepoint("io_uring", "io_uring_complete"))],
             requirements: &[
-                IDENTITY,
                 Requirement::Taken("accept", "syscall"),
+                IDENTITY,
                 Requirement::Fields(&["io_complete_req", "io_complete_res", "req_opcode", "req_file"]),
             ],
             lost: Some("multishot accepts and direct descriptors"),
@@ -288,35 +351,57 @@ pub const PROBES: &[Probe] = &[
                 requirements: &[IDENTITY],
                 lost: Some("some speed"),
             },
+            Alternative {
+                name: "tracepoint",
+                programs: &[program("destroy_recorded", Hook::Tracepoint("tcp", "tcp_destroy_sock"))],
+                requirements: &[Requirement::NoBtf, DESTROY_RECORD],
+                lost: None,
+            },
         ],
     },
     Probe {
         name: "reset",
         tells: "RSTs sent and received",
         need: Need::Optional { without: "RSTs, and who sent them" },
-        alternatives: &[Alternative {
-            name: "btf",
-            programs: &[
-                program("send_reset", Hook::BtfTracepoint("tcp_send_reset")),
-                program("receive_reset", Hook::BtfTracepoint("tcp_receive_reset")),
-            ],
-            requirements: &[IDENTITY],
-            lost: None,
-        }],
+        alternatives: &[
+            Alternative {
+                name: "btf",
+                programs: &[
+                    program("send_reset", Hook::BtfTracepoint("tcp_send_reset")),
+                    program("receive_reset", Hook::BtfTracepoint("tcp_receive_reset")),
+                ],
+                requirements: &[IDENTITY],
+                lost: None,
+            },
+            Alternative {
+                name: "tracepoint",
+                programs: &[program("receive_reset_recorded", Hook::Tracepoint("tcp", "tcp_receive_reset"))],
+                requirements: &[Requirement::NoBtf, RESET_RECORD],
+                lost: Some("RSTs sent"),
+            },
+        ],
     },
     Probe {
         name: "retransmit",
         tells: "retransmitted segments and SYN-ACKs",
         need: Need::Optional { without: "retransmissions" },
-        alternatives: &[Alternative {
-            name: "btf",
-            programs: &[
-                program("retransmit_skb", Hook::BtfTracepoint("tcp_retransmit_skb")),
-                program("retransmit_synack", Hook::BtfTracepoint("tcp_retransmit_synack")),
-            ],
-            requirements: &[IDENTITY],
-            lost: None,
-        }],
+        alternatives: &[
+            Alternative {
+                name: "btf",
+                programs: &[
+                    program("retransmit_skb", Hook::BtfTracepoint("tcp_retransmit_skb")),
+                    program("retransmit_synack", Hook::BtfTracepoint("tcp_retransmit_synack")),
+                ],
+                requirements: &[IDENTITY],
+                lost: None,
+            },
+            Alternative {
+                name: "tracepoint",
+                programs: &[program("retransmit_skb_recorded", Hook::Tracepoint("tcp", "tcp_retransmit_skb"))],
+                requirements: &[Requirement::NoBtf, RETRANSMIT_RECORD],
+                lost: Some("retransmitted SYN-ACKs"),
+            },
+        ],
     },
     Probe {
         name: "drop",
@@ -349,6 +434,15 @@ pub const PROBES: &[Probe] = &[
                 requirements: &[IDENTITY],
                 lost: Some(
                     "cookies of sockets that nothing else asked for: identity by address between birth and destroy",
+                ),
+            },
+            Alternative {
+                name: "tracepoint",
+                programs: &[program("set_state_recorded", Hook::Tracepoint("sock", "inet_sock_set_state"))],
+                requirements: &[Requirement::NoBtf, STATE_RECORD],
+                lost: Some(
+                    "network namespaces, cookies (identity by address between birth and destroy), queue depths, payload, \
+                     how connections ended beyond a received RST, and runs that the kernel skips (older ones do not count them)",
                 ),
             },
         ],

@@ -104,6 +104,9 @@ pub enum StartError {
         /// Every alternative and why not.
         reasons: String,
     },
+    /// A filter for network namespaces, which only BTF finds in a socket.
+    #[error("the kernel has no BTF, and without it a socket's network namespace cannot be told")]
+    Namespaces,
     /// The object and this program do not fit together.
     #[error("the eBPF object is not the one that this program was built with: {0}")]
     Mismatch(String),
@@ -147,6 +150,7 @@ pub struct Session {
     log: Option<super::log::ProbeLog>,
     attached: Vec<Program>,
     outcomes: Vec<Outcome>,
+    tells_cookies: bool,
 }
 
 /// What the kernel side has counted, summed over CPUs.
@@ -196,6 +200,11 @@ impl Session {
         &self.outcomes
     }
 
+    /// Whether sockets are told apart by cookie. Without BTF only by address, which no listing tells.
+    pub fn tells_cookies(&self) -> bool {
+        self.tells_cookies
+    }
+
     /// Lets sockets pass the process filter that were there before: whose owner no event will tell.
     ///
     /// # Errors
@@ -225,6 +234,7 @@ impl Session {
             waiting_room_full: sum(Counter::WaitingRoomFull),
             skipped: self.skipped(),
             relieved: sum(Counter::Relieved),
+            accepts_unmatched: sum(Counter::AcceptsUnmatched),
             ..Losses::default()
         };
         Ok(Counted { events: sum(Counter::Submitted), bytes: sum(Counter::SubmittedBytes), losses })
@@ -250,6 +260,9 @@ fn recursion_misses(program: &AyaProgram) -> io::Result<u64> {
 impl<'a> Starter<'a> {
     fn load(options: &'a Options) -> Result<Self, StartError> {
         let btf = Btf::of_running_kernel().ok();
+        if btf.is_none() && options.filter.netns_count != 0 {
+            return Err(StartError::Namespaces);
+        }
         let layout = Layout::resolve(btf.as_ref());
         let settings = settings(btf.as_ref(), options);
         let kernel_btf = aya::Btf::from_sys_fs().ok();
@@ -266,6 +279,10 @@ impl<'a> Starter<'a> {
         if settings.has_task_pt_regs != 0 {
             loader.map_max_entries("CALLS", 1);
         }
+        match btf {
+            Some(_) => loader.map_max_entries("CHILDREN", 1).map_max_entries("REMOTES", 1),
+            None => loader.map_max_entries("QUEUED", cpus),
+        };
         if !by_task && !by_tuple {
             loader.map_max_entries("MEMBERS", 1).map_max_entries("WAITING", 1).map_max_entries("CLOSED", 1);
         }
@@ -287,6 +304,8 @@ impl<'a> Starter<'a> {
                     outcome.taken = Some(alternative);
                     break;
                 }
+                // Rows of one name often fail for one reason.
+                Err(refusal) if outcome.refused.contains(&(alternative.name, refusal.clone())) => {}
                 Err(refusal) => outcome.refused.push((alternative.name, refusal)),
             }
         }
@@ -324,6 +343,10 @@ impl<'a> Starter<'a> {
             }
             Requirement::Fields(fields) => match fields.iter().find(|field| !self.layout.has(field)) {
                 Some(field) => Err(self.without(field)),
+                None => Ok(()),
+            },
+            Requirement::NoBtf => match btf {
+                Some(_) => Err(Refusal::NotNeeded),
                 None => Ok(()),
             },
             Requirement::Helper(name) => match btf.map(|btf| btf.enumerator("bpf_func_id", name)) {
@@ -429,7 +452,7 @@ impl<'a> Starter<'a> {
         let counted = PerCpuArray::try_from(self.take_map("COUNTED")?)?;
         #[cfg(feature = "probe-log")]
         let log = super::log::ProbeLog::of(&mut self.ebpf);
-        let Self { ebpf, attached, outcomes, .. } = self;
+        let Self { ebpf, attached, outcomes, btf, .. } = self;
         let session = Session {
             ebpf,
             counted,
@@ -438,6 +461,7 @@ impl<'a> Starter<'a> {
             log,
             attached,
             outcomes,
+            tells_cookies: btf.is_some(),
         };
         Ok((session, rings))
     }

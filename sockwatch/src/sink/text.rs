@@ -197,7 +197,7 @@ impl<W: Write> Text<W> {
         self.process(subject.owner, OWNER_WIDTH)?;
         let end = match connection.ending {
             Some(Ending::ListenerClosed) => Ending::ListenerClosed.word(),
-            Some(_) if connection.is_queued() => "abandoned",
+            _ if connection.is_queued() => "abandoned",
             Some(ending) => ending.word(),
             None => "-",
         };
@@ -213,12 +213,16 @@ impl<W: Write> Text<W> {
     }
 
     fn losses(&mut self, losses: &Losses) -> io::Result<()> {
-        if (losses.lost(), losses.missed()) == (self.losses_told.lost(), self.losses_told.missed()) {
+        let told = |losses: &Losses| (losses.lost(), losses.missed(), losses.accepts_unmatched);
+        if told(losses) == told(&self.losses_told) {
             return Ok(());
         }
         self.losses_told = *losses;
         self.start(style::RED);
         write!(self.buffer, "# lost {} events (ring buffer full), missed {}", losses.lost(), losses.missed())?;
+        if losses.accepts_unmatched != 0 {
+            write!(self.buffer, ", {} accepts unmatched", losses.accepts_unmatched)?;
+        }
         self.finish_line();
         Ok(())
     }

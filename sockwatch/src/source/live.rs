@@ -39,6 +39,11 @@ impl Live {
         Ok(Self { session, ring, decode_failed: 0, counted, counted_at: Instant::now() })
     }
 
+    /// Whether sockets are told apart by cookie; only then [`Self::remember`] is of use.
+    pub fn tells_cookies(&self) -> bool {
+        self.session.tells_cookies()
+    }
+
     /// Lets sockets pass a process filter that were there before.
     ///
     /// # Errors

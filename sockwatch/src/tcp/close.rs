@@ -70,6 +70,16 @@ pub fn verdict(old: TcpState, evidence: &CloseEvidence, was_queued: bool) -> End
     }
 }
 
+/// What can be said of a transition from `old` to `CLOSE` without evidence: only what the state or a RST proves.
+pub fn verdict_without_evidence(old: TcpState, reset_received: bool) -> Option<Ending> {
+    match old {
+        Listen => Some(Ending::Stopped),
+        SynSent if reset_received => Some(Ending::Refused),
+        _ if reset_received => Some(Ending::ResetByPeer),
+        _ => None,
+    }
+}
+
 fn with_error(old: TcpState, error: u16, evidence: &CloseEvidence) -> Ending {
     match error {
         ECONNABORTED => Ending::Destroyed,
@@ -181,6 +191,15 @@ mod tests {
         check(SynSent, |e| (e.error, e.soft_error) = (113, 113), Ending::TimedOut(Timeout::Retransmission));
         check(SynSent, |e| e.error = 113, Ending::Unreachable);
         check(Established, |e| e.error = 103, Ending::Destroyed);
+    }
+
+    #[test]
+    fn without_evidence_nothing_is_guessed() {
+        assert_eq!(verdict_without_evidence(Listen, false), Some(Ending::Stopped));
+        assert_eq!(verdict_without_evidence(SynSent, true), Some(Ending::Refused));
+        assert_eq!(verdict_without_evidence(CloseWait, true), Some(Ending::ResetByPeer));
+        assert_eq!(verdict_without_evidence(SynSent, false), None, "given up, timed out or unreachable");
+        assert_eq!(verdict_without_evidence(FinWait2, false), None, "TIME_WAIT, an orphan or an abort");
     }
 
     #[test]

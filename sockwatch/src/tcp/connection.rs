@@ -80,10 +80,10 @@ impl Ownership {
 pub struct Queued {
     /// When it entered.
     pub at_ns: u64,
-    /// The queue's depth before it.
-    pub depth: u32,
-    /// The queue's limit: the queue takes one more than this.
-    pub limit: u32,
+    /// The queue's depth before it, where the kernel tells.
+    pub depth: Option<u32>,
+    /// The queue's limit, where the kernel tells: the queue takes one more than this.
+    pub limit: Option<u32>,
     /// When it was accepted.
     pub accepted_ns: Option<u64>,
     /// First SYN-ACK to enqueue, in nanoseconds; `None` with SYN cookies or when no probe tells.

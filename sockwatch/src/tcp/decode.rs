@@ -94,7 +94,7 @@ fn event(stub: &Stub, tuple: Option<(Endpoint, Endpoint)>, kind: EventKind) -> E
     Event { at_ns: stub.at_ns, key: stub.key, skaddr: stub.skaddr, tuple, kind, certainty: stub.certainty }
 }
 
-const KINDS: [Kind; 15] = [
+const KINDS: [Kind; 16] = [
     Kind::Transition,
     Kind::TaskTransition,
     Kind::Birth,
@@ -110,6 +110,7 @@ const KINDS: [Kind; 15] = [
     Kind::ListenOverflow,
     Kind::TimeWaitDrop,
     Kind::Waited,
+    Kind::BareClose,
 ];
 
 fn kind(number: u8) -> Result<Kind, DecodeError> {
@@ -120,7 +121,7 @@ fn kind(number: u8) -> Result<Kind, DecodeError> {
 const fn length(kind: Kind) -> usize {
     match kind {
         Kind::Destroy => size_of::<wire::Stub>(),
-        Kind::TaskTransition => size_of::<wire::Task>(),
+        Kind::TaskTransition | Kind::BareClose => size_of::<wire::Task>(),
         Kind::Birth => size_of::<wire::Birth>(),
         Kind::Close => size_of::<wire::Close>(),
         Kind::Enqueue => size_of::<wire::Enqueue>(),
@@ -188,10 +189,11 @@ fn waited(stub: &Stub, head: &Head, mut bytes: &[u8], events: &mut Vec<Event>) -
         let (old, new) = (old.map_err(DecodeError::UnknownState)?, new.map_err(DecodeError::UnknownState)?);
         bytes.advance(6);
         let kind = match (old, new) {
-            (TcpState::Listen, TcpState::SynRecv) => EventKind::Birth { depth, limit },
+            (TcpState::Listen, TcpState::SynRecv) => EventKind::Birth { queue: known(depth).zip(known(limit)) },
             (TcpState::Close, TcpState::SynSent) => EventKind::Opening { new, by: opener, limit: None },
             (old, TcpState::Close) => {
-                EventKind::Closing { old, current: head.task(Comm::default()), evidence: evidence(&mut &*later) }
+                let evidence = (head.value != 0).then(|| evidence(&mut &*later));
+                EventKind::Closing { old, current: head.task(Comm::default()), evidence }
             }
             (old, new) => EventKind::Transition { old, new, by: None },
         };
@@ -208,10 +210,14 @@ fn body(kind: Kind, stub: &Stub, head: &Head, bytes: &mut &[u8]) -> EventKind {
     match kind {
         Kind::Transition => EventKind::Transition { old: stub.old, new: stub.new, by: None },
         Kind::TaskTransition => task_transition(stub, head, Comm(sixteen(bytes))),
-        Kind::Birth => EventKind::Birth { depth: head.value, limit: bytes.get_u32_ne() },
+        Kind::Birth => EventKind::Birth { queue: known(head.value).zip(known(bytes.get_u32_ne())) },
         Kind::Close => {
             let current = head.task(Comm(sixteen(bytes)));
-            EventKind::Closing { old: stub.old, current, evidence: evidence(bytes) }
+            EventKind::Closing { old: stub.old, current, evidence: Some(evidence(bytes)) }
+        }
+        Kind::BareClose => {
+            let current = head.task(Comm(sixteen(bytes)));
+            EventKind::Closing { old: stub.old, current, evidence: None }
         }
         Kind::Enqueue => enqueue(bytes),
         Kind::Accept => accept(head, bytes),
@@ -226,11 +232,16 @@ fn body(kind: Kind, stub: &Stub, head: &Head, bytes: &mut &[u8]) -> EventKind {
     }
 }
 
+/// A number that the kernel side may not know.
+fn known(value: u32) -> Option<u32> {
+    (value != wire::UNKNOWN).then_some(value)
+}
+
 fn task_transition(stub: &Stub, head: &Head, comm: Comm) -> EventKind {
     let by = head.task(comm);
     match (stub.old, stub.new) {
         (TcpState::Close, TcpState::Listen) => {
-            EventKind::Opening { new: TcpState::Listen, by, limit: Some(head.value) }
+            EventKind::Opening { new: TcpState::Listen, by, limit: known(head.value) }
         }
         (TcpState::Close, TcpState::SynSent) => EventKind::Opening { new: TcpState::SynSent, by, limit: None },
         (old, new) => EventKind::Transition { old, new, by: Some(by) },
@@ -370,32 +381,34 @@ mod tests {
             wire::Wait { count: 2, depth: 3, limit: 128, enqueued_ns: 2, listener: 9, ..wire::Wait::NOTHING };
         wait.steps[0] = wire::Step { at_ns: 1, old_state: 10, new_state: 3, reserved: [0; 6] };
         wait.steps[1] = wire::Step { at_ns: 3, old_state: 3, new_state: 1, reserved: [0; 6] };
-        let close = wire::Evidence {
-            acked_bytes: 0,
-            received_bytes: 0,
-            snd_una: 0,
-            write_seq: 0,
-            unread_bytes: 0,
-            linger2: 0,
-            user_timeout_ms: 0,
-            segments_out: 0,
-            error: 0,
-            soft_error: 0,
-            flags: 0,
-            retransmits: 0,
-            probes: 0,
-            shutdown: 0,
-            has_socket: 0,
-            reserved: [0; 6],
-        };
         let head = head(Kind::Waited, TcpState::Established, TcpState::Established);
         let mut events = Vec::new();
-        let record = wire::Waited { head, wait, evidence: close };
+        let record = wire::Waited { head, wait, evidence: wire::Evidence::NONE };
         assert_eq!(decode(record.as_bytes(), &mut events), Ok(7));
         let seen: Vec<_> = events.iter().map(|event| (event.at_ns, event.kind)).collect();
         let established = EventKind::Transition { old: TcpState::SynRecv, new: TcpState::Established, by: None };
         let enqueue = EventKind::Enqueue { listener: Some(9), synack_at_ns: None, synack_retransmits: 0 };
-        assert_eq!(seen, [(1, EventKind::Birth { depth: 3, limit: 128 }), (3, established), (2, enqueue)]);
+        assert_eq!(seen, [(1, EventKind::Birth { queue: Some((3, 128)) }), (3, established), (2, enqueue)]);
+    }
+
+    /// A kernel without BTF shows neither queues nor evidence.
+    #[test]
+    fn what_is_not_known_is_none() {
+        let mut head = head(Kind::Birth, TcpState::Listen, TcpState::SynRecv);
+        head.value = wire::UNKNOWN;
+        let birth = wire::Birth { head, limit: wire::UNKNOWN, reserved: 0 };
+        assert_eq!(decode_one(birth.as_bytes()).unwrap().kind, EventKind::Birth { queue: None });
+        head.stub.kind = Kind::TaskTransition as u8;
+        (head.stub.old_state, head.stub.new_state) = (TcpState::Close as u8, TcpState::Listen as u8);
+        let current = Task { pid: 10, tid: 11, comm: Comm::from("worker") };
+        let listen = wire::Task { head, comm: current.comm.0 };
+        let expected = EventKind::Opening { new: TcpState::Listen, by: current, limit: None };
+        assert_eq!(decode_one(listen.as_bytes()).unwrap().kind, expected);
+        head.stub.kind = Kind::BareClose as u8;
+        (head.stub.old_state, head.stub.new_state) = (TcpState::LastAck as u8, TcpState::Close as u8);
+        let close = wire::Task { head, comm: current.comm.0 };
+        let expected = EventKind::Closing { old: TcpState::LastAck, current, evidence: None };
+        assert_eq!(decode_one(close.as_bytes()).unwrap().kind, expected);
     }
 
     #[test]
@@ -423,7 +436,7 @@ mod tests {
 
         #[test]
         fn no_bytes_behind_a_valid_kind_make_it_panic(
-            kind in 1_u8..=14, states in (1_u8..=13, 1_u8..=13), mut bytes in proptest::collection::vec(any::<u8>(), 152),
+            kind in prop_oneof![1_u8..=14, Just(16)], states in (1_u8..=13, 1_u8..=13), mut bytes in proptest::collection::vec(any::<u8>(), 152),
         ) {
             let length = length(super::kind(kind).unwrap());
             bytes.truncate(length);

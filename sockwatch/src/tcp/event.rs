@@ -147,15 +147,13 @@ pub enum EventKind {
         new: TcpState,
         /// The owner.
         by: Task,
-        /// `sk_max_ack_backlog` of a listener.
+        /// `sk_max_ack_backlog` of a listener, where the kernel tells.
         limit: Option<u32>,
     },
     /// A child's `LISTEN` to `SYN_RECV`: it enters the accept queue within microseconds.
     Birth {
-        /// The accept queue's depth before it.
-        depth: u32,
-        /// The queue's limit.
-        limit: u32,
+        /// The accept queue's depth before it and its limit, where the kernel tells.
+        queue: Option<(u32, u32)>,
     },
     /// A transition to `CLOSE`.
     Closing {
@@ -163,8 +161,8 @@ pub enum EventKind {
         old: TcpState,
         /// The current task; it is the closer only when the evidence says that a local call closed it.
         current: Task,
-        /// What the verdict stands on.
-        evidence: CloseEvidence,
+        /// What the verdict stands on; `None` where the kernel shows nothing of the socket.
+        evidence: Option<CloseEvidence>,
     },
     /// The child is in the queue: who its listener is and when its SYN-ACK was first sent.
     Enqueue {

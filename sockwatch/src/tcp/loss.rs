@@ -17,6 +17,9 @@ pub struct Losses {
     pub relieved: u64,
     /// Those of them that had not been skipped after all, and were discarded as repetitions.
     pub repeated: u64,
+    /// Accepts that could not be matched to a connection: without BTF an accept tells only its remote end, and only to a
+    /// caller who asks.
+    pub accepts_unmatched: u64,
     /// Records that could not be decoded.
     pub decode_failed: u64,
     /// Events that came out of order beyond the window.

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use super::{
-    close::{Ending, verdict},
+    close::{Ending, verdict, verdict_without_evidence},
     connection::{Connection, Queued, Role},
     endpoint::Endpoint,
     event::{Certainty, CloseEvidence, Event, EventKind, Incident, SocketKey, Task},
@@ -96,10 +96,10 @@ impl Tracker {
         }
         match event.kind {
             EventKind::Opening { new, by, limit } => self.open(key, event, new, by, limit, updates),
-            EventKind::Birth { depth, limit } => self.birth(key, event, depth, limit, updates),
+            EventKind::Birth { queue } => self.birth(key, event, queue, updates),
             EventKind::Transition { old, new, by } => self.transition(key, event, (old, new), by, updates),
             EventKind::Closing { old, current, evidence } => {
-                self.closing(key, event, old, current, &evidence, updates);
+                self.closing(key, event, old, current, evidence.as_ref(), updates);
             }
             EventKind::Enqueue { listener, synack_at_ns, synack_retransmits } => {
                 self.enqueue(key, event, listener, synack_at_ns, synack_retransmits, updates);
@@ -216,13 +216,14 @@ impl Tracker {
         let role = if new == TcpState::Listen { Role::Listener } else { Role::Active };
         let Some(mut connection) = self.born(key, event, role, new, updates) else { return };
         connection.ownership.opener = Some(by);
-        connection.queued = limit.map(|limit| Queued { at_ns: event.at_ns, limit, ..Queued::default() });
+        connection.queued = limit.map(|_| Queued { at_ns: event.at_ns, limit, ..Queued::default() });
         self.admit(connection, event.at_ns, (TcpState::Close, new), Some(by), updates);
     }
 
     /// A child's first event.
-    fn birth(&mut self, key: SocketKey, event: &Event, depth: u32, limit: u32, updates: &mut Vec<Update>) {
+    fn birth(&mut self, key: SocketKey, event: &Event, queue: Option<(u32, u32)>, updates: &mut Vec<Update>) {
         let Some(mut connection) = self.born(key, event, Role::Passive, TcpState::SynRecv, updates) else { return };
+        let (depth, limit) = queue.unzip();
         connection.queued = Some(Queued { at_ns: event.at_ns, depth, limit, ..Queued::default() });
         self.admit(connection, event.at_ns, (TcpState::Listen, TcpState::SynRecv), None, updates);
     }
@@ -295,18 +296,21 @@ impl Tracker {
         event: &Event,
         old: TcpState,
         current: Task,
-        evidence: &CloseEvidence,
+        evidence: Option<&CloseEvidence>,
         updates: &mut Vec<Update>,
     ) {
         let Some(connection) = self.existing(key, event, old) else { return };
-        let ending = verdict(old, evidence, connection.is_queued());
-        let local = matches!(ending, Ending::Aborted | Ending::ConnectAborted | Ending::Stopped);
+        let ending = match evidence {
+            Some(evidence) => Some(verdict(old, evidence, connection.is_queued())),
+            None => verdict_without_evidence(old, connection.resets.received != 0),
+        };
+        let local = matches!(ending, Some(Ending::Aborted | Ending::ConnectAborted | Ending::Stopped));
         let by = local.then_some(current);
         connection.ownership.closer = connection.ownership.closer.or(by);
         // A close() of a socket that is closed already says nothing new.
-        if connection.ending.is_none() || old != TcpState::Close {
-            connection.ending = Some(ending);
-            connection.evidence = Some(*evidence);
+        if connection.ended_ns.is_none() || old != TcpState::Close {
+            connection.ending = ending;
+            connection.evidence = evidence.copied();
             connection.ended_ns = Some(event.at_ns);
             self.settle(key, event.at_ns);
         }
@@ -382,7 +386,7 @@ impl Tracker {
             queued.handshake_ns = handshake_ns;
             queued.synack_retransmits = synack_retransmits;
         }
-        let queue = connection.queued.map(|queued| (queued.depth, queued.limit));
+        let queue = connection.queued.and_then(|queued| queued.depth.zip(queued.limit));
         let happening = Happening::Enqueued { listener, queue, handshake_ns, synack_retransmits };
         updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&*connection), happening });
     }
@@ -481,6 +485,7 @@ impl Tracker {
         let sampled_ns = (interval_ns != u64::MAX).then_some(interval_ns);
         connection.sampled_ns = connection.sampled_ns.max(sampled_ns.or(Some(0)));
         if let Some((depth, limit)) = queue {
+            let (depth, limit) = (Some(depth), Some(limit));
             connection.queued = Some(Queued { at_ns, depth, limit, ..Queued::default() });
         }
         let happening = if !known || connection.state == state {

@@ -211,9 +211,10 @@ pub struct Start<'a> {
 /// A socket.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Socket<'a> {
-    /// The network namespace's inode number.
-    pub(super) netns: u32,
-    /// The kernel's socket cookie.
+    /// The network namespace's inode number; absent where the kernel does not tell it (no BTF).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) netns: Option<u32>,
+    /// The kernel's socket cookie; from 2^63 on a number of sockwatch's own, for sockets whose cookie was not to be had.
     pub(super) cookie: u64,
     /// How often this socket was opened before.
     pub(super) incarnation: u32,
@@ -357,6 +358,9 @@ pub struct LossCounts {
     pub(super) members_full: u64,
     /// Transitions of undecided sockets that could not be kept.
     pub(super) waiting_room_full: u64,
+    /// Accepts that could not be matched to a connection (only without BTF): the caller asked for no address, or two
+    /// connections with that remote end were waiting, or none.
+    pub(super) accepts_unmatched: u64,
     /// Records that could not be decoded.
     pub(super) decode_failed: u64,
     /// Sockets that could not be tracked.
@@ -379,6 +383,7 @@ impl From<&Losses> for LossCounts {
             ring_full: losses.ring_full,
             members_full: losses.members_full,
             waiting_room_full: losses.waiting_room_full,
+            accepts_unmatched: losses.accepts_unmatched,
             decode_failed: losses.decode_failed,
             tracker_full: losses.tracker_full,
             late: losses.late,
@@ -400,7 +405,7 @@ impl<'a> From<&'a tcp::event::Task> for Task<'a> {
 impl<'a> From<&'a Subject> for Socket<'a> {
     fn from(subject: &'a Subject) -> Self {
         Self {
-            netns: subject.key.netns,
+            netns: (subject.key.netns != 0).then_some(subject.key.netns),
             cookie: subject.key.cookie,
             incarnation: subject.incarnation,
             role: subject.role.word(),

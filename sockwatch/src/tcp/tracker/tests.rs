@@ -20,7 +20,7 @@ fn state(name: &str) -> TcpState {
 }
 
 /// One event: `MILLISECONDS COOKIE WHAT`, where WHAT is `A>B`, `accept`, `enqueue`, `destroy`, `rst`, `again A>B` (a relief's),
-/// `listed STATE`, `gone`, or `closed A ERRNO FLAGS` with the flags d(ead) and f(in received).
+/// `listed STATE`, `gone`, `closed A` without evidence, or `closed A ERRNO FLAGS` with the flags d(ead) and f(in received).
 fn event(text: &str) -> Event {
     let words: Vec<_> = text.split_whitespace().collect();
     let tuple = (Endpoint::v4([127, 0, 0, 1], 80), Endpoint::v4([127, 0, 0, 1], 5000));
@@ -43,11 +43,12 @@ fn event(text: &str) -> Event {
             let (dead, done) = (flags.contains('d'), flags.contains('f'));
             let error = errno.parse().unwrap();
             let evidence = CloseEvidence { error, dead, done, all_acked: true, ..CloseEvidence::default() };
-            EventKind::Closing { old: state(old), current: task("closer"), evidence }
+            EventKind::Closing { old: state(old), current: task("closer"), evidence: Some(evidence) }
         }
+        ["closed", old] => EventKind::Closing { old: state(old), current: task("closer"), evidence: None },
         [step] => match step.split_once('>').unwrap() {
             ("CLOSE", new) => EventKind::Opening { new: state(new), by: task("opener"), limit: None },
-            ("LISTEN", "SYN_RECV") => EventKind::Birth { depth: 2, limit: 128 },
+            ("LISTEN", "SYN_RECV") => EventKind::Birth { queue: Some((2, 128)) },
             (old, new) => EventKind::Transition { old: state(old), new: state(new), by: None },
         },
         ref other => panic!("{other:?}"),
@@ -205,6 +206,18 @@ fn a_socket_without_a_cookie_keeps_one_identity() {
         .into_iter()
         .for_each(|text| tracker.apply(&nameless(text), &mut updates));
     assert_eq!(updates.last().unwrap().subject.key.cookie, NAMELESS | 2, "its address is another socket's now");
+}
+
+#[test]
+fn an_end_without_evidence_is_not_guessed() {
+    check(
+        "0 5 CLOSE>SYN_SENT; 1 5 rst; 1 5 closed SYN_SENT; 2 5 closed CLOSE; 2 5 destroy;
+         3 6 CLOSE>SYN_SENT; 4 6 SYN_SENT>ESTABLISHED; 5 6 closed ESTABLISHED; 6 6 closed CLOSE; 6 6 destroy",
+        &[
+            "active [SYN_SENT 1ms, CLOSE 1ms] life 1ms wait ? shake ? owner opener end refused",
+            "active [SYN_SENT 1ms, ESTABLISHED 1ms, CLOSE 1ms] life 2ms wait ? shake ? owner opener end none",
+        ],
+    );
 }
 
 #[test]
