@@ -118,7 +118,8 @@ impl Line {
 
     pub(crate) fn identity(&self) -> Option<Identity> {
         let number = |name: &str| self.0["socket"][name].as_u64();
-        Some((number("netns")?, number("cookie")?, number("incarnation")?))
+        // Without BTF the namespace is not told.
+        Some((number("netns").unwrap_or(0), number("cookie")?, number("incarnation")?))
     }
 
     pub(crate) fn netns(&self) -> u64 {
@@ -229,14 +230,25 @@ impl Trace {
     /// Runs any command that traces, and returns once everything is in place.
     pub(crate) fn spawn(machine: Machine, mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let lines = read_lines(child.stdout.take().unwrap());
+        let output = child.stdout.take().unwrap();
+        Self::follow(machine, child, output, &format!("{command:?}"))
+    }
+
+    /// The same for a process that was started already, and writes its lines to `output`.
+    pub(crate) fn follow(
+        machine: Machine,
+        mut child: Child,
+        output: impl std::io::Read + Send + 'static,
+        command: &str,
+    ) -> Self {
+        let lines = read_lines(output);
         let stderr = read_lines(child.stderr.take().unwrap());
         let (seen, said, probes) = (Vec::new(), Vec::new(), Probes::default());
         let mut trace = Self { child, lines, stderr, seen, said, probes, _machine: machine };
         while !trace.said.last().is_some_and(|line| line.starts_with("tracing ")) {
             match trace.stderr.recv_timeout(PATIENCE) {
                 Ok(line) => trace.said.push(line),
-                Err(_) => panic!("{command:?} did not start: {:?}", trace.said),
+                Err(_) => panic!("{command} did not start: {:?}", trace.said),
             }
         }
         trace.probes = trace.said.last().map_or_else(Probes::default, |line| Probes::of(line));

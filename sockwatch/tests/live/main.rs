@@ -15,4 +15,5 @@ mod puppet;
 mod queue;
 mod timelines;
 mod unprivileged;
+mod without_btf;
 mod workload;
