@@ -77,6 +77,8 @@ pub struct Filter {
 pub const SYSCALL_DESCRIPTORS: u32 = 0;
 /// As above: the accept itself ([`crate::Kind::Accept`]); no better hook is there.
 pub const SYSCALL_ACCEPTS: u32 = 1;
+/// The same, without failures: other programs tell those.
+pub const SYSCALL_ACCEPTS_ONLY: u32 = 2;
 
 /// How the programs are to run.
 #[repr(C)]

@@ -10,7 +10,7 @@ use aya_ebpf::{
     macros::{btf_map, fexit, kretprobe, tracepoint},
     programs::{FExitContext, RetProbeContext, TracePointContext},
 };
-use sockwatch_common::{Kind, SYSCALL_ACCEPTS};
+use sockwatch_common::{Kind, SYSCALL_ACCEPTS_ONLY, SYSCALL_DESCRIPTORS};
 
 use super::{
     accept::{emit_accept, report},
@@ -22,7 +22,7 @@ use crate::{
     socket::{LISTEN, Room, Socket},
 };
 
-/// What a successful exit means: `SYSCALL_ACCEPTS` or `SYSCALL_DESCRIPTORS`. The agent knows once it has attached.
+/// What the exits of the system calls report: one of the `SYSCALL_*`. The agent knows once it has attached.
 #[btf_map]
 static ACCEPT_EXITS: Array<u32, 1> = Array::new();
 
@@ -49,14 +49,14 @@ fn accept_exit(ctx: TracePointContext) -> u32 {
 #[fexit(function = "__x64_sys_accept4")]
 fn accept4_fexit(ctx: FExitContext) -> i32 {
     // SAFETY: the argument is the caller's `struct pt_regs`; reads of it are probed.
-    exited(ctx.arg::<i64>(1), || unsafe { descriptor(ctx.arg(0)) });
+    exited(SYSCALL_DESCRIPTORS, ctx.arg::<i64>(1), || unsafe { descriptor(ctx.arg(0)) });
     0
 }
 
 #[fexit(function = "__x64_sys_accept")]
 fn accept_fexit(ctx: FExitContext) -> i32 {
     // SAFETY: as above.
-    exited(ctx.arg::<i64>(1), || unsafe { descriptor(ctx.arg(0)) });
+    exited(SYSCALL_DESCRIPTORS, ctx.arg::<i64>(1), || unsafe { descriptor(ctx.arg(0)) });
     0
 }
 
@@ -90,7 +90,7 @@ fn accept_io_uring(ctx: TracePointContext) -> u32 {
                 failed(i64::from(result), address_of_file(file as *const u8));
             }
         } else {
-            succeeded(result);
+            succeeded(reports(), result);
         }
     }
     0
@@ -103,14 +103,19 @@ fn syscall_exit(ctx: &TracePointContext) {
     let result: i64 = unsafe { Probed::read(record, offset!(accept_exit_ret)) };
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(ctx, "accept returns {}", result);
-    exited(result, current_descriptor);
+    exited(reports(), result, current_descriptor);
 }
 
 #[inline(always)]
 fn syscall_return(ctx: &RetProbeContext) {
     // SAFETY: the context is a `struct pt_regs`; reads of it are probed.
     let result: i64 = unsafe { Probed::read(ctx.as_ptr().cast::<u8>(), offset!(regs_return)) };
-    exited(result, current_descriptor);
+    exited(SYSCALL_DESCRIPTORS, result, current_descriptor);
+}
+
+#[inline(always)]
+fn reports() -> u32 {
+    ACCEPT_EXITS.get(0).copied().unwrap_or(SYSCALL_DESCRIPTORS)
 }
 
 /// The first argument of the current system call, noted at its entry where the kernel cannot tell; -1 where nothing is.
@@ -135,23 +140,20 @@ pub(crate) unsafe fn descriptor(regs: *const u8) -> i32 {
 }
 
 #[inline(always)]
-fn exited(result: i64, listener: impl FnOnce() -> i32) {
-    if result < 0 {
-        if is_failure(result) {
-            failed(result, address_of_descriptor(listener()));
-        }
-    } else {
-        succeeded(result as i32);
+fn exited(reports: u32, result: i64, listener: impl FnOnce() -> i32) {
+    if result >= 0 {
+        succeeded(reports, result as i32);
+    } else if reports != SYSCALL_ACCEPTS_ONLY && is_failure(result) {
+        failed(result, address_of_descriptor(listener()));
     }
 }
 
 #[inline(always)]
-fn succeeded(descriptor: i32) {
+fn succeeded(reports: u32, descriptor: i32) {
     let mut room = Room::EMPTY;
     // SAFETY: the address comes from the descriptor's file; reads of it are probed.
     let Some(child) = (unsafe { Socket::copy(address_of_descriptor(descriptor), &mut room) }) else { return };
-    let reports = ACCEPT_EXITS.get(0).copied();
-    let kind = if reports == Some(SYSCALL_ACCEPTS) { Kind::Accept } else { Kind::AcceptReturn };
+    let kind = if reports == SYSCALL_DESCRIPTORS { Kind::AcceptReturn } else { Kind::Accept };
     // The listener is known from the enqueue, or by its port: looking it up here would double the cost.
     report(&child, 0, kind, descriptor as u32);
 }

@@ -10,7 +10,8 @@ use aya::{
 };
 use aya_obj::generated::bpf_map_type;
 use sockwatch_common::{
-    COUNTERS, Counter, Filter as WireFilter, Plain, SYSCALL_ACCEPTS, SYSCALL_DESCRIPTORS, Settings,
+    COUNTERS, Counter, Filter as WireFilter, Plain, SYSCALL_ACCEPTS, SYSCALL_ACCEPTS_ONLY, SYSCALL_DESCRIPTORS,
+    Settings,
 };
 
 use super::{
@@ -185,9 +186,7 @@ impl Session {
         let rings = starter.make_rings()?;
         for probe in PROBES {
             starter.attach_probe(probe)?;
-            if probe.name == "accept" {
-                starter.set_accept_exits()?;
-            }
+            starter.set_accept_exits()?;
         }
         if options.yardstick == Yardstick::Attached {
             starter.attach(&EMPTY).map_err(StartError::Object)?;
@@ -438,9 +437,15 @@ impl<'a> Starter<'a> {
 
     /// Says what the exits of the accept system calls mean, before there are transitions that they could contradict.
     fn set_accept_exits(&mut self) -> Result<(), StartError> {
-        let taken = self.outcomes.last().and_then(|outcome| outcome.taken);
-        let by_syscall = taken.is_some_and(|taken| taken.name == "syscall");
-        let reports = if by_syscall { SYSCALL_ACCEPTS } else { SYSCALL_DESCRIPTORS };
+        let taken = |probe: &str| {
+            let outcome = self.outcomes.iter().find(|outcome| outcome.probe.name == probe);
+            outcome.and_then(|outcome| outcome.taken).map(|taken| taken.name)
+        };
+        let reports = match (taken("accept"), taken("accept-return")) {
+            (Some("syscall"), Some("syscall") | None) => SYSCALL_ACCEPTS,
+            (Some("syscall"), Some(_)) => SYSCALL_ACCEPTS_ONLY,
+            (Some(_) | None, _) => SYSCALL_DESCRIPTORS,
+        };
         let exits = self.ebpf.map_mut("ACCEPT_EXITS");
         let exits = exits.ok_or_else(|| StartError::Mismatch("it has no map ACCEPT_EXITS".into()))?;
         let mut exits: Array<&mut MapData, u32> = Array::try_from(exits)?;

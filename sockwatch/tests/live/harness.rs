@@ -20,8 +20,11 @@ use nix::{
 };
 use serde_json::Value;
 
-/// Whatever takes longer is broken, even on a slow machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+/// Whatever takes longer is broken: 15 s, or `SOCKWATCH_LIVE_PATIENCE` seconds, on an emulated machine.
+pub(crate) fn patience() -> Duration {
+    let seconds = std::env::var("SOCKWATCH_LIVE_PATIENCE").map_or(15, |seconds| seconds.parse().unwrap());
+    Duration::from_secs(seconds)
+}
 
 /// The built program.
 pub(crate) fn sockwatch() -> Command {
@@ -246,7 +249,7 @@ impl Trace {
         let (seen, said, probes) = (Vec::new(), Vec::new(), Probes::default());
         let mut trace = Self { child, lines, stderr, seen, said, probes, _machine: machine };
         while !trace.said.last().is_some_and(|line| line.starts_with("tracing ")) {
-            match trace.stderr.recv_timeout(PATIENCE) {
+            match trace.stderr.recv_timeout(patience()) {
                 Ok(line) => trace.said.push(line),
                 Err(_) => panic!("{command} did not start: {:?}", trace.said),
             }
@@ -262,7 +265,7 @@ impl Trace {
 
     /// Reads until so many lines fit, of all that the trace has said.
     pub(crate) fn until_count(&mut self, count: usize, what: &str, fits: impl Fn(&Line) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         let mut found = self.seen.iter().filter(|line| fits(line)).count();
         while found < count {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -331,7 +334,7 @@ impl Trace {
 
     fn collect(&mut self) -> (ExitStatus, Vec<String>) {
         loop {
-            match self.lines.recv_timeout(PATIENCE) {
+            match self.lines.recv_timeout(patience()) {
                 Ok(line) => self.seen.push(parse(&line)),
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => self.give_up("sockwatch does not end"),

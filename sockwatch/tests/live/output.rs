@@ -18,7 +18,7 @@ use nix::{
 };
 
 use crate::{
-    harness::{PATIENCE, Trace, assert_stories, shared, sockwatch, summary},
+    harness::{Trace, assert_stories, patience, shared, sockwatch, summary},
     workload::{STORIES, client_closes_first, converse, place},
 };
 
@@ -224,7 +224,7 @@ fn wait(child: &mut Child) -> std::process::ExitStatus {
     let (ended, has_ended) = mpsc::channel::<()>();
     let pid = Pid::from_raw(child.id().try_into().unwrap());
     let watchdog = thread::spawn(move || {
-        if has_ended.recv_timeout(PATIENCE).is_err_and(|error| error == mpsc::RecvTimeoutError::Timeout) {
+        if has_ended.recv_timeout(patience()).is_err_and(|error| error == mpsc::RecvTimeoutError::Timeout) {
             kill(pid, Signal::SIGKILL).unwrap();
         }
     });

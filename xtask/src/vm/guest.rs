@@ -33,6 +33,9 @@ pub(crate) enum Failure {
     Died(String, String),
 }
 
+/// Lines that wait to be looked at; a guest that is faster waits, too.
+const WAITING_LINES: usize = 1024;
+
 /// How long a guest may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
@@ -54,20 +57,21 @@ pub(crate) fn run(
     let began = Instant::now();
     let mut seen = Seen::default();
     loop {
-        let left = patience.whole.saturating_sub(began.elapsed()).min(patience.silence);
-        match lines.recv_timeout(left) {
+        let left = patience.whole.saturating_sub(began.elapsed());
+        if left.is_zero() {
+            return Ok(Err(Failure::TooLong(patience.whole.as_secs(), seen.last)));
+        }
+        match lines.recv_timeout(left.min(patience.silence)) {
             Ok(line) => {
                 writeln!(log, "{line}").context("cannot write the console's log")?;
                 seen.note(&line);
                 each(&line);
             }
             Err(RecvTimeoutError::Disconnected) => break,
-            Err(RecvTimeoutError::Timeout) if began.elapsed() < patience.whole => {
+            Err(RecvTimeoutError::Timeout) if left > patience.silence => {
                 return Ok(Err(seen.silent(patience.silence.as_secs())));
             }
-            Err(RecvTimeoutError::Timeout) => {
-                return Ok(Err(Failure::TooLong(patience.whole.as_secs(), seen.last)));
-            }
+            Err(RecvTimeoutError::Timeout) => {}
         }
     }
     let status = qemu.0.wait().context("QEMU is gone")?;
@@ -134,13 +138,13 @@ impl Seen {
 fn read_lines(child: &mut Child) -> Result<Receiver<String>> {
     let console = child.stdout.take().context("QEMU has no standard output")?;
     let complaints = child.stderr.take().context("QEMU has no standard error")?;
-    let (sender, receiver) = mpsc::channel();
+    let (sender, receiver) = mpsc::sync_channel(WAITING_LINES);
     forward(console, sender.clone());
     forward(complaints, sender);
     Ok(receiver)
 }
 
-fn forward(from: impl std::io::Read + Send + 'static, to: mpsc::Sender<String>) {
+fn forward(from: impl std::io::Read + Send + 'static, to: mpsc::SyncSender<String>) {
     thread::spawn(move || {
         // A crashing guest may print anything.
         for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
@@ -155,23 +159,60 @@ fn forward(from: impl std::io::Read + Send + 'static, to: mpsc::Sender<String>) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::process::ExitStatusExt;
 
-    fn verdict(console: &[&str], status: i32) -> Result<i32, Failure> {
-        let mut seen = Seen::default();
-        console.iter().for_each(|line| seen.note(line));
-        seen.verdict(ExitStatus::from_raw(status))
+    /// A shell script in the place of QEMU.
+    fn guest(script: &str, silence_ms: u64, whole_ms: u64) -> (Vec<String>, Result<i32, Failure>) {
+        static LOGS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = LOGS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let log = std::env::temp_dir().join(format!("sockwatch-guest-{}-{number}.log", std::process::id()));
+        let mut boot = Command::new("sh");
+        boot.args(["-c", script]);
+        let patience = Patience { silence: Duration::from_millis(silence_ms), whole: Duration::from_millis(whole_ms) };
+        let mut lines = Vec::new();
+        let ended = run(boot, &log, patience, |line| lines.push(line.to_owned()));
+        let logged = std::fs::read_to_string(&log).unwrap_or_default();
+        drop(std::fs::remove_file(&log));
+        assert_eq!(logged.lines().collect::<Vec<_>>(), lines, "the log is the console");
+        (lines, ended.unwrap_or_else(|error| panic!("{error:#}")))
+    }
+
+    const LONG: u64 = 20_000;
+
+    #[test]
+    fn a_status_is_passed_on() {
+        let (lines, ended) = guest("echo '@sockwatch started 6.1'; echo x; echo '@sockwatch done 3'", LONG, LONG);
+        assert_eq!(ended, Ok(3));
+        assert_eq!(lines[1], "x");
     }
 
     #[test]
-    fn each_end_is_told_apart() {
-        let started = "@sockwatch started 6.1";
-        assert_eq!(verdict(&[started, "@sockwatch done 0"], 0), Ok(0));
-        assert_eq!(verdict(&[started, "@sockwatch done 3"], 0), Ok(3));
-        assert!(matches!(verdict(&["SeaBIOS"], 0), Err(Failure::NeverStarted(_))));
-        let panic = "[    4.2] Kernel panic - not syncing: sysrq triggered crash";
-        assert_eq!(verdict(&[started, panic, "x"], 0), Err(Failure::Panicked("sysrq triggered crash".into())));
-        let killed = verdict(&[started, "test a ... ok"], 9);
-        assert_eq!(killed, Err(Failure::Died("signal: 9 (SIGKILL)".into(), "test a ... ok".into())));
+    fn what_never_started_is_worth_another_try() {
+        let (_, ended) = guest("echo SeaBIOS; exit 1", LONG, LONG);
+        assert_eq!(ended, Err(Failure::NeverStarted("exit status: 1; SeaBIOS".into())));
+        let (_, ended) = guest("exec tail -f /dev/null", 50, LONG);
+        assert!(matches!(ended, Err(Failure::NeverStarted(_))), "{ended:?}");
+    }
+
+    #[test]
+    fn a_panic_says_what_the_kernel_said() {
+        let panic =
+            "echo '@sockwatch started 6.1'; echo '[ 4.2] Kernel panic - not syncing: sysrq triggered crash'; echo x";
+        assert_eq!(guest(panic, LONG, LONG).1, Err(Failure::Panicked("sysrq triggered crash".into())));
+        let silent = format!("{panic}; exec tail -f /dev/null");
+        assert_eq!(guest(&silent, 50, LONG).1, Err(Failure::Panicked("sysrq triggered crash".into())));
+    }
+
+    #[test]
+    fn a_killed_guest_says_after_what() {
+        let (_, ended) = guest("echo '@sockwatch started 6.1'; echo 'test a ... ok'; kill -9 $$", LONG, LONG);
+        assert_eq!(ended, Err(Failure::Died("signal: 9 (SIGKILL)".into(), "test a ... ok".into())));
+    }
+
+    #[test]
+    fn a_hang_is_silence_and_an_endless_guest_is_not() {
+        let (_, ended) = guest("echo '@sockwatch started 6.1'; exec tail -f /dev/null", 50, LONG);
+        assert_eq!(ended, Err(Failure::Hung(0, "@sockwatch started 6.1".into())));
+        let (_, ended) = guest("echo '@sockwatch started 6.1'; while echo on; do :; done", LONG, 50);
+        assert!(matches!(ended, Err(Failure::TooLong(..))), "{ended:?}");
     }
 }

@@ -13,6 +13,8 @@ pub(crate) struct Column {
     pub(crate) release: String,
     /// Each alternative of each probe: why it does not attach, if it does not.
     pub(crate) alternatives: Vec<Alternative>,
+    /// The same with the kernel's BTF hidden.
+    pub(crate) without_btf: Vec<Alternative>,
     /// The live tests by variant.
     pub(crate) tests: BTreeMap<String, Counts>,
 }
@@ -38,12 +40,19 @@ pub(crate) struct Counts {
     pub(crate) failed: Vec<String>,
 }
 
+/// A survey that is being read.
+#[derive(Debug)]
+struct Survey {
+    without_btf: bool,
+    json: String,
+}
+
 /// Reads a console.
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
     pub(crate) column: Column,
     variant: Option<String>,
-    survey: Option<String>,
+    survey: Option<Survey>,
     /// What the failed tests of the current variant said.
     failures: Vec<String>,
     in_failures: bool,
@@ -56,7 +65,7 @@ impl Reader {
             return self.told(told);
         }
         if let Some(survey) = &mut self.survey {
-            survey.push_str(line);
+            survey.json.push_str(line);
             return None;
         }
         let variant = self.variant.clone()?;
@@ -91,13 +100,15 @@ impl Reader {
                 rest.clone_into(&mut self.column.release);
                 return Some(format!("started {rest}"));
             }
-            "survey" => self.survey = Some(String::new()),
+            "survey" => self.survey = Some(Survey { without_btf: rest == "without-btf", json: String::new() }),
             "surveyed" => {
-                let survey = self.survey.take().unwrap_or_default();
-                match alternatives(&survey) {
-                    Ok(alternatives) => self.column.alternatives = alternatives,
-                    Err(error) => return Some(format!("the survey cannot be read: {error}: {survey}")),
-                }
+                let survey = self.survey.take()?;
+                let alternatives = match alternatives(&survey.json) {
+                    Ok(alternatives) => alternatives,
+                    Err(error) => return Some(format!("the survey cannot be read: {error}: {}", survey.json)),
+                };
+                let column = &mut self.column;
+                *if survey.without_btf { &mut column.without_btf } else { &mut column.alternatives } = alternatives;
             }
             "run" => {
                 self.variant = Some(rest.to_owned());
@@ -139,7 +150,7 @@ impl Column {
                 Some(counts) => faults.extend(counts.failed.iter().map(|name| format!("{variant}: {name} failed"))),
             }
         }
-        if self.alternatives.is_empty() {
+        if self.alternatives.is_empty() || self.without_btf.is_empty() {
             faults.push("no survey of the probes' alternatives".into());
         }
         for row in self.alternatives.iter().filter(|row| row.refused.is_none()) {
@@ -166,6 +177,9 @@ mod tests {
 @sockwatch survey
 {"alternatives": [
 {"probe": "accept", "alternative": "fexit"}, {"probe": "drop", "alternative": "btf", "refused": "no"}]}
+@sockwatch surveyed
+@sockwatch survey without-btf
+{"alternatives": [{"probe": "accept", "alternative": "fexit", "refused": "no BTF"}]}
 @sockwatch surveyed
 "#;
 

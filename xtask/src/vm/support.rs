@@ -14,6 +14,9 @@ use super::variant::VARIANTS;
 /// The last run of the whole matrix.
 pub(crate) const RUN: &str = "docs/kernel-support.json";
 
+/// sockwatch's word for an alternative that is for other kernels.
+const NOT_NEEDED: &str = "not needed";
+
 /// A kernel of that run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Tested {
@@ -99,17 +102,17 @@ pub(crate) fn page(run: &[u8], probes: &[u8]) -> Result<String> {
     let mut notes = Vec::new();
     page += "\n| probe | alternative |";
     run.iter().for_each(|tested| write!(page, " {} |", tested.kernel).expect("a string takes everything"));
-    page += &format!("\n|---|---|{}\n", "---|".repeat(run.len()));
+    page += &format!(" without BTF |\n|---|---|{}---|\n", "---|".repeat(run.len()));
     for probe in &probes {
         for way in &probe.alternatives {
             page += &format!("| {} | {} |", probe.probe, way.alternative);
             for tested in &run {
                 page += &format!(" {} |", cell(tested, probe, way, &mut notes)?);
             }
-            page += "\n";
+            page += &format!(" {} |\n", without_btf(&run, probe, way));
         }
     }
-    page += "\n";
+    page += "\n`-`: needed only where the kernel has no BTF.\n\n";
     for (index, note) in notes.iter().enumerate() {
         page += &format!("{}. {note}\n", index + 1);
     }
@@ -135,11 +138,28 @@ fn cell(tested: &Tested, probe: &Probe, way: &Way, notes: &mut Vec<String>) -> R
         format!("{RUN} knows nothing of {}={}: run `cargo xtask vm --write`", probe.probe, way.alternative)
     })?;
     let Some(reason) = &row.refused else { return Ok("yes".into()) };
+    if reason == NOT_NEEDED {
+        return Ok("-".into());
+    }
     let at = notes.iter().position(|note| note == reason).unwrap_or_else(|| {
         notes.push(reason.clone());
         notes.len() - 1
     });
     Ok(format!("no ({})", at + 1))
+}
+
+/// On which of the kernels it attaches when their BTF is hidden.
+fn without_btf(run: &[Tested], probe: &Probe, way: &Way) -> String {
+    let attaches = |tested: &&Tested| {
+        let mut rows = tested.column.without_btf.iter();
+        rows.any(|row| row.probe == probe.probe && row.alternative == way.alternative && row.refused.is_none())
+    };
+    let attaching: Vec<_> = run.iter().filter(attaches).map(|tested| tested.kernel.as_str()).collect();
+    match attaching.len() {
+        0 => "no".into(),
+        all if all == run.len() => "yes".into(),
+        _ => attaching.join(", "),
+    }
 }
 
 fn tests(run: &[Tested]) -> String {
@@ -190,7 +210,7 @@ mod tests {
 
     fn run(refused: &str) -> Vec<u8> {
         let alternatives = format!(r#"[{{"probe": "accept", "alternative": "fexit"{refused}}}]"#);
-        format!(r#"[{{"kernel": "6.1", "release": "6.1.0", "alternatives": {alternatives}, "tests": {{}}}}]"#).into()
+        format!(r#"[{{"kernel": "6.1", "release": "6.1.0", "alternatives": {alternatives}, "without_btf": [], "tests": {{}}}}]"#).into()
     }
 
     const PROBES: &str = r#"[{"probe": "accept", "tells": "who", "without": "waits",
@@ -199,7 +219,8 @@ mod tests {
     #[test]
     fn the_page_says_what_is_refused_and_why() {
         let page = page(&run(r#", "refused": "the kernel has none""#), PROBES.as_bytes()).unwrap_or_default();
-        assert!(page.contains("| accept | fexit | no (1) |\n\n1. the kernel has none\n"), "{page}");
+        assert!(page.contains("| accept | fexit | no (1) | no |\n"), "{page}");
+        assert!(page.contains("\n1. the kernel has none\n"), "{page}");
         assert!(page.contains("- `accept=fexit`: speed\n"), "{page}");
     }
 
