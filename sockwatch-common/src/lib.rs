@@ -31,21 +31,17 @@ pub unsafe trait Plain: Copy + Sized + 'static {
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counter {
-    /// Records submitted to the ring buffer.
-    Submitted = 0,
-    /// Bytes submitted to the ring buffer, without its 8-byte record headers.
-    SubmittedBytes = 1,
     /// Records lost because the ring buffer was full.
-    RingFull = 2,
+    RingFull = 0,
     /// Sockets that a process filter could not remember because its table was full.
-    MembersFull = 3,
+    MembersFull = 1,
     /// Transitions of a not yet decided socket that its waiting room could not hold.
-    WaitingRoomFull = 4,
+    WaitingRoomFull = 2,
     /// Events that a relief program handled because the kernel skipped the first one.
-    Relieved = 5,
+    Relieved = 3,
     /// Accepts that could not be matched to a child: without BTF only their remote end tells which it is.
-    AcceptsUnmatched = 6,
+    AcceptsUnmatched = 4,
 }
 
 /// How many [`Counter`]s there are.
-pub const COUNTERS: usize = 7;
+pub const COUNTERS: usize = 5;

@@ -21,6 +21,9 @@ static EVENTS: ArrayOfMaps<Ring, 1> = ArrayOfMaps::new();
 #[btf_map]
 static COUNTED: PerCpuArray<[u64; COUNTERS], 1> = PerCpuArray::new();
 
+#[btf_map]
+static SUBMITTED: PerCpuArray<u64, 1> = PerCpuArray::new();
+
 /// A submission looks at the ring buffer's fill level once in so many: the look costs about as much as a submission. A power of two.
 const FILL_CHECK_INTERVAL: u64 = 64;
 
@@ -28,25 +31,23 @@ const FILL_CHECK_INTERVAL: u64 = 64;
 #[inline(always)]
 pub(crate) fn count(counter: Counter) {
     let Some(counted) = COUNTED.get_ptr_mut(0) else { return };
-    // SAFETY: the slot is this CPU's own. A softirq on top of this program may count at the same time: a count may get
-    // lost then, never corrupted.
+    // SAFETY: the slot outlives the program's run. It is this CPU's own, but a softirq, or from 7.x on another task, may run
+    // between the load and the store and count as well: that is lost then. Stable Rust has no atomic addition for BPF.
     unsafe {
         let slot = &raw mut (*counted)[counter as usize];
-        *slot = (*slot).wrapping_add(1);
+        slot.write_volatile(slot.read_volatile().wrapping_add(1));
     }
 }
 
-/// Counts a submission; true once in [`FILL_CHECK_INTERVAL`].
+/// True once in some [`FILL_CHECK_INTERVAL`] submissions of this CPU. Not exact, and needs not be.
 #[inline(always)]
-fn count_submitted(bytes: usize) -> bool {
-    let Some(counted) = COUNTED.get_ptr_mut(0) else { return false };
-    // SAFETY: as in `count`.
+fn is_time_to_look() -> bool {
+    let Some(submitted) = SUBMITTED.get_ptr_mut(0) else { return false };
+    // SAFETY: the slot is aligned and outlives the program's run.
     unsafe {
-        let (events, total) =
-            (&raw mut (*counted)[Counter::Submitted as usize], &raw mut (*counted)[Counter::SubmittedBytes as usize]);
-        *events = (*events).wrapping_add(1);
-        *total = (*total).wrapping_add(bytes as u64);
-        *events & (FILL_CHECK_INTERVAL - 1) == 0
+        let count = submitted.read_volatile().wrapping_add(1);
+        submitted.write_volatile(count);
+        count & (FILL_CHECK_INTERVAL - 1) == 0
     }
 }
 
@@ -80,7 +81,7 @@ impl<T: Plain> Reserved<T> {
     /// Hands the record to the reader, which polls on a timer: the default wake-up would cost ten times the probe itself.
     #[inline(always)]
     pub(crate) fn submit(self) {
-        let wake = count_submitted(size_of::<T>()) && waiting_bytes(self.ring) >= setting!(wakeup_bytes);
+        let wake = is_time_to_look() && waiting_bytes(self.ring) >= setting!(wakeup_bytes);
         self.record.submit(u64::from(if wake { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));
     }
 }

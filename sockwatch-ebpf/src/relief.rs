@@ -3,7 +3,8 @@
 //! A softirq that interrupts a program on its CPU cannot run that program again: the kernel skips it there, for a whole
 //! backlog of packets at once, and only counts it (`recursion_misses`; measured, 0.1 % of all transitions of a load that
 //! fills the machine). So a second program, the relief, stands behind the first on the same tracepoint and handles the
-//! events that the first one did not mark as its own. A busy flag would not do: the kernel also skips before the program
+//! events that the first one did not mark as its own. From 7.x on a program can be preempted in its middle, too, and the kernel
+//! skips it for whatever runs on that CPU meanwhile. A busy flag would not do: the kernel also skips before the program
 //! has set it and after it has cleared it.
 //!
 //! If a softirq comes between the two programs of one event, the mark is another event's by then and the relief handles
@@ -19,6 +20,7 @@ use crate::{emit::count, memory::Direct, socket::Socket};
 pub(crate) enum Post {
     State = 0,
     Destroy = 1,
+    Accept = 2,
 }
 
 /// Which of the two programs handles an event.
@@ -51,7 +53,7 @@ pub(crate) struct Event {
 
 /// By post: the last event that its first program took on this CPU.
 #[btf_map]
-static TAKEN: PerCpuArray<[Event; 2], 1> = PerCpuArray::new();
+static TAKEN: PerCpuArray<[Event; 3], 1> = PerCpuArray::new();
 
 /// Marks an event as taken by the first program.
 #[inline(always)]

@@ -68,7 +68,7 @@ impl Started {
     /// Bytes that came through the ring buffer.
     pub(crate) fn bytes(&self) -> u64 {
         match self {
-            Self::Live(live) => live.counted().bytes,
+            Self::Live(live) => live.bytes(),
             Self::Poll(_) => 0,
         }
     }

@@ -154,17 +154,6 @@ pub struct Session {
     tells_cookies: bool,
 }
 
-/// What the kernel side has counted, summed over CPUs.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Counted {
-    /// Events submitted.
-    pub events: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Losses; only what the kernel side knows of.
-    pub losses: Losses,
-}
-
 /// Loads and attaches.
 struct Starter<'a> {
     ebpf: Ebpf,
@@ -220,14 +209,14 @@ impl Session {
         }
     }
 
-    /// Reads the counters of all CPUs, and the programs' recursion misses.
+    /// What the kernel side has lost, summed over CPUs: its counters, and the programs' recursion misses.
     ///
     /// # Errors
     /// If the kernel does not let the counters be read.
-    pub fn counted(&self) -> io::Result<Counted> {
+    pub fn losses(&self) -> io::Result<Losses> {
         let per_cpu = self.counted.get(&0, 0).map_err(io::Error::other)?;
         let sum = |counter: Counter| per_cpu.iter().map(|counts| counts[counter as usize]).sum();
-        let losses = Losses {
+        Ok(Losses {
             ring_full: sum(Counter::RingFull),
             members_full: sum(Counter::MembersFull),
             waiting_room_full: sum(Counter::WaitingRoomFull),
@@ -235,8 +224,7 @@ impl Session {
             relieved: sum(Counter::Relieved),
             accepts_unmatched: sum(Counter::AcceptsUnmatched),
             ..Losses::default()
-        };
-        Ok(Counted { events: sum(Counter::Submitted), bytes: sum(Counter::SubmittedBytes), losses })
+        })
     }
 
     /// Runs that the kernel skipped because they would have interrupted another run of the same program on that CPU.

@@ -9,7 +9,7 @@ use super::{Source, SourceError, Tick};
 use crate::{
     kernel::{
         ring::Rings,
-        session::{Counted, Options, Outcome, Session, StartError},
+        session::{Options, Outcome, Session, StartError},
     },
     monotonic::now_ns,
     tcp::{decode::decode, event::Event, loss::Losses},
@@ -23,7 +23,8 @@ pub struct Live {
     session: Session,
     ring: Rings,
     decode_failed: u64,
-    counted: Counted,
+    bytes: u64,
+    lost: Losses,
     counted_at: Instant,
 }
 
@@ -35,8 +36,8 @@ impl Live {
     pub fn start(options: &Options, latency: Duration) -> Result<Self, StartError> {
         let (session, rings) = Session::start(options)?;
         let ring = Rings::new(rings, latency).map_err(|error| StartError::Mismatch(error.to_string()))?;
-        let counted = Counted::default();
-        Ok(Self { session, ring, decode_failed: 0, counted, counted_at: Instant::now() })
+        let lost = Losses::default();
+        Ok(Self { session, ring, decode_failed: 0, bytes: 0, lost, counted_at: Instant::now() })
     }
 
     /// Whether sockets are told apart by cookie; only then [`Self::remember`] is of use.
@@ -57,16 +58,17 @@ impl Live {
         self.session.outcomes()
     }
 
-    /// Bytes and events that the kernel side submitted, as of the last tick.
-    pub fn counted(&self) -> Counted {
-        self.counted
+    /// Bytes of all records that have been read.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Decodes a portion; returns the time up to which nothing is left behind, `None` if nothing is left at all.
     fn take(&mut self, events: &mut Vec<Event>) -> Option<u64> {
-        let Self { ring, decode_failed, .. } = self;
+        let Self { ring, decode_failed, bytes, .. } = self;
         let mut last_ns = 0;
         ring.take(|record| {
+            *bytes += record.len() as u64;
             match decode(record, events) {
                 Ok(at_ns) => last_ns = at_ns,
                 Err(_) => *decode_failed += 1,
@@ -77,13 +79,13 @@ impl Live {
 
     fn count(&mut self) -> Result<(), SourceError> {
         let read = |error: io::Error| SourceError::Read { what: "the eBPF counters", error };
-        self.counted = self.session.counted().map_err(read)?;
+        self.lost = self.session.losses().map_err(read)?;
         self.counted_at = Instant::now();
         Ok(())
     }
 
     fn losses(&self) -> Losses {
-        Losses { decode_failed: self.decode_failed, ..self.counted.losses }
+        Losses { decode_failed: self.decode_failed, ..self.lost }
     }
 }
 

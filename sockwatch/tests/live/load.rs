@@ -87,10 +87,12 @@ fn none_of_many_is_lost() {
     // Rarely, on a slow machine, the kernel makes two children of one handshake, and drops one of them at once.
     let [(_, active), (_, passive)] = opens;
     assert!(active == connections && passive >= connections, "the kernel's counters: {opens:?}");
-    assert_eq!(counts["connections"], active + passive, "{lines:?}");
     let twins = passive - connections;
     // Whatever is not there must have been said: as missed, or as a transition that did not fit.
-    check(file, connections, counts["missed"] + counts["unexpected"] + twins);
+    let told = counts["missed"] + counts["unexpected"];
+    let whole = active + passive;
+    assert!((whole.saturating_sub(told)..=whole).contains(&counts["connections"]), "{whole}: {lines:?}");
+    check(file, connections, told + twins);
     eprintln!("checked in {:?}", began.elapsed());
 }
 
