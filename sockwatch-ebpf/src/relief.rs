@@ -20,7 +20,6 @@ use crate::{emit::count, memory::Direct, socket::Socket};
 pub(crate) enum Post {
     State = 0,
     Destroy = 1,
-    Accept = 2,
 }
 
 /// Which of the two programs handles an event.
@@ -53,7 +52,7 @@ pub(crate) struct Event {
 
 /// By post: the last event that its first program took on this CPU.
 #[btf_map]
-static TAKEN: PerCpuArray<[Event; 3], 1> = PerCpuArray::new();
+static TAKEN: PerCpuArray<[Event; 2], 1> = PerCpuArray::new();
 
 /// Marks an event as taken by the first program.
 #[inline(always)]

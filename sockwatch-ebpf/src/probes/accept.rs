@@ -12,7 +12,6 @@ use crate::{
     emit::{now_ns, reserve},
     filter::{self, ALL_KNOWN, PASS},
     memory::{Direct, Memory, Probed, offset},
-    relief::{By, Post, event, is_left, take},
     socket::{Socket, fill_comm},
     waiting,
 };
@@ -21,14 +20,7 @@ use crate::{
 #[fexit(function = "inet_csk_accept")]
 fn accept_fexit_2(ctx: FExitContext) -> i32 {
     // SAFETY: the first argument is the listener, the return value a child or null.
-    unsafe { returned(ctx.arg(0), ctx.arg(2), By::First) };
-    0
-}
-
-#[fexit(function = "inet_csk_accept")]
-fn accept_relief_2(ctx: FExitContext) -> i32 {
-    // SAFETY: as above.
-    unsafe { returned(ctx.arg(0), ctx.arg(2), By::Relief) };
+    unsafe { returned(ctx.arg(0), ctx.arg(2)) };
     0
 }
 
@@ -36,14 +28,7 @@ fn accept_relief_2(ctx: FExitContext) -> i32 {
 #[fexit(function = "inet_csk_accept")]
 fn accept_fexit_4(ctx: FExitContext) -> i32 {
     // SAFETY: as above.
-    unsafe { returned(ctx.arg(0), ctx.arg(4), By::First) };
-    0
-}
-
-#[fexit(function = "inet_csk_accept")]
-fn accept_relief_4(ctx: FExitContext) -> i32 {
-    // SAFETY: as above.
-    unsafe { returned(ctx.arg(0), ctx.arg(4), By::Relief) };
+    unsafe { returned(ctx.arg(0), ctx.arg(4)) };
     0
 }
 
@@ -53,32 +38,29 @@ fn accept_kretprobe(ctx: RetProbeContext) -> u32 {
     unsafe {
         let child: usize = Probed::read(ctx.as_ptr().cast::<u8>(), offset!(regs_return));
         if let Some(child) = Socket::<Probed>::full(child as *const u8) {
-            report(&child, 0, Kind::Accept as u8, NO_FD);
+            report(&child, 0, Kind::Accept, NO_FD);
         }
     }
     0
 }
 
+/// No relief stands behind it: up to 6.12 at least a trampoline runs its newest program first, later ones may not.
+///
 /// # Safety
 /// `listener` and `child` are null or sockets.
 #[inline(always)]
-unsafe fn returned(listener: *const u8, child: *const u8, by: By) {
+unsafe fn returned(listener: *const u8, child: *const u8) {
     // SAFETY: as the caller promised.
     unsafe {
         let Some(child) = Socket::<Direct>::full(child) else { return };
-        match by {
-            By::First => take(Post::Accept, event(&child, 0, 0)),
-            By::Relief if is_left(Post::Accept, event(&child, 0, 0)) => {}
-            By::Relief => return,
-        }
         let listener = Socket::<Direct>::full(listener).map_or(0, |listener| listener.cookie());
-        report(&child, listener, by.mark(Kind::Accept), NO_FD);
+        report(&child, listener, Kind::Accept, NO_FD);
     }
 }
 
 /// Emits what a task accepted. Whoever accepts is an owner, so a process filter decides here.
 #[inline(always)]
-pub(crate) fn report<M: Memory>(child: &Socket<M>, listener: u64, kind: u8, value: u32) {
+pub(crate) fn report<M: Memory>(child: &Socket<M>, listener: u64, kind: Kind, value: u32) {
     if filter::tuple(child, ALL_KNOWN) != PASS {
         return;
     }
@@ -95,13 +77,13 @@ pub(crate) fn report<M: Memory>(child: &Socket<M>, listener: u64, kind: u8, valu
 
 /// Emits without asking the filter.
 #[inline(always)]
-pub(crate) fn emit_accept<M: Memory>(socket: &Socket<M>, listener: u64, kind: u8, value: u32) {
+pub(crate) fn emit_accept<M: Memory>(socket: &Socket<M>, listener: u64, kind: Kind, value: u32) {
     let (at_ns, cookie, state) = (now_ns(), socket.cookie(), socket.state());
     let Some(mut record) = reserve::<Accept>() else { return };
     let accept = record.as_mut_ptr();
     // SAFETY: the record is reserved for an `Accept`.
     unsafe {
-        socket.fill_head(&raw mut (*accept).head, kind, at_ns, cookie, (state, state), value);
+        socket.fill_head(&raw mut (*accept).head, kind as u8, at_ns, cookie, (state, state), value);
         fill_comm(&raw mut (*accept).comm);
         (&raw mut (*accept).listener).write(listener);
     }

@@ -155,7 +155,7 @@ fn succeeded(reports: u32, descriptor: i32) {
     let Some(child) = (unsafe { Socket::copy(address_of_descriptor(descriptor), &mut room) }) else { return };
     let kind = if reports == SYSCALL_DESCRIPTORS { Kind::AcceptReturn } else { Kind::Accept };
     // The listener is known from the enqueue, or by its port: looking it up here would double the cost.
-    report(&child, 0, kind as u8, descriptor as u32);
+    report(&child, 0, kind, descriptor as u32);
 }
 
 /// Nothing to accept, or interrupted, is no failure.
@@ -176,7 +176,7 @@ fn failed(result: i64, listener: *const u8) {
     if filter::by_task() && !filter::task_matches() && !filter::is_member(&listener) {
         return;
     }
-    emit_accept(&listener, listener.raw_cookie(), Kind::AcceptReturn as u8, result as u32);
+    emit_accept(&listener, listener.raw_cookie(), Kind::AcceptReturn, result as u32);
 }
 
 /// The address of the socket behind a descriptor of the current task; null if it is none.

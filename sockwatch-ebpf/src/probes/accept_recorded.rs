@@ -113,7 +113,7 @@ fn accepted(address: u64, value: u32) {
     if filter::tuple(&socket, known) == UNKNOWN {
         unmatched();
     } else {
-        report(&socket, 0, Kind::Accept as u8, value);
+        report(&socket, 0, Kind::Accept, value);
     }
     children::leave(address);
 }

@@ -172,19 +172,13 @@ pub const PROBES: &[Probe] = &[
         alternatives: &[
             Alternative {
                 name: "fexit",
-                programs: &[
-                    program("accept_fexit_2", Hook::FExit("inet_csk_accept")),
-                    relief("accept_relief_2", Hook::FExit("inet_csk_accept")),
-                ],
+                programs: &[program("accept_fexit_2", Hook::FExit("inet_csk_accept"))],
                 requirements: &[IDENTITY, Requirement::Parameters("inet_csk_accept", 2)],
                 lost: None,
             },
             Alternative {
                 name: "fexit",
-                programs: &[
-                    program("accept_fexit_4", Hook::FExit("inet_csk_accept")),
-                    relief("accept_relief_4", Hook::FExit("inet_csk_accept")),
-                ],
+                programs: &[program("accept_fexit_4", Hook::FExit("inet_csk_accept"))],
                 requirements: &[IDENTITY, Requirement::Parameters("inet_csk_accept", 4)],
                 lost: None,
             },

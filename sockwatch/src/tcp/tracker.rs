@@ -193,8 +193,8 @@ impl Tracker {
             EventKind::Closing { old, .. } => tracked.connection.has_stepped(old, TcpState::Close),
             EventKind::Opening { new, .. } => tracked.connection.has_been(new),
             EventKind::Birth { .. } => tracked.connection.has_been(TcpState::SynRecv),
-            EventKind::Accept { .. } => tracked.connection.ownership.acceptor.is_some(),
             EventKind::Enqueue { .. }
+            | EventKind::Accept { .. }
             | EventKind::AcceptReturn { .. }
             | EventKind::Destroy
             | EventKind::Incident(_)
