@@ -1,0 +1,77 @@
+//! The table of topics.
+
+use super::{
+    Kind::{Count, End, State, Term},
+    Topic,
+};
+
+/// A row: kind, name, file, aliases.
+macro_rules! topics {
+    ($($kind:ident $name:literal $file:literal [$($alias:literal),*];)*) => {
+        /// Every topic, each kind in the order in which a connection meets it.
+        pub const TOPICS: &[Topic] = &[$(Topic {
+            name: $name,
+            kind: $kind,
+            aliases: &[$($alias),*],
+            file: $file,
+            markdown: include_str!(concat!("../../docs/explain/", $file, ".md")),
+        }),*];
+    };
+}
+
+topics! {
+    State "LISTEN" "listen" ["LISTENING", "somaxconn", "tcp_abort_on_overflow"];
+    State "SYN_SENT" "syn-sent" ["SYN-SENT", "tcp_syn_retries", "tcp_syn_linear_timeouts"];
+    State "NEW_SYN_RECV" "new-syn-recv" ["request sock"];
+    State "SYN_RECV" "syn-recv" ["SYN-RECV", "SYN-RECEIVED", "tcp_synack_retries"];
+    State "ESTABLISHED" "established" [
+        "ESTAB", "keepalive", "tcp_keepalive_time", "tcp_keepalive_intvl", "tcp_keepalive_probes", "TCP_USER_TIMEOUT"
+    ];
+    State "FIN_WAIT1" "fin-wait1" ["FIN-WAIT-1"];
+    State "FIN_WAIT2" "fin-wait2" ["FIN-WAIT-2", "tcp_fin_timeout"];
+    State "CLOSING" "closing" [];
+    State "TIME_WAIT" "time-wait" [
+        "TIME-WAIT", "2MSL", "tcp_tw_reuse", "tcp_tw_reuse_delay", "tcp_max_tw_buckets", "ip_local_port_range",
+        "ephemeral ports"
+    ];
+    State "CLOSE_WAIT" "close-wait" ["CLOSE-WAIT"];
+    State "LAST_ACK" "last-ack" ["LAST-ACK"];
+    State "CLOSE" "close" ["CLOSED", "UNCONN"];
+    State "BOUND_INACTIVE" "bound-inactive" ["BOUND-INACTIVE"];
+
+    End "local-fin" "local-fin" [];
+    End "peer-fin" "peer-fin" [];
+    End "both-fin" "both-fin" ["simultaneous close"];
+    End "orphaned" "orphaned" [];
+    End "peer-rst" "peer-rst" ["ECONNRESET", "EPIPE"];
+    End "aborted" "aborted" ["SO_LINGER"];
+    End "refused" "refused" ["ECONNREFUSED"];
+    End "timed-out" "timed-out" ["ETIMEDOUT", "timeout", "tcp_retries2"];
+    End "unreached" "unreached" ["EHOSTUNREACH", "unreachable"];
+    End "given-up" "given-up" ["EADDRNOTAVAIL"];
+    End "abandoned" "abandoned" [];
+    End "unqueued" "unqueued" ["tcp_migrate_req"];
+    End "destroyed" "destroyed" ["ECONNABORTED"];
+    End "stopped" "stopped" [];
+    End "vanished" "vanished" [];
+
+    Term "handshake" "handshake" ["SHAKE"];
+    Term "SYN queue" "syn-queue" ["tcp_max_syn_backlog", "tcp_syncookies", "syncookies"];
+    Term "accept queue" "accept-queue" ["backlog", "enqueued"];
+    Term "queue wait" "queue-wait" ["WAIT"];
+    Term "owner" "owner" ["process"];
+    Term "opener" "opener" [];
+    Term "acceptor" "acceptor" ["accepted", "EMFILE", "ENFILE"];
+    Term "listener" "listener" ["SO_REUSEPORT"];
+    Term "dead on arrival" "dead-on-arrival" [];
+    Term "orphan" "orphan" ["tcp_max_orphans", "tcp_orphan_retries"];
+    Term "minisock" "minisock" ["time-wait sock"];
+    Term "sampled" "sampled" ["polling"];
+
+    Count "lost" "lost" ["ring_full", "members_full", "waiting_room_full"];
+    Count "missed" "missed" ["recursion_misses"];
+    Count "unmatched" "unmatched" [];
+    Count "dropped" "dropped" ["decode_failed", "tracker_full"];
+    Count "late" "late" [];
+    Count "unexpected" "unexpected" [];
+}
