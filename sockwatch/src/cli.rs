@@ -12,6 +12,7 @@ use sockwatch::tcp::filter::{Ports, Prefix};
   sockwatch doctor                 what this machine allows, and what is lost without the rest
   sockwatch lab slow-accept        a server that accepts late, traced: the newcomer's first command
   sockwatch trace --port 8080      every transition and every finished connection of port 8080
+  sockwatch explain CLOSE_WAIT     what a state means, who must act, how many sockets are in it now
 
 Exit codes: 0 fine, 1 findings (doctor: reduced), 2 error.")]
 pub(crate) struct Cli {
@@ -29,12 +30,17 @@ pub(crate) enum Command {
     Lab(LabArgs),
     /// Say what this machine allows: each probe with the alternative taken and what is lost.
     Doctor(DoctorArgs),
+    /// Explain a TCP state, an END word or a term: what it means, who must act, what to do.
+    Explain(ExplainArgs),
     /// Print the JSON Schema of `trace --format json`.
     #[command(hide = true)]
     Schema,
     /// Print the probe table as JSON.
     #[command(hide = true)]
     Probes,
+    /// Print the index of docs/explain.
+    #[command(hide = true)]
+    ExplainIndex,
 }
 
 /// How to print.
@@ -42,7 +48,7 @@ pub(crate) enum Command {
 pub(crate) enum Format {
     /// Aligned columns for people.
     Text,
-    /// One JSON object per line, described by docs/trace.schema.json.
+    /// JSON; of traces one object per line, described by docs/trace.schema.json.
     Json,
 }
 
@@ -134,7 +140,8 @@ pub(crate) struct CollectArgs {
 Columns of finished connections: SHAKE first SYN-ACK to accept queue, WAIT accept queue to accept(), LIFE birth to end.
 END: local-fin (this end closed first, TIME_WAIT here), peer-fin, both-fin, peer-rst, aborted (reset by this end),
 refused, timed-out, unreached, given-up, abandoned (left the accept queue unaccepted), unqueued (its listener closed),
-orphaned (closed here, not yet by the peer), destroyed (ss -K), stopped (a listener), vanished (polling).")]
+orphaned (closed here, not yet by the peer), destroyed (ss -K), stopped (a listener), vanished (polling).
+`sockwatch explain WORD` tells more of each.")]
 pub(crate) struct TraceArgs {
     /// Which sockets.
     #[command(flatten)]
@@ -205,6 +212,26 @@ pub(crate) struct DoctorArgs {
     /// Also try every alternative of each probe, not only the first that attaches.
     #[arg(long)]
     pub(crate) all: bool,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+}
+
+/// `sockwatch explain`
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  sockwatch explain                    every topic, a line for each
+  sockwatch explain CLOSE-WAIT         a state, as the kernel or ss spells it
+  sockwatch explain peer-rst           a word of the column END
+  sockwatch explain accept queue       a term
+  sockwatch explain tcp_fin_timeout    a sysctl: the topic that it belongs to")]
+pub(crate) struct ExplainArgs {
+    /// A state, an END word or a term, in any spelling; lists all of them if missing.
+    #[arg(value_name = "STATE|TERM")]
+    pub(crate) topic: Vec<String>,
+    /// Do not look how many sockets are in the state now.
+    #[arg(long)]
+    pub(crate) no_counts: bool,
     /// How to print.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
@@ -287,6 +314,21 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// What the topics tell people to paste is parsed as it stands, up to a pipe or a redirection.
+    #[test]
+    fn commands_of_topics_are_consistent() {
+        let lines = sockwatch::explain::TOPICS.iter().flat_map(|topic| topic.markdown.lines());
+        let mut count = 0;
+        for line in lines.filter(|line| line.starts_with("sockwatch ")) {
+            let words = line.split_whitespace().take_while(|word| !["|", ">"].contains(word));
+            if let Err(error) = Cli::try_parse_from(words) {
+                panic!("{line}: {error}");
+            }
+            count += 1;
+        }
+        assert!(count > 20, "{count}");
     }
 
     #[test]

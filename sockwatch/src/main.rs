@@ -17,8 +17,10 @@ fn main() -> ExitCode {
         Command::Trace(args) => command::trace::run(&args),
         Command::Lab(args) => command::lab::run(&args),
         Command::Doctor(args) => command::doctor::run(&args),
+        Command::Explain(args) => command::explain::run(&args),
         Command::Schema => command::schema::run(),
         Command::Probes => command::probes::run(),
+        Command::ExplainIndex => command::explain::index(),
     };
     match result {
         Ok(code) => code,

@@ -139,3 +139,102 @@ fn the_schema_is_a_schema() {
     assert!(!validator.is_valid(&serde_json::json!({ "type": "no such line" })));
     assert!(!validator.is_valid(&serde_json::json!({ "type": "transition" })));
 }
+
+/// `sockwatch explain` with these words: its exit code, standard output and standard error.
+fn explain(words: &str) -> (Option<i32>, String, String) {
+    let arguments: Vec<_> = ["explain"].into_iter().chain(words.split_whitespace()).collect();
+    let output = sockwatch(&arguments);
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn explain_json(words: &str) -> serde_json::Value {
+    let (code, text, said) = explain(&format!("{words} --format json"));
+    assert_eq!(code, Some(0), "{words}: {said}");
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn explain_takes_every_spelling() {
+    for (words, title) in [
+        ("CLOSE-WAIT", "CLOSE_WAIT"),
+        ("close_wait", "CLOSE_WAIT"),
+        ("estab", "ESTABLISHED"),
+        ("tcp_fin_timeout", "FIN_WAIT2"),
+        ("Peer-RST", "peer-rst"),
+        ("accept queue", "accept queue"),
+        ("dead on arrival", "dead on arrival"),
+    ] {
+        let (code, text, said) = explain(&format!("{words} --no-counts"));
+        assert_eq!((code, text.lines().next(), said.as_str()), (Some(0), Some(title), ""), "{words}");
+        assert!(text.contains("\nWhat it is\n") && text.contains("\nSee also\n"), "{text}");
+        // Not a terminal.
+        assert!(!text.contains('\x1b') && !text.contains("Here and now"), "{text}");
+        let prose = text.lines().filter(|line| !line.starts_with("    "));
+        assert!(prose.clone().all(|line| line.chars().count() <= 100), "{text}");
+    }
+}
+
+#[test]
+fn explain_without_a_topic_lists_all() {
+    let (code, text, said) = explain("");
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    let list = explain_json("");
+    let topics = list["topics"].as_array().unwrap();
+    assert!(topics.len() > 40);
+    for topic in topics {
+        let (name, summary) = (topic["topic"].as_str().unwrap(), topic["summary"].as_str().unwrap());
+        assert!(text.lines().any(|line| line.trim_start().starts_with(name) && line.ends_with(summary)), "{name}");
+    }
+}
+
+#[test]
+fn explain_suggests_what_was_meant() {
+    for (typed, meant) in [("CLOSE_WIAT", "CLOSE_WAIT"), ("orphans", "orphan"), ("accept que", "accept queue")] {
+        let (code, text, said) = explain(typed);
+        assert_eq!((code, text.as_str()), (Some(2), ""), "{typed}");
+        assert!(said.contains("did you mean") && said.contains(meant), "{said}");
+    }
+    let (code, _, said) = explain("xyzzy");
+    assert!(code == Some(2) && said.contains("`sockwatch explain` lists them") && !said.contains("did you"), "{said}");
+}
+
+#[test]
+fn explain_counts_sockets() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let established = explain_json("ESTABLISHED");
+    assert_eq!(established["topic"], "ESTABLISHED");
+    assert_eq!(established["sections"][0]["heading"], "What it is");
+    assert!(established["sections"][4]["commands"][0].is_string(), "{established}");
+    let counts = &established["counts"];
+    assert!(counts["sockets"].as_u64().unwrap() >= 2 && counts["without_process"].as_u64().unwrap() >= 1, "{counts}");
+    assert!(!counts["largest"].as_array().unwrap().is_empty(), "{counts}");
+    let listen = &explain_json("LISTEN")["counts"];
+    assert!(listen["sockets"].as_u64().unwrap() >= 1 && listen["queues"][0]["limit"].is_u64(), "{listen}");
+    let time_wait = &explain_json("TIME_WAIT")["counts"];
+    assert!(time_wait["ephemeral"]["usable"].as_u64().unwrap() > 0, "{time_wait}");
+    drop(client);
+
+    let (_, text, _) = explain("LISTEN");
+    assert!(text.contains("\nHere and now\n") && text.contains("of this network namespace"), "{text}");
+    assert!(explain_json("LISTEN --no-counts").get("counts").is_none());
+    // The table holds none in this state: a line, not an error.
+    let (code, text, said) = explain("CLOSE");
+    assert!(code == Some(0) && text.contains("\n  Not counted: ") && said.is_empty(), "{text}");
+    assert!(explain_json("CLOSE")["not_counted"].is_string());
+    assert!(explain_json("orphan").get("counts").is_none());
+}
+
+/// Every number of a trace's last line has a topic.
+#[test]
+fn explain_knows_the_last_line() {
+    let output = sockwatch(&["trace", "--source", "poll", "--duration", "1ms"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    let numbers = said.lines().last().unwrap().strip_prefix("sockwatch: ").unwrap();
+    let words: Vec<_> = numbers.split(' ').map(|number| number.split_once('=').unwrap().0).collect();
+    assert!(words.contains(&"lost"), "{said}");
+    for word in words.iter().filter(|word| !["events", "bytes", "connections"].contains(word)) {
+        assert_eq!(explain(word).0, Some(0), "{word}");
+    }
+}

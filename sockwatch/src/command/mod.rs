@@ -1,6 +1,7 @@
 //! One file per subcommand, and what they share.
 
 pub(crate) mod doctor;
+pub(crate) mod explain;
 pub(crate) mod filter;
 pub(crate) mod lab;
 pub(crate) mod probes;
@@ -9,9 +10,17 @@ pub(crate) mod signals;
 pub(crate) mod start;
 pub(crate) mod trace;
 
-use std::{fmt, io::Write};
+use std::{
+    fmt,
+    io::{self, IsTerminal, Write},
+};
 
 /// A line on stderr. If nobody can read it, there is nobody to tell.
 pub(crate) fn tell(line: fmt::Arguments<'_>) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Colours on a terminal only, and not against <https://no-color.org>.
+pub(crate) fn wants_colour() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::OpenOptions,
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     process::ExitCode,
 };
 
@@ -22,7 +22,7 @@ use super::{
     filter,
     signals::Stop,
     start::{self, Started},
-    tell,
+    tell, wants_colour,
 };
 use crate::cli::{Format, ShowArgs, Time, TraceArgs};
 
@@ -87,11 +87,6 @@ pub(crate) async fn show(
             Ok(totals)
         }
     }
-}
-
-/// Colours on a terminal only, and not against <https://no-color.org>.
-fn wants_colour() -> bool {
-    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 fn start_line<'a>(clock: Clock, source: &'a str, kernel: &'a str) -> Start<'a> {
