@@ -28,7 +28,12 @@ pub(crate) const VARIANTS: &[Variant] = &[
         probes: &["accept=syscall", "accept-return=syscall", "enqueue=data-ready"],
         tests: STORIES,
     },
-    Variant { name: "tracepoint", probes: &["state=tracepoint", "destroy=tracepoint"], tests: STORIES },
+    Variant {
+        name: "tracepoint",
+        // While a kprobe's program runs on a CPU, classic tracepoints' are skipped there, and 5.10 does not count it.
+        probes: &["state=tracepoint", "destroy=tracepoint", "accept-return=off"],
+        tests: STORIES,
+    },
 ];
 
 /// What the guest has in place of a machine.
@@ -76,8 +81,10 @@ pub(crate) fn init(payload: &Payload<'_>, work: &Work) -> String {
 }
 
 fn tests(payload: &Payload<'_>, only: Option<&str>) -> String {
-    let mut script =
-        format!("status=0\necho '{MARK}survey'\nsockwatch doctor --all --format json\necho '{MARK}surveyed'\n");
+    let survey = format!("sockwatch doctor --all --format json\necho '{MARK}surveyed'\n");
+    let mut script = format!("status=0\necho '{MARK}survey'\n{survey}");
+    script += "mount -t tmpfs none /sys/kernel/btf\n";
+    script += &format!("echo '{MARK}survey without-btf'\n{survey}umount /sys/kernel/btf\n");
     for variant in VARIANTS {
         let tests = match only {
             Some(only) => quoted(only),
