@@ -55,7 +55,7 @@ pub(crate) struct Options {
     /// Run only tests whose names contain this
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["cmd", "shell"])]
     only: Option<String>,
-    /// Renew docs/kernel-support from this run
+    /// Renew docs/kernel-support from this run; kernels that do not run keep what they have
     #[arg(long, conflicts_with_all = ["cmd", "shell", "only"])]
     write: bool,
     /// Take a guest for hung when it is silent for so many seconds

@@ -1,4 +1,4 @@
-//! docs/kernel-support: the last run of the whole matrix, as JSON, and as a page for people together with the probe table.
+//! docs/kernel-support: the last run on each kernel, as JSON, and as a page for people together with the probe table.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,13 +11,13 @@ use super::kernel::KERNELS;
 use super::result::Column;
 use super::variant::VARIANTS;
 
-/// The last run of the whole matrix.
+/// The last run on each kernel.
 pub(crate) const RUN: &str = "docs/kernel-support.json";
 
 /// sockwatch's word for an alternative that is for other kernels.
 const NOT_NEEDED: &str = "not needed";
 
-/// A kernel of that run.
+/// A kernel and its last run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Tested {
     kernel: String,
@@ -46,10 +46,7 @@ pub(crate) fn settle(workspace: &Path, columns: &[(&'static str, Column)], write
     let run: Vec<_> =
         columns.iter().map(|(name, column)| Tested { kernel: (*name).to_owned(), column: column.clone() }).collect();
     if write {
-        if run.len() != KERNELS.len() {
-            bail!("--write needs all {} kernels of the matrix", KERNELS.len());
-        }
-        let text = serde_json::to_string_pretty(&run).context("a run is always JSON")?;
+        let text = serde_json::to_string_pretty(&renewed(&path, run)).context("a run is always JSON")?;
         fs::write(&path, text + "\n").with_context(|| format!("cannot write {RUN}"))?;
         println!("{RUN}: written; `cargo xtask gen` renews the page");
         return Ok(());
@@ -68,6 +65,17 @@ pub(crate) fn settle(workspace: &Path, columns: &[(&'static str, Column)], write
     }
     println!("{} kernels as {RUN} says", run.len());
     Ok(())
+}
+
+/// This run, and what is committed of the other kernels, in the matrix' order.
+fn renewed(path: &Path, run: Vec<Tested>) -> Vec<Tested> {
+    let committed = fs::read(path).unwrap_or_default();
+    let committed: Vec<Tested> = serde_json::from_slice(&committed).unwrap_or_default();
+    let kept = committed.into_iter().filter(|old| run.iter().all(|new| new.kernel != old.kernel));
+    let mut all: Vec<_> = kept.collect();
+    all.extend(run);
+    all.sort_by_key(|tested| KERNELS.iter().position(|row| row.name == tested.kernel));
+    all
 }
 
 /// Alternatives that attach now and did not, or the other way round. Releases change with every update of Debian's.
