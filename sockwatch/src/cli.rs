@@ -26,6 +26,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Show TCP state transitions and finished connections as they happen.
     Trace(Box<TraceArgs>),
+    /// Compare what sockwatch believes with the kernel's own socket table, at random instants.
+    Audit(Box<AuditArgs>),
     /// Run a small experiment with real sockets on loopback, and trace it.
     Lab(LabArgs),
     /// Say what this machine allows: each probe with the alternative taken and what is lost.
@@ -114,6 +116,10 @@ pub(crate) struct CollectArgs {
     /// How often to poll (--source poll): shorter sees more.
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = latency)]
     pub(crate) interval: Duration,
+    /// How often to compare with the kernel's socket table, and correct what was missed; off: never, and sockets that were
+    /// there before are not known.
+    #[arg(long, value_name = "TIME|off", default_value = "5s", value_parser = reconcile)]
+    pub(crate) reconcile: Reconcile,
     /// Size of each CPU's ring buffer between kernel and sockwatch, a power of two: 512KiB, 4MiB (default: 32MiB shared
     /// out between the CPUs).
     #[arg(long, value_name = "SIZE", value_parser = ring_bytes)]
@@ -127,6 +133,21 @@ pub(crate) struct CollectArgs {
     /// Attach the program that does nothing, too.
     #[arg(long, hide = true)]
     pub(crate) with_empty_probe: bool,
+}
+
+impl Default for CollectArgs {
+    fn default() -> Self {
+        Self {
+            source: SourceName::Auto,
+            latency: Duration::from_millis(20),
+            interval: Duration::from_millis(100),
+            reconcile: Reconcile::Every(Duration::from_secs(5)),
+            buffer: None,
+            no_handshake: false,
+            probe: Vec::new(),
+            with_empty_probe: false,
+        }
+    }
 }
 
 /// `sockwatch trace`
@@ -152,6 +173,37 @@ pub(crate) struct TraceArgs {
     /// How to show.
     #[command(flatten)]
     pub(crate) show: ShowArgs,
+}
+
+/// `sockwatch audit`
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  sockwatch audit                              ten seconds of everything on this machine
+  sockwatch audit --port 8080 --duration 60s   a minute of one port
+  sockwatch audit --format json                each disagreement as a line, and the counts
+
+Traces as `trace` does, lists the kernel's sockets at random instants, and compares each of them with what the trace believes
+of it: any difference is printed in full. A record agrees if the trace held its state within 3 ms of the listing.
+Exit codes: 0 everything agrees, 1 something does not, 2 error.")]
+pub(crate) struct AuditArgs {
+    /// Which sockets.
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
+    /// How long.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub(crate) duration: Duration,
+    /// How far apart the listings are on average.
+    #[arg(long, value_name = "TIME", default_value = "200ms", value_parser = latency)]
+    pub(crate) interval: Duration,
+    /// How long events may wait before they are taken in.
+    #[arg(long, value_name = "TIME", default_value = "20ms", value_parser = latency)]
+    pub(crate) latency: Duration,
+    /// Size of each CPU's ring buffer, a power of two: 512KiB, 4MiB (default: 32MiB shared out between the CPUs).
+    #[arg(long, value_name = "SIZE", value_parser = ring_bytes)]
+    pub(crate) buffer: Option<u32>,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
 }
 
 /// What to show and where.
@@ -265,6 +317,26 @@ fn latency(text: &str) -> Result<Duration, String> {
         return Err("must be between 1ms and 60s".into());
     }
     Ok(Duration::from_secs_f64(seconds))
+}
+
+/// How often to compare with the kernel's socket table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reconcile {
+    /// So long after the last comparison.
+    Every(Duration),
+    /// Never.
+    Off,
+}
+
+fn reconcile(text: &str) -> Result<Reconcile, String> {
+    if text == "off" {
+        return Ok(Reconcile::Off);
+    }
+    let seconds = seconds(text).map_err(|error| format!("{error}, or off"))?;
+    if !(0.05..=3600.0).contains(&seconds) {
+        return Err("must be between 50ms and 1h".into());
+    }
+    Ok(Reconcile::Every(Duration::from_secs_f64(seconds)))
 }
 
 fn pid(text: &str) -> Result<u32, String> {

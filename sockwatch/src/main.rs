@@ -15,6 +15,7 @@ const ERROR: u8 = 2;
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Trace(args) => command::trace::run(&args),
+        Command::Audit(args) => command::audit::run(&args),
         Command::Lab(args) => command::lab::run(&args),
         Command::Doctor(args) => command::doctor::run(&args),
         Command::Explain(args) => command::explain::run(&args),

@@ -4,9 +4,16 @@ use std::{io, time::Duration};
 
 use crate::{
     sink::Sink,
-    source::{Source, SourceError, Tick},
-    tcp::update::Update,
-    tcp::{connection::Connection, event::Event, loss::Losses, order::Order, tracker::Tracker, update::Happening},
+    source::{Source, SourceError, TableNews, Tick},
+    tcp::{
+        connection::Connection,
+        event::Event,
+        listing::{Agreement, Round},
+        loss::Losses,
+        order::{Order, WINDOW_NS},
+        tracker::{TOLERANCE_NS, Tracker},
+        update::{Happening, Update},
+    },
 };
 
 /// When to stop by itself.
@@ -38,6 +45,8 @@ pub struct Totals {
     pub connections: u64,
     /// All losses.
     pub losses: Losses,
+    /// How far what we believe agrees with the kernel's table.
+    pub agreement: Agreement,
 }
 
 /// The state of a run.
@@ -47,6 +56,8 @@ struct Pipeline {
     tracker: Tracker,
     events: Vec<Event>,
     updates: Vec<Update>,
+    /// To be compared once all events up to its end have been taken in.
+    round: Option<Round>,
     totals: Totals,
 }
 
@@ -75,6 +86,11 @@ pub async fn run(
             () = &mut deadline => break Ok(()),
             tick = source.next(&mut pipeline.events) => tick?,
         };
+        match source.table() {
+            TableNews::Nothing => {}
+            TableNews::Expected => pipeline.tracker.expect_round(),
+            TableNews::Listed(round) => pipeline.round = Some(round),
+        }
         if let Err(error) = pipeline.advance(tick, sink, limits.connections) {
             break Err(error);
         }
@@ -110,8 +126,20 @@ impl Pipeline {
         while let Some(event) = self.order.pop(tick.now_ns) {
             self.tracker.apply(&event, &mut self.updates);
         }
+        self.reconcile(tick.now_ns);
         self.tracker.expire(tick.now_ns, &mut self.updates);
         self.show(tick, sink, limit)
+    }
+
+    /// Compares a round of listings that all earlier events have been taken in for.
+    fn reconcile(&mut self, now_ns: u64) {
+        let settled = |round: &mut Round| round.to_ns + TOLERANCE_NS + WINDOW_NS <= now_ns;
+        if let Some(round) = self.round.take_if(settled) {
+            for event in self.tracker.compare(&round) {
+                self.tracker.apply(&event, &mut self.updates);
+            }
+            self.totals.agreement = *self.tracker.agreement();
+        }
     }
 
     /// The same for all that is left.
@@ -151,6 +179,8 @@ impl Pipeline {
             late: self.order.late(),
             tracker_full: self.tracker.full(),
             repeated: self.tracker.repeated(),
+            evicted: self.tracker.evicted(),
+            repaired: self.tracker.agreement().repaired(),
             unexpected_transitions: self.tracker.unexpected(),
             ..source
         }

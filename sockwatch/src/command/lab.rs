@@ -18,7 +18,7 @@ use super::{
     start,
     trace::{clock, show, summary},
 };
-use crate::cli::{CollectArgs, FilterArgs, Format, LabArgs, LabName, ShowArgs, SourceName, Time};
+use crate::cli::{CollectArgs, FilterArgs, Format, LabArgs, LabName, Reconcile, ShowArgs, SourceName, Time};
 
 /// How long the trace goes on after the experiment if it has not seen everything.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -42,6 +42,7 @@ fn slow_accept(args: &LabArgs) -> anyhow::Result<ExitCode> {
         source: SourceName::Auto,
         latency: Duration::from_millis(20),
         interval: Duration::from_millis(20),
+        reconcile: Reconcile::Off,
         buffer: None,
         no_handshake: false,
         probe: Vec::new(),

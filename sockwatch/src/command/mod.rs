@@ -1,5 +1,6 @@
 //! One file per subcommand, and what they share.
 
+pub(crate) mod audit;
 pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod filter;

@@ -11,9 +11,10 @@ use sockwatch::{
         tracefs,
     },
     source::{
-        Source, SourceError, Tick,
+        Source, SourceError, TableNews, Tick,
         live::Live,
         poll::{Poll, cookies_of},
+        reconcile::{Reconciler, Schedule},
     },
     tcp::event::Event,
 };
@@ -22,7 +23,7 @@ use super::{
     filter::{Resolved, to_wire},
     tell,
 };
-use crate::cli::{CollectArgs, SourceName};
+use crate::cli::{CollectArgs, Reconcile, SourceName};
 
 /// What `--source ebpf` needs, for the error that says so.
 const HOW_TO_GRANT: &str = "\
@@ -45,6 +46,13 @@ impl Source for Started {
         match self {
             Self::Live(live) => live.next(events).await,
             Self::Poll(poll) => poll.next(events).await,
+        }
+    }
+
+    fn table(&mut self) -> TableNews {
+        match self {
+            Self::Live(live) => live.table(),
+            Self::Poll(poll) => poll.table(),
         }
     }
 
@@ -116,15 +124,20 @@ fn warn(outcome: &Outcome) {
     }
 }
 
+/// Says what needs to be granted.
+pub(crate) fn refused(error: &anyhow::Error) -> anyhow::Error {
+    anyhow!("cannot trace by eBPF: {error:#}\n\n{HOW_TO_GRANT}")
+}
+
 /// Starts what was asked for. `auto` falls back to polling and says why.
 pub(crate) fn source(args: &CollectArgs, resolved: &Resolved) -> anyhow::Result<Started> {
     let started = match args.source {
         SourceName::Poll => poll(args, resolved)?,
         SourceName::Ebpf => {
-            live(args, resolved).map_err(|error| anyhow!("cannot trace by eBPF: {error:#}\n\n{HOW_TO_GRANT}"))?
+            Started::Live(Box::new(live(args, resolved).map_err(|error| refused(&error))?))
         }
         SourceName::Auto => match live(args, resolved) {
-            Ok(started) => started,
+            Ok(live) => Started::Live(Box::new(live)),
             Err(error) if error.downcast_ref::<StartError>().is_some() => {
                 tell(format_args!("sockwatch: falling back to polling: {error:#} (`sockwatch doctor` says more)"));
                 poll(args, resolved)?
@@ -140,7 +153,7 @@ fn poll(args: &CollectArgs, resolved: &Resolved) -> anyhow::Result<Started> {
     Ok(Started::Poll(Box::new(Poll::new(resolved.filter.clone(), args.interval)?)))
 }
 
-fn live(args: &CollectArgs, resolved: &Resolved) -> anyhow::Result<Started> {
+pub(crate) fn live(args: &CollectArgs, resolved: &Resolved) -> anyhow::Result<Live> {
     let options = Options {
         filter: to_wire(&resolved.filter),
         ring_bytes: args.buffer.unwrap_or_else(default_ring_bytes),
@@ -149,7 +162,10 @@ fn live(args: &CollectArgs, resolved: &Resolved) -> anyhow::Result<Started> {
     };
     let mut live = Live::start(&options, args.latency)?;
     remember_owned(&mut live, &resolved.owners)?;
-    Ok(Started::Live(Box::new(live)))
+    if let (Reconcile::Every(interval), true) = (args.reconcile, live.tells_cookies()) {
+        live.reconcile(Reconciler::start(&resolved.filter, Schedule::Every(interval))?);
+    }
+    Ok(live)
 }
 
 /// Lets the sockets pass that the processes of a filter hold already. Attached first, listed second: a socket opened in

@@ -70,7 +70,8 @@ pub(crate) async fn show(
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<Totals> {
     let both = args.transitions == args.connections;
-    let show = Show { transitions: both || args.transitions, connections: both || args.connections };
+    let show =
+        Show { transitions: both || args.transitions, connections: both || args.connections, disagreements: true };
     let limits = Limits { duration: args.duration, connections: args.count };
     match args.format {
         Format::Text => {
@@ -89,7 +90,7 @@ pub(crate) async fn show(
     }
 }
 
-fn start_line<'a>(clock: Clock, source: &'a str, kernel: &'a str) -> Start<'a> {
+pub(crate) fn start_line<'a>(clock: Clock, source: &'a str, kernel: &'a str) -> Start<'a> {
     Start {
         version: VERSION,
         sockwatch: env!("CARGO_PKG_VERSION"),
@@ -112,7 +113,7 @@ fn start_line<'a>(clock: Clock, source: &'a str, kernel: &'a str) -> Start<'a> {
 pub(crate) fn summary(totals: &Totals, bytes: u64) {
     let losses = &totals.losses;
     tell(format_args!(
-        "sockwatch: events={} bytes={bytes} connections={} lost={} missed={} unmatched={} dropped={} late={} unexpected={}",
+        "sockwatch: events={} bytes={bytes} connections={} lost={} missed={} unmatched={} dropped={} late={} unexpected={} repaired={}",
         totals.events,
         totals.connections,
         losses.lost(),
@@ -121,5 +122,6 @@ pub(crate) fn summary(totals: &Totals, bytes: u64) {
         losses.dropped(),
         losses.late,
         losses.unexpected_transitions,
+        losses.repaired,
     ));
 }

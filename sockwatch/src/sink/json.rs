@@ -11,7 +11,7 @@ use std::{
 use foldhash::fast::FixedState;
 use serde_json::value::{RawValue, to_raw_value};
 
-use self::line::{Endpoint, Finished, LossCounts, Socket, Span, Task};
+use self::line::{AgreementCounts, Endpoint, Finished, LossCounts, Socket, Span, Task};
 pub use self::line::{Line, Start, VERSION};
 
 use super::{Clock, Show, Sink};
@@ -74,6 +74,15 @@ impl<W: Write> Json<W> {
         self.flush()
     }
 
+    /// Writes the last line of an audit.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn audit(&mut self, totals: &Totals) -> io::Result<()> {
+        self.line(&Line::Audit(AgreementCounts::from(&totals.agreement)))?;
+        self.end(totals)
+    }
+
     fn line(&mut self, line: &Line<'_>) -> io::Result<()> {
         serde_json::to_writer(&mut self.buffer, line)?;
         self.buffer.push(b'\n');
@@ -91,6 +100,7 @@ impl<W: Write> Sink for Json<W> {
     fn update(&mut self, update: &Update) -> io::Result<()> {
         let wanted = match update.happening {
             Happening::Ended(_) => self.show.connections,
+            Happening::Disagreed { .. } => self.show.disagreements,
             _ => self.show.transitions,
         };
         if !wanted {

@@ -15,6 +15,8 @@ pub struct Show {
     pub transitions: bool,
     /// Finished connections.
     pub connections: bool,
+    /// Where the kernel's table and we disagree.
+    pub disagreements: bool,
 }
 
 /// What an event's time is counted from.

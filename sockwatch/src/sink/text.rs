@@ -78,7 +78,7 @@ impl<W: Write> Text<W> {
         let (time, local) = (format!("{:>width$}", "TIME"), format!("{:IPV4_WIDTH$}", "LOCAL"));
         let remote = format!("{:IPV4_WIDTH$}", "REMOTE");
         self.start(style::BOLD);
-        if self.show.transitions {
+        if self.show.transitions || self.show.disagreements && !self.show.connections {
             writeln!(self.buffer, "{time}   {local} {remote} {:HAPPENING_WIDTH$} AFTER  PROCESS", "EVENT")?;
         }
         if self.show.connections {
@@ -331,6 +331,7 @@ impl<W: Write> Sink for Text<W> {
         match &update.happening {
             Happening::Ended(connection) if self.show.connections => self.connection(update.at_ns, connection)?,
             Happening::Ended(_) => {}
+            Happening::Disagreed { .. } if self.show.disagreements => self.happening(update)?,
             _ if self.show.transitions => self.happening(update)?,
             _ => {}
         }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Source, SourceError, Tick};
+use super::{Source, SourceError, TableNews, Tick, reconcile::Reconciler};
 use crate::{
     kernel::{
         ring::Rings,
@@ -26,6 +26,9 @@ pub struct Live {
     bytes: u64,
     lost: Losses,
     counted_at: Instant,
+    /// When all probes were in place: what some of them saw before is half the truth.
+    attached_ns: u64,
+    reconciler: Option<Reconciler>,
 }
 
 impl Live {
@@ -37,12 +40,17 @@ impl Live {
         let (session, rings) = Session::start(options)?;
         let ring = Rings::new(rings, latency).map_err(|error| StartError::Mismatch(error.to_string()))?;
         let lost = Losses::default();
-        Ok(Self { session, ring, decode_failed: 0, bytes: 0, lost, counted_at: Instant::now() })
+        Ok(Self { session, ring, decode_failed: 0, bytes: 0, lost, counted_at: Instant::now(), attached_ns: now_ns(), reconciler: None })
     }
 
     /// Whether sockets are told apart by cookie; only then [`Self::remember`] is of use.
     pub fn tells_cookies(&self) -> bool {
         self.session.tells_cookies()
+    }
+
+    /// Lists the kernel's socket table beside the events. Of use only where sockets are told apart by cookie.
+    pub fn reconcile(&mut self, reconciler: Reconciler) {
+        self.reconciler = Some(reconciler);
     }
 
     /// Lets sockets pass a process filter that were there before.
@@ -65,13 +73,17 @@ impl Live {
 
     /// Decodes a portion; returns the time up to which nothing is left behind, `None` if nothing is left at all.
     fn take(&mut self, events: &mut Vec<Event>) -> Option<u64> {
-        let Self { ring, decode_failed, bytes, .. } = self;
+        let Self { ring, decode_failed, bytes, attached_ns, .. } = self;
         let mut last_ns = 0;
         ring.take(|record| {
             *bytes += record.len() as u64;
+            let before = events.len();
             match decode(record, events) {
                 Ok(at_ns) => last_ns = at_ns,
                 Err(_) => *decode_failed += 1,
+            }
+            if last_ns < *attached_ns {
+                events.truncate(before);
             }
             last_ns
         })
@@ -95,13 +107,22 @@ impl Source for Live {
         #[cfg(feature = "probe-log")]
         self.session.flush_log();
         let mut now_ns = now_ns();
+        let before = events.len();
         if let Some(complete_until) = self.take(events) {
             now_ns = now_ns.min(complete_until);
         }
         if self.counted_at.elapsed() >= COUNTERS_INTERVAL {
             self.count()?;
         }
-        Ok(Tick { now_ns, losses: self.losses() })
+        let tick = Tick { now_ns, losses: self.losses() };
+        if let Some(reconciler) = &mut self.reconciler {
+            reconciler.observe(&events[before..], &tick);
+        }
+        Ok(tick)
+    }
+
+    fn table(&mut self) -> TableNews {
+        self.reconciler.as_mut().map_or(TableNews::Nothing, Reconciler::news)
     }
 
     fn drain(&mut self, events: &mut Vec<Event>) -> Result<Tick, SourceError> {

@@ -2,9 +2,10 @@
 
 pub mod live;
 pub mod poll;
+pub mod reconcile;
 pub mod table;
 
-use crate::tcp::{event::Event, loss::Losses};
+use crate::tcp::{event::Event, listing::Round, loss::Losses};
 
 /// What a source says beside its events.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +38,17 @@ pub enum SourceError {
     Listing(String),
 }
 
+/// What a source has to say of the kernel's socket table.
+#[derive(Debug)]
+pub enum TableNews {
+    /// Nothing.
+    Nothing,
+    /// A round of listings is about to begin.
+    Expected,
+    /// A round is complete.
+    Listed(Round),
+}
+
 /// A stream of events.
 pub trait Source {
     /// Waits until there is something to say, at most about the source's latency, and appends new events in the order
@@ -45,6 +57,11 @@ pub trait Source {
     /// # Errors
     /// A [`SourceError`] ends the stream.
     fn next(&mut self, events: &mut Vec<Event>) -> impl Future<Output = Result<Tick, SourceError>>;
+
+    /// What there is to say of the kernel's table. Asked after each batch.
+    fn table(&mut self) -> TableNews {
+        TableNews::Nothing
+    }
 
     /// Takes what is already there, without waiting: the last call before the end.
     ///

@@ -223,8 +223,8 @@ pub enum EventKind {
     },
     /// The kernel's table has it no longer, and no event told its end.
     Lost {
-        /// Whether it is a minisock.
-        minisock: bool,
+        /// Whether it is a minisock, and whether another socket has its ends.
+        minisock: Option<Place>,
         /// Whether it was to be expected.
         occasion: Occasion,
     },
@@ -233,6 +233,15 @@ pub enum EventKind {
         /// How old the previous listing was, in nanoseconds.
         interval_ns: u64,
     },
+}
+
+/// Who has a minisock's ends now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Nobody.
+    Free,
+    /// A new connection.
+    Taken,
 }
 
 /// Why the kernel's table tells us something new.

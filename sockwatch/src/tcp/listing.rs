@@ -52,6 +52,8 @@ pub struct Round {
     pub listings: Vec<Listing>,
     /// Namespaces that do not exist any more: all that was in them is gone.
     pub gone: Vec<u32>,
+    /// Namespaces that could not be listed.
+    pub unlisted: u64,
     /// After the last record was written.
     pub to_ns: u64,
 }
@@ -73,25 +75,13 @@ pub struct Agreement {
     pub unknown: u64,
     /// Sockets that we believed in and that two listings in a row did not show.
     pub absent: u64,
+    /// Listings that could not be had: of a namespace that nobody may enter, or that no process is in.
+    pub unlisted: u64,
 }
 
 impl Agreement {
     /// What a listing had to repair.
     pub fn repaired(&self) -> u64 {
         self.differing + self.unknown + self.absent
-    }
-
-    /// The counts of both.
-    #[must_use]
-    pub fn plus(&self, other: &Self) -> Self {
-        Self {
-            rounds: self.rounds + other.rounds,
-            compared: self.compared + other.compared,
-            agreed: self.agreed + other.agreed,
-            adopted: self.adopted + other.adopted,
-            differing: self.differing + other.differing,
-            unknown: self.unknown + other.unknown,
-            absent: self.absent + other.absent,
-        }
     }
 }

@@ -26,6 +26,10 @@ pub struct Losses {
     pub late: u64,
     /// Sockets that the tracker had no room for.
     pub tracker_full: u64,
+    /// Finished sockets and minisocks that the tracker forgot, to have room for new ones.
+    pub evicted: u64,
+    /// Sockets that had to be corrected after the kernel's table.
+    pub repaired: u64,
     /// Transitions that the state machine does not allow from what we believed.
     pub unexpected_transitions: u64,
 }

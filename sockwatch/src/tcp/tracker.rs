@@ -23,7 +23,7 @@ use super::{
     update::{Happening, Subject, Update},
 };
 
-pub use self::room::MAX_SOCKETS;
+pub use self::{reconcile::TOLERANCE_NS, room::MAX_SOCKETS};
 
 /// A socket that nobody destroys is reported as ended so long after its `CLOSE`: late resets have come by then.
 const CLOSE_SETTLES_NS: u64 = 1_000_000_000;
@@ -238,10 +238,10 @@ impl Tracker {
         if event.key.cookie != 0 && self.by_address.is_empty() || event.skaddr == 0 {
             return event.key;
         }
-        // A birth is another socket at this address, even if no destroy was seen of the one before.
-        if !matches!(event.kind, EventKind::Birth { .. })
-            && let Some(key) = self.by_address.get(&event.skaddr)
-        {
+        // A birth or an opening is another socket at this address, even if no destroy was seen of the one before.
+        if let EventKind::Birth { .. } | EventKind::Opening { .. } = event.kind {
+            self.by_address.remove(&event.skaddr);
+        } else if let Some(key) = self.by_address.get(&event.skaddr) {
             return *key;
         }
         if event.key.cookie != 0 {

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use crate::tcp::{self, loss::Losses, update::Subject};
+use crate::tcp::{self, listing::Agreement, loss::Losses, update::Subject};
 
 /// The version of this format. What is not known is absent, never null. A field may be added within a version; one that changes or goes makes a new version.
 pub const VERSION: u32 = 1;
@@ -207,6 +207,8 @@ pub enum Line<'a> {
     Connection(Box<Finished<'a>>),
     /// Losses have grown.
     Losses(LossCounts),
+    /// What an audit found, before its last line.
+    Audit(AgreementCounts),
     /// The last line of a trace that ended by itself, by signal or by limit.
     End {
         /// Events taken in.
@@ -394,10 +396,42 @@ pub struct LossCounts {
     pub(super) decode_failed: u64,
     /// Sockets that could not be tracked.
     pub(super) tracker_full: u64,
+    /// Finished sockets that were forgotten to make room: the end of their TIME_WAIT is not told.
+    pub(super) evicted: u64,
+    /// Sockets that had to be corrected after the kernel's socket table; each is a `disagreement` line.
+    pub(super) repaired: u64,
     /// Events out of order.
     pub(super) late: u64,
     /// Transitions that did not fit.
     pub(super) unexpected_transitions: u64,
+}
+
+/// How far what sockwatch believes agrees with the kernel's socket table.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct AgreementCounts {
+    /// Rounds of listings.
+    pub(super) rounds: u64,
+    /// Records compared.
+    pub(super) compared: u64,
+    /// Those of them that agree.
+    pub(super) agreed: u64,
+    /// Sockets taken over from first listings.
+    pub(super) adopted: u64,
+    /// Records in another state than believed.
+    pub(super) differing: u64,
+    /// Records of sockets that were not known.
+    pub(super) unknown: u64,
+    /// Sockets believed in that two listings in a row did not show.
+    pub(super) absent: u64,
+    /// Listings of network namespaces that could not be had.
+    pub(super) unlisted: u64,
+}
+
+impl From<&Agreement> for AgreementCounts {
+    fn from(agreement: &Agreement) -> Self {
+        let &Agreement { rounds, compared, agreed, adopted, differing, unknown, absent, unlisted } = agreement;
+        Self { rounds, compared, agreed, adopted, differing, unknown, absent, unlisted }
+    }
 }
 
 impl From<&Losses> for LossCounts {
@@ -415,6 +449,8 @@ impl From<&Losses> for LossCounts {
             accepts_unmatched: losses.accepts_unmatched,
             decode_failed: losses.decode_failed,
             tracker_full: losses.tracker_full,
+            evicted: losses.evicted,
+            repaired: losses.repaired,
             late: losses.late,
             unexpected_transitions: losses.unexpected_transitions,
         }

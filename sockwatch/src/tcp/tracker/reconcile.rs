@@ -7,13 +7,14 @@
 //!
 //! The table does not hold what waits dead in an accept queue; requests (`NEW_SYN_RECV`) in it are nobody's state yet.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{Tracked, Tracker};
 use crate::tcp::{
     close::Ending,
     connection::{Connection, Queued, Role},
-    event::{Certainty, Event, EventKind, Occasion, SocketKey},
+    endpoint::Endpoint,
+    event::{Certainty, Event, EventKind, Occasion, Place, SocketKey},
     listing::{Listing, Record, Round},
     minisock::{GRACE_NS, Minisock, MinisockEnd},
     state::TcpState,
@@ -23,7 +24,7 @@ use crate::tcp::{
 use super::NAMELESS;
 
 /// How far a record's window is widened on both sides, in nanoseconds.
-pub(super) const TOLERANCE_NS: u64 = 3_000_000;
+pub const TOLERANCE_NS: u64 = 3_000_000;
 
 /// An absence that so many listings in a row agree on is proved.
 const PROOF: u8 = 2;
@@ -89,19 +90,24 @@ impl Tracker {
     pub fn compare(&mut self, round: &Round) -> Vec<Event> {
         self.round = self.round.wrapping_add(1);
         self.agreement.rounds += 1;
+        self.agreement.unlisted += round.unlisted;
         self.interval_ns = round.to_ns.saturating_sub(self.compared_ns);
         self.compared_ns = round.to_ns;
         let history = self.history.take().unwrap_or_default();
+        let nameless = self.nameless_by_ends();
         let mut events = Vec::new();
         for listing in &round.listings {
-            let mut requests = Vec::new();
+            let mut openings = HashSet::new();
             for record in &listing.records {
-                if record.state == TcpState::SynRecv {
-                    requests.push(record.tuple);
+                if let TcpState::SynRecv | TcpState::SynSent = record.state {
+                    openings.insert(record.tuple);
                 }
-                self.compare_record(record, listing, &history, &mut events);
+                // A listing gives every socket a cookie, one that we had to name ourselves, too.
+                let name = nameless.get(&(record.key.netns, record.tuple));
+                let record = Record { key: name.copied().unwrap_or(record.key), ..*record };
+                self.compare_record(&record, listing, &history, &mut events);
             }
-            self.find_absent(listing, &requests, &mut events);
+            self.find_absent(listing, &openings, &mut events);
         }
         for netns in &round.gone {
             self.find_purged(*netns, round.to_ns, &mut events);
@@ -109,8 +115,18 @@ impl Tracker {
         events
     }
 
+    /// Sockets that we had to name ourselves, by their ends.
+    fn nameless_by_ends(&self) -> HashMap<(u32, (Endpoint, Endpoint)), SocketKey> {
+        let named = self.by_address.values().filter_map(|key| Some((key, &self.sockets.get(key)?.connection)));
+        named.map(|(key, it)| ((key.netns, (it.local, it.remote)), *key)).collect()
+    }
+
     fn compare_record(&mut self, record: &Record, listing: &Listing, history: &History, events: &mut Vec<Event>) {
         let window = (record.from_ns.saturating_sub(TOLERANCE_NS), record.to_ns.saturating_add(TOLERANCE_NS));
+        if let TcpState::Close | TcpState::BoundInactive = record.state {
+            // Not in the table any more, or not yet.
+            return;
+        }
         let finding = self.finding(record, window, history);
         let believed = match finding {
             Finding::Nothing => return,
@@ -182,8 +198,9 @@ impl Tracker {
         }
     }
 
-    /// What must have been in the listing throughout, and was not.
-    fn find_absent(&mut self, listing: &Listing, requests: &[(super::Endpoint, super::Endpoint)], events: &mut Vec<Event>) {
+    /// What must have been in the listing throughout, and was not. `openings` have taken the place of minisocks with the same
+    /// ends: of a request no event tells, and of a connect() not yet which port it took.
+    fn find_absent(&mut self, listing: &Listing, openings: &HashSet<(Endpoint, Endpoint)>, events: &mut Vec<Event>) {
         let began_ns = listing.from_ns.saturating_sub(TOLERANCE_NS);
         let ended_ns = listing.to_ns.saturating_add(TOLERANCE_NS);
         let disagreement = Occasion::Disagreement { interval_ns: self.interval_ns };
@@ -197,24 +214,24 @@ impl Tracker {
             tracked.absences = if must { tracked.absences + 1 } else { 0 };
             if tracked.absences >= PROOF {
                 agreement.absent += 1;
-                let kind = EventKind::Lost { minisock: false, occasion: disagreement };
+                let kind = EventKind::Lost { minisock: None, occasion: disagreement };
                 events.push(event(listing.to_ns, *key, None, kind));
             }
         }
-        let request = |minisock: &Minisock| requests.contains(&(minisock.subject.local, minisock.subject.remote));
+        let reused = |minisock: &Minisock| openings.contains(&(minisock.subject.local, minisock.subject.remote));
         for minisock in minisocks.iter_mut().filter(|minisock| minisock.subject.key.netns == listing.netns) {
             let (key, tuple) = (minisock.subject.key, Some((minisock.subject.local, minisock.subject.remote)));
             let must = minisock.since_ns <= began_ns && minisock.round != *round;
             minisock.absences = if must { minisock.absences + 1 } else { 0 };
-            if minisock.absences < PROOF && !(must && request(minisock)) {
+            if minisock.absences < PROOF && !(must && reused(minisock)) {
                 continue;
             }
-            // One without a cookie cannot be found by it, and nobody tells the end of one whose time is over, or that a
-            // request has taken its place.
-            let told = minisock.surely_until_ns > ended_ns && key.cookie & NAMELESS == 0 && !request(minisock);
+            // One without a cookie cannot be found by it, and nobody tells the end of one whose time is over.
+            let told = minisock.surely_until_ns > ended_ns && key.cookie & NAMELESS == 0 && !reused(minisock);
             agreement.absent += u64::from(told);
             let occasion = if told { disagreement } else { Occasion::Expected };
-            events.push(event(listing.to_ns, key, tuple, EventKind::Lost { minisock: true, occasion }));
+            let place = if reused(minisock) { Place::Taken } else { Place::Free };
+            events.push(event(listing.to_ns, key, tuple, EventKind::Lost { minisock: Some(place), occasion }));
         }
     }
 
@@ -222,7 +239,7 @@ impl Tracker {
     fn find_purged(&mut self, netns: u32, at_ns: u64, events: &mut Vec<Event>) {
         for minisock in self.minisocks.iter_mut().filter(|minisock| minisock.subject.key.netns == netns) {
             let tuple = Some((minisock.subject.local, minisock.subject.remote));
-            let kind = EventKind::Lost { minisock: true, occasion: Occasion::Expected };
+            let kind = EventKind::Lost { minisock: Some(Place::Free), occasion: Occasion::Expected };
             events.push(event(at_ns, minisock.subject.key, tuple, kind));
         }
     }
@@ -315,19 +332,23 @@ impl Tracker {
         &mut self,
         key: SocketKey,
         event: &Event,
-        minisock: bool,
+        minisock: Option<Place>,
         occasion: Occasion,
         updates: &mut Vec<Update>,
     ) {
         let at_ns = event.at_ns;
-        if minisock {
+        if let Some(place) = minisock {
             let Some(minisock) = self.minisocks.of(key, event.tuple) else { return };
             let (tuple, subject, believed) = (minisock.tuple(), minisock.subject, Some(minisock.state));
             let over = minisock.expires_ns <= at_ns.saturating_add(GRACE_NS);
             if let Occasion::Disagreement { .. } = occasion {
                 updates.push(Update { at_ns, subject, happening: Happening::Disagreed { believed, found: None } });
             }
-            let end = if over { MinisockEnd::Expired } else { MinisockEnd::Gone };
+            let end = match place {
+                Place::Taken => MinisockEnd::Reused,
+                Place::Free if over => MinisockEnd::Expired,
+                Place::Free => MinisockEnd::Gone,
+            };
             self.end_minisock(&tuple, at_ns, end, updates);
             return;
         }
@@ -343,7 +364,7 @@ impl Tracker {
     }
 }
 
-fn event(at_ns: u64, key: SocketKey, tuple: Option<(super::Endpoint, super::Endpoint)>, kind: EventKind) -> Event {
+fn event(at_ns: u64, key: SocketKey, tuple: Option<(Endpoint, Endpoint)>, kind: EventKind) -> Event {
     Event { at_ns, key, skaddr: 0, tuple, kind, certainty: Certainty::Once }
 }
 
