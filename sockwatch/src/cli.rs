@@ -3,7 +3,10 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use sockwatch::tcp::filter::{Ports, Prefix};
+use sockwatch::tcp::{
+    filter::{Ports, Prefix},
+    state::{self, TcpState},
+};
 
 /// See what happens to TCP sockets inside the Linux kernel, over time.
 #[derive(Debug, Parser)]
@@ -12,6 +15,7 @@ use sockwatch::tcp::filter::{Ports, Prefix};
   sockwatch doctor                 what this machine allows, and what is lost without the rest
   sockwatch lab slow-accept        a server that accepts late, traced: the newcomer's first command
   sockwatch trace --port 8080      every transition and every finished connection of port 8080
+  sockwatch list                   the sockets that there are, each with its owner
   sockwatch explain CLOSE_WAIT     what a state means, who must act, how many sockets are in it now
 
 Exit codes: 0 fine, 1 findings (doctor: reduced), 2 error.")]
@@ -26,6 +30,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Show TCP state transitions and finished connections as they happen.
     Trace(Box<TraceArgs>),
+    /// Show the TCP sockets that there are: state, queues, timers, owners, and those without a process.
+    List(Box<ListArgs>),
     /// Run a small experiment with real sockets on loopback, and trace it.
     Lab(LabArgs),
     /// Say what this machine allows: each probe with the alternative taken and what is lost.
@@ -35,6 +41,9 @@ pub(crate) enum Command {
     /// Print the JSON Schema of `trace --format json`.
     #[command(hide = true)]
     Schema,
+    /// Print the JSON Schema of `list --format json`.
+    #[command(hide = true)]
+    ListSchema,
     /// Print the probe table as JSON.
     #[command(hide = true)]
     Probes,
@@ -75,8 +84,8 @@ pub(crate) enum SourceName {
 }
 
 /// Which sockets. Repeated words of one kind are alternatives; different kinds must all match.
-#[derive(Args, Debug, Default)]
-#[command(next_help_heading = "Filters (applied in the kernel)")]
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Filters")]
 pub(crate) struct FilterArgs {
     /// Show sockets with this port at either end: 8080 or 8000-8100.
     #[arg(long, value_name = "PORTS", value_delimiter = ',')]
@@ -181,6 +190,37 @@ pub(crate) struct ShowArgs {
     pub(crate) output: Option<PathBuf>,
 }
 
+/// `sockwatch list`
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  sockwatch list                                     all sockets of this network namespace
+  sockwatch list --netns all                         of every namespace: all containers
+  sockwatch list --port 8080 --state LISTEN          who listens, how full is the accept queue, with what
+  sockwatch list --state CLOSE_WAIT --long           connections that a process forgets to close
+  sockwatch list --pid 1234 --format json | jq .     one process, for other programs (docs/list.schema.json)
+
+Columns: QUEUE of a listener waiting/limit, else unread/unacknowledged bytes of payload (without SYN and FIN).
+TIMER until: rto retransmit, zwp zero-window probe, ka keepalive probe, tw end of a minisock.
+AGE how long in this state, at least (the kernel notes no such time; `trace` does).
+PROCESS who holds it, +N others; queued: nobody accepted it yet, request: its handshake is not finished, with
+the process of its listener; orphan: closed by its process, minisock: its remains (TIME_WAIT, FIN_WAIT2); unseen: in no
+process's descriptors; hidden: perhaps in those of processes that you may not look at (root may).
+Sorted by local port, listeners first. `sockwatch explain STATE` tells more of each state.")]
+pub(crate) struct ListArgs {
+    /// Which sockets; `--netns all` lists every namespace.
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
+    /// Show sockets in these states, as the kernel or `ss` spells them: CLOSE_WAIT, time-wait, estab.
+    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = state)]
+    pub(crate) state: Vec<TcpState>,
+    /// Show below each socket all that is known of it: unit, container, holders, round-trip time, idle time.
+    #[arg(long)]
+    pub(crate) long: bool,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+}
+
 /// `sockwatch lab`
 #[derive(Args, Debug)]
 pub(crate) struct LabArgs {
@@ -265,6 +305,24 @@ fn latency(text: &str) -> Result<Duration, String> {
         return Err("must be between 1ms and 60s".into());
     }
     Ok(Duration::from_secs_f64(seconds))
+}
+
+/// A state in any spelling. Requests, which the kernel calls NEW_SYN_RECV, are listed as SYN_RECV.
+fn state(text: &str) -> Result<TcpState, String> {
+    let key = |text: &str| text.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_uppercase();
+    let wanted = match key(text).as_str() {
+        "ESTAB" => "ESTABLISHED".to_owned(),
+        "LISTENING" => "LISTEN".to_owned(),
+        "UNCONN" | "CLOSED" => "CLOSE".to_owned(),
+        "BOUND" => key("BOUND_INACTIVE"),
+        "NEWSYNRECV" => key("SYN_RECV"),
+        other => other.strip_prefix("TCP").unwrap_or(other).to_owned(),
+    };
+    let found = state::ALL.into_iter().find(|state| key(state.name()) == wanted);
+    found.ok_or_else(|| {
+        let names: Vec<_> = state::ALL.iter().map(|state| state.name()).collect();
+        format!("no such state: there are {}", names.join(", "))
+    })
 }
 
 fn pid(text: &str) -> Result<u32, String> {

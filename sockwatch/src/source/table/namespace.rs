@@ -71,7 +71,7 @@ pub enum NamespaceError {
 fn hidden(processes: usize) -> String {
     match processes {
         0 => String::new(),
-        hidden => format!(" ({hidden} processes may not be looked at: that takes root)"),
+        hidden => format!(" ({hidden} processes may not be looked at: that takes root, or CAP_SYS_PTRACE)"),
     }
 }
 
