@@ -1,6 +1,6 @@
-//! Which processes hold which sockets, from `/proc/PID/fd`: one scan for all of them. A thread with a descriptor table of
-//! its own (clone without `CLONE_FILES`) is not seen, nor is what is held otherwise: in a message between processes, by
-//! io_uring without a descriptor.
+//! Which processes hold which sockets, from `/proc/PID/fd`: one scan for all of them. A thread with a descriptor table
+//! of its own (clone without `CLONE_FILES`) is not seen, nor is what is held otherwise: in a message between processes,
+//! by io_uring without a descriptor.
 
 use std::{
     collections::{HashMap, HashSet},

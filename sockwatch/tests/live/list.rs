@@ -12,6 +12,7 @@ use serde_json::Value;
 use sockwatch::source::table::{Asked, Namespace, NamespaceError, Table};
 
 use crate::{
+    filters::Cgroup,
     harness::{patience, shared, skip, sockwatch},
     netns::Netns,
     puppet::Puppet,
@@ -60,7 +61,8 @@ fn own_place() -> SocketAddr {
     (free_address(), place().port()).into()
 }
 
-/// The descriptors of this process and of these. Whatever another test starts holds all of ours until it has called exec.
+/// The descriptors of this process and of these. Whatever another test starts holds all of ours until it has called
+/// exec.
 fn holders(socket: &Value, others: &[u32]) -> Vec<(u64, u64)> {
     let holders = socket["holders"].as_array().unwrap();
     let numbers = holders.iter().map(|holder| (holder["pid"].as_u64().unwrap(), holder["fd"].as_u64().unwrap()));
@@ -190,6 +192,26 @@ fn other_namespaces_are_listed_by_name_number_and_all_at_once() {
     }
     let both = sockwatch().args(["list", "--netns", &format!("{},{number}", netns.name)]).output().unwrap();
     assert_eq!(String::from_utf8(both.stdout).unwrap().lines().count(), 2, "a namespace under two names is one");
+}
+
+/// A queued child is no process's, but was made in its listener's cgroup.
+#[test]
+fn a_cgroup_s_sockets_are_its_processes_and_those_made_there() {
+    let name = "a_cgroup_s_sockets_are_its_processes_and_those_made_there";
+    let Some(_machine) = shared(name) else { return };
+    let Some(cgroup) = Cgroup::new("list") else { return skip(name, "no writable cgroup v2 hierarchy") };
+    let address = own_place();
+    let mut member = Puppet::new();
+    cgroup.join(member.pid());
+    member.tell(&format!("listen {address}"));
+    let _client = TcpStream::connect(address).unwrap();
+    list_until(address, "queued", |sockets| sockets.iter().any(|it| it["standing"] == "queued"));
+    let sockets = list(&["--cgroup", cgroup.path.to_str().unwrap(), "--addr", &address.ip().to_string()]);
+    let (listener, child) = (only(&sockets, "LISTEN", "held"), only(&sockets, "ESTABLISHED", "queued"));
+    assert_eq!(sockets.len(), 2, "not the client: {sockets:#?}");
+    let path = format!("/{}", cgroup.path.file_name().unwrap().to_str().unwrap());
+    assert_eq!((&listener["cgroup"], &child["cgroup"]), (&path.clone().into(), &path.into()));
+    drop(member);
 }
 
 /// A table is listed from any thread once it is open, and while it is open its namespace lives.

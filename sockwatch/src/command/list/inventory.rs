@@ -120,7 +120,8 @@ fn standing(listed: &Listed, details: &Details, holders: &Holders) -> Standing {
         return Standing::Held;
     }
     match listed.state {
-        // A request is no whole socket (`inet_req_diag_fill`). A child in SYN_RECV is one: Fast Open queues it at the SYN.
+        // A request is no whole socket (`inet_req_diag_fill`). A child in SYN_RECV is one: Fast Open queues it at the
+        // SYN.
         SynRecv if listed.inode == 0 && details.shutdown.is_none() => Standing::Request,
         SynRecv | Established | CloseWait if listed.inode == 0 => Standing::Queued,
         FinWait1 | FinWait2 | Closing | LastAck if listed.inode == 0 => Standing::Orphan,
@@ -171,8 +172,8 @@ fn add_listeners(entries: &mut [Entry]) {
     }
 }
 
-/// Where a child's listener may listen, in the kernel's order of preference: at its own address, or at all of its family.
-/// The v4 children of a `::` listener are of its family: `::ffff:a.b.c.d`.
+/// Where a child's listener may listen, in the kernel's order of preference: at its own address, or at all of its
+/// family. The v4 children of a `::` listener are of its family: `::ffff:a.b.c.d`.
 fn addresses(child: &Listed) -> impl Iterator<Item = Address> {
     let any = match child.local.address {
         IpAddr::V4(_) => IpAddr::from([0; 4]),
@@ -183,9 +184,10 @@ fn addresses(child: &Listed) -> impl Iterator<Item = Address> {
 }
 
 impl Entry {
-    /// How long it has been in its state for certain, in milliseconds. The table tells no such time, but each of these
-    /// times was noted in this state, or when it began: the peer's FIN and the ACK of ours are ACKs that came, and being
-    /// established counts as sending and receiving (`tcp_finish_connect`, `tcp_rcv_state_process`).
+    /// How long it has been in its state for certain, in milliseconds, give or take a tick of the kernel's clock (1 to
+    /// 10). The table tells no such time, but each of these times was noted in this state, or when it began: the peer's
+    /// FIN and the ACK of ours are ACKs that came, and being established counts as sending and receiving
+    /// (`tcp_finish_connect`, `tcp_rcv_state_process`).
     pub(super) fn age_at_least_ms(&self) -> Option<u64> {
         use TcpState::{CloseWait, Closing, Established, FinWait2, TimeWait};
         let info = self.details.info;

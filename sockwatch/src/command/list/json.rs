@@ -1,4 +1,5 @@
-//! The format's own types: what a line of `sockwatch list --format json` holds. docs/list.schema.json is made from them.
+//! The format's own types: what a line of `sockwatch list --format json` holds. docs/list.schema.json is made from
+//! them.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,8 @@ use super::{
     inventory::{Entry, Standing},
 };
 
-/// The version of this format. What is not known is absent, never null. A field may be added within a version; one that changes or goes makes a new version.
+/// The version of this format. What is not known is absent, never null. A field may be added within a version; one that
+/// changes or goes makes a new version.
 const VERSION: u32 = 1;
 
 /// One line of `sockwatch list --format json`.
@@ -103,7 +105,8 @@ pub(crate) struct Socket {
     /// What it waits for by time.
     #[serde(skip_serializing_if = "Option::is_none")]
     timer: Option<Timer>,
-    /// For how long it has been in this state, at least, in milliseconds; absent where nothing says so.
+    /// For how long it has been in this state, at least, in milliseconds, give or take a tick of the kernel's clock (1
+    /// to 10); absent where nothing says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     age_at_least_ms: Option<u64>,
     /// Of a connection: what TCP measured.

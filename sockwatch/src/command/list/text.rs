@@ -153,7 +153,7 @@ fn notes(entry: &Entry, names: &Names, long: bool) -> Vec<String> {
     pids.dedup();
     let is_shared_listener = entry.listed.state == TcpState::Listen && pids.len() > 1;
     if entry.standing == Standing::Held && (long || is_shared_listener) {
-        notes.push(held_by(&entry.holders, names));
+        notes.extend(wrapped(&held_by(&entry.holders, names)));
     }
     if let (Some(queue), Some((depth, _))) = (&entry.queue, entry.listed.queue) {
         notes.extend(waiting(queue, depth));
@@ -176,16 +176,19 @@ fn wrapped(words: &[String]) -> Vec<String> {
     lines
 }
 
-fn held_by(holders: &[Holder], names: &Names) -> String {
-    let one = |holder: &Holder| {
+fn held_by(holders: &[Holder], names: &Names) -> Vec<String> {
+    let one = |(index, holder): (usize, &Holder)| {
         let process = names.processes.get(&holder.pid);
         let name = process.map_or_else(|| "?".into(), |process| process.comm.to_string());
-        format!("{name}/{} fd {}", holder.pid, holder.fd)
+        let before = if index == 0 { "held by " } else { "" };
+        format!("{before}{name}/{} fd {}", holder.pid, holder.fd)
     };
-    let shown: Vec<_> = holders.iter().take(MOST_HOLDERS).map(one).collect();
-    let more = holders.len() - shown.len();
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("held by {}{more}", shown.join(", "))
+    let mut words: Vec<_> = holders.iter().enumerate().take(MOST_HOLDERS).map(one).collect();
+    let more = holders.len() - words.len();
+    if more > 0 {
+        words.push(format!("and {more} more"));
+    }
+    words
 }
 
 /// Who waits at a listener.

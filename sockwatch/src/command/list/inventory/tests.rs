@@ -24,7 +24,8 @@ fn end(text: &str) -> Endpoint {
     Endpoint { address: address.trim_matches(['[', ']']).parse().unwrap(), port: port.parse().unwrap() }
 }
 
-/// A socket as text: `COOKIE STATE LOCAL REMOTE [DEPTH/LIMIT] [inode=N] [netns=N] [tw=MS] [request] [times=SENT,RECEIVED,ACK]`.
+/// A socket as text: `COOKIE STATE LOCAL REMOTE [DEPTH/LIMIT] [inode=N] [netns=N] [tw=MS] [request]
+/// [times=SENT,RECEIVED,ACK]`.
 fn socket(text: &str) -> (Listed, Details) {
     let mut words = text.split_whitespace();
     let key = SocketKey { netns: 1, cookie: words.next().unwrap().parse().unwrap() };
