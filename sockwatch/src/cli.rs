@@ -1,9 +1,13 @@
 //! The command line's shape. Only types: what the words do is in `command`.
 
+mod list;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sockwatch::tcp::filter::{Ports, Prefix};
+
+pub(crate) use self::list::ListArgs;
 
 /// See what happens to TCP sockets inside the Linux kernel, over time.
 #[derive(Debug, Parser)]
@@ -12,6 +16,7 @@ use sockwatch::tcp::filter::{Ports, Prefix};
   sockwatch doctor                 what this machine allows, and what is lost without the rest
   sockwatch lab slow-accept        a server that accepts late, traced: the newcomer's first command
   sockwatch trace --port 8080      every transition and every finished connection of port 8080
+  sockwatch list                   the sockets that there are, each with its owner
   sockwatch explain CLOSE_WAIT     what a state means, who must act, how many sockets are in it now
 
 Exit codes: 0 fine, 1 findings (doctor: reduced), 2 error.")]
@@ -28,6 +33,8 @@ pub(crate) enum Command {
     Trace(Box<TraceArgs>),
     /// Compare what sockwatch believes with the kernel's own socket table, at random instants.
     Audit(Box<AuditArgs>),
+    /// Show the TCP sockets that there are: state, queues, timers, owners, and those without a process.
+    List(Box<ListArgs>),
     /// Run a small experiment with real sockets on loopback, and trace it.
     Lab(LabArgs),
     /// Say what this machine allows: each probe with the alternative taken and what is lost.
@@ -37,6 +44,9 @@ pub(crate) enum Command {
     /// Print the JSON Schema of `trace --format json`.
     #[command(hide = true)]
     Schema,
+    /// Print the JSON Schema of `list --format json`.
+    #[command(hide = true)]
+    ListSchema,
     /// Print the probe table as JSON.
     #[command(hide = true)]
     Probes,
@@ -50,7 +60,7 @@ pub(crate) enum Command {
 pub(crate) enum Format {
     /// Aligned columns for people.
     Text,
-    /// JSON; of traces one object per line, described by docs/trace.schema.json.
+    /// JSON; of traces and lists one object per line, described by docs/trace.schema.json and docs/list.schema.json.
     Json,
 }
 
@@ -77,8 +87,8 @@ pub(crate) enum SourceName {
 }
 
 /// Which sockets. Repeated words of one kind are alternatives; different kinds must all match.
-#[derive(Args, Debug, Default)]
-#[command(next_help_heading = "Filters (applied in the kernel)")]
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Filters")]
 pub(crate) struct FilterArgs {
     /// Show sockets with this port at either end: 8080 or 8000-8100.
     #[arg(long, value_name = "PORTS", value_delimiter = ',')]

@@ -16,10 +16,12 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Trace(args) => command::trace::run(&args),
         Command::Audit(args) => command::audit::run(&args),
+        Command::List(args) => command::list::run(&args),
         Command::Lab(args) => command::lab::run(&args),
         Command::Doctor(args) => command::doctor::run(&args),
         Command::Explain(args) => command::explain::run(&args),
         Command::Schema => command::schema::run(),
+        Command::ListSchema => command::list::schema(),
         Command::Probes => command::probes::run(),
         Command::ExplainIndex => command::explain::index(),
     };

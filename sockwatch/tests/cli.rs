@@ -15,7 +15,12 @@ fn refused(arguments: &str, words: &[&str]) {
         // What should be refused and is not must still end.
         arguments.extend(["--duration", "1ms"]);
     }
-    let output = sockwatch(&arguments);
+    refused_as(&arguments, words);
+}
+
+#[track_caller]
+fn refused_as(arguments: &[&str], words: &[&str]) {
+    let output = sockwatch(arguments);
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
     assert!(output.stdout.is_empty(), "{arguments:?}: {:?}", String::from_utf8_lossy(&output.stdout));
@@ -237,4 +242,51 @@ fn explain_knows_the_last_line() {
     for word in words.iter().filter(|word| !["events", "bytes", "connections"].contains(word)) {
         assert_eq!(explain(word).0, Some(0), "{word}");
     }
+}
+
+#[test]
+fn list_refuses_what_trace_refuses() {
+    let refused = |arguments: &str, words: &[&str]| {
+        refused_as(&["list"].into_iter().chain(arguments.split(' ')).collect::<Vec<_>>(), words);
+    };
+    refused("--port 0", &["--port", "1 to 65535"]);
+    refused("--addr 10.0.0.7/8", &["write 10.0.0.0/8"]);
+    refused("--pid 4194305", &["4194305", "no such process"]);
+    refused("--cgroup /no-such-cgroup", &["cgroup"]);
+    refused("--netns no-such-namespace", &["/run/netns/no-such-namespace", "ip netns"]);
+    refused("--netns 7", &["--netns 7", "no network namespace 7"]);
+    refused("--netns all,7", &["--netns all"]);
+    refused("--state NOPE", &["--state", "no such state", "CLOSE_WAIT"]);
+    refused("--format xml", &["text, json"]);
+    refused("8080", &["8080", "--help"]);
+}
+
+#[test]
+fn list_takes_every_spelling_of_a_state() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    for state in ["LISTEN", "listen", "listening", "close-wait,TCP_LISTEN"] {
+        let output = sockwatch(&["list", "--port", &port, "--state", state]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        let sockets = text.lines().filter(|line| line.starts_with("LISTEN ")).count();
+        assert_eq!((output.status.code(), sockets), (Some(0), 1), "{state}: {text}");
+    }
+    for state in ["estab", "FIN-WAIT-1", "time_wait", "syn-recv", "NEW_SYN_RECV", "last_ack", "bound"] {
+        let output = sockwatch(&["list", "--port", &port, "--state", state]);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(0), 0), "{state}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.lines().last().unwrap().starts_with("sockwatch: sockets=0"), "{said}");
+    }
+}
+
+#[test]
+fn list_has_a_schema_and_help() {
+    let output = sockwatch(&["list-schema"]);
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    jsonschema::meta::validate(&schema).unwrap();
+    assert!(!jsonschema::validator_for(&schema).unwrap().is_valid(&serde_json::json!({ "type": "socket" })));
+    let asked = sockwatch(&["list", "--help"]);
+    let text = String::from_utf8(asked.stdout).unwrap();
+    assert!(text.contains("Examples:") && text.contains("--netns all") && text.contains("minisock"), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 120), "too wide:\n{text}");
 }

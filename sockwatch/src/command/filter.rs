@@ -1,6 +1,7 @@
 //! From the command line's words to a filter: names are looked up here, once.
 
 use std::{
+    collections::HashSet,
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -75,7 +76,7 @@ fn netns(name: &str) -> anyhow::Result<u32> {
     if let Ok(number) = name.parse() {
         return Ok(number);
     }
-    let path = if name.contains('/') { PathBuf::from(name) } else { Path::new("/run/netns").join(name) };
+    let path = netns_path(name);
     let inode = fs::metadata(&path).map(|metadata| metadata.ino());
     let inode = inode.with_context(|| {
         format!("--netns {name}: cannot look at {} (`ip netns` lists names, `lsns -t net` numbers)", path.display())
@@ -85,6 +86,39 @@ fn netns(name: &str) -> anyhow::Result<u32> {
         && fs::read_link(&path).map_or(true, |link| link.to_string_lossy().starts_with("net:"));
     ensure!(is_netns, "--netns {name}: {} is not a network namespace", path.display());
     u32::try_from(inode).with_context(|| format!("--netns {name}: inode {inode} is out of range"))
+}
+
+/// The file that a name of `ip netns` or a path means.
+pub(crate) fn netns_path(name: &str) -> PathBuf {
+    if name.contains('/') { PathBuf::from(name) } else { Path::new("/run/netns").join(name) }
+}
+
+/// What is in a cgroup and below it.
+pub(crate) struct Members {
+    /// The ids of the cgroups.
+    pub(crate) cgroups: HashSet<u64>,
+    /// Their processes.
+    pub(crate) processes: HashSet<u32>,
+}
+
+/// Who is in a cgroup now.
+pub(crate) fn members(path: &Path) -> anyhow::Result<Members> {
+    let (_, directory) = cgroup(path)?;
+    let (mut pids, mut cgroups) = (Vec::new(), HashSet::new());
+    processes(&directory, &mut pids);
+    ids(&directory, &mut cgroups);
+    Ok(Members { cgroups, processes: pids.into_iter().collect() })
+}
+
+fn ids(directory: &Path, cgroups: &mut HashSet<u64>) {
+    // Removed meanwhile.
+    let Ok(metadata) = fs::metadata(directory) else { return };
+    cgroups.insert(metadata.ino());
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            ids(&entry.path(), cgroups);
+        }
+    }
 }
 
 /// A cgroup v2 directory, with its id and depth.

@@ -5,6 +5,7 @@ pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod filter;
 pub(crate) mod lab;
+pub(crate) mod list;
 pub(crate) mod probes;
 pub(crate) mod schema;
 pub(crate) mod signals;

@@ -207,8 +207,8 @@ pub struct Cgroups {
 }
 
 impl Cgroups {
-    /// The path of the cgroup with this id, which is its directory's inode number; `/` for the root. `None` if it is gone, or
-    /// lies outside of what is mounted here. The first call walks the whole hierarchy.
+    /// The path of the cgroup with this id, which is its directory's inode number; `/` for the root. `None` if it is
+    /// gone, or lies outside of what is mounted here. The first call walks the whole hierarchy.
     pub fn path(&mut self, id: u64) -> Option<&str> {
         self.paths.get_or_insert_with(walk).get(&id).map(String::as_str)
     }

@@ -1,6 +1,6 @@
-//! Which processes hold which sockets, from `/proc/PID/fd`: one scan for all of them. A thread with a descriptor table of
-//! its own (clone without `CLONE_FILES`) is not seen, nor is what is held otherwise: in a message between processes, by
-//! io_uring without a descriptor.
+//! Which processes hold which sockets, from `/proc/PID/fd`: one scan for all of them. A thread with a descriptor table
+//! of its own (clone without `CLONE_FILES`) is not seen, nor is what is held otherwise: in a message between processes,
+//! by io_uring without a descriptor.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,7 +18,7 @@ pub struct Holder {
 }
 
 /// Who holds the sockets of the machine.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Holders {
     by_inode: HashMap<u32, Vec<Holder>>,
     /// Processes whose descriptors one may not see.
@@ -28,15 +28,22 @@ pub struct Holders {
 impl Holders {
     /// Looks at all processes.
     pub fn look() -> Self {
-        let mut holders = Self::default();
+        let (mut held, mut processes_hidden) = (Vec::new(), 0);
         for pid in processes() {
-            let looked = each_socket(pid, |inode, fd| {
-                holders.by_inode.entry(inode).or_default().push(Holder { pid, fd });
-            });
-            holders.processes_hidden += usize::from(looked.is_err_and(|error| !has_ended(pid, &error)));
+            let looked = each_socket(pid, |inode, fd| held.push((inode, Holder { pid, fd })));
+            processes_hidden += usize::from(looked.is_err_and(|error| !has_ended(pid, &error)));
         }
-        holders.by_inode.values_mut().for_each(|holders| holders.sort_unstable());
-        holders
+        Self::known(held, processes_hidden)
+    }
+
+    /// From sockets' inodes and who holds them.
+    pub fn known(held: impl IntoIterator<Item = (u32, Holder)>, processes_hidden: usize) -> Self {
+        let mut by_inode: HashMap<u32, Vec<Holder>> = HashMap::new();
+        for (inode, holder) in held {
+            by_inode.entry(inode).or_default().push(holder);
+        }
+        by_inode.values_mut().for_each(|holders| holders.sort_unstable());
+        Self { by_inode, processes_hidden }
     }
 
     /// Who holds the socket of this inode, ordered by process and descriptor. Inode 0 is nobody's: a request, an

@@ -16,7 +16,8 @@ pub struct Process {
     pub pid: u32,
     /// Its name: that of its first thread, which `ps` and `top` show.
     pub comm: Comm,
-    /// The first word of its command line, without directories; absent for the kernel's threads and if it may not be read.
+    /// The first word of its command line, without directories; absent for the kernel's threads and if it may not be
+    /// read.
     pub command: Option<String>,
     /// Where it belongs.
     pub workload: Workload,
@@ -46,8 +47,8 @@ fn comm(text: &[u8]) -> Comm {
     comm
 }
 
-/// From `/proc/PID/cmdline`, where words end with a zero; a process that sets its title may leave spaces (`nginx: worker
-/// process`).
+/// From `/proc/PID/cmdline`, where words end with a zero; a process that sets its title may leave spaces (`nginx:
+/// worker process`).
 fn first_word(line: &[u8]) -> Option<String> {
     let word = line.split(|byte| [0, b' '].contains(byte)).next()?;
     let name = word.rsplit(|byte| *byte == b'/').next().unwrap_or(word);

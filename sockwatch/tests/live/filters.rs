@@ -327,12 +327,12 @@ fn pid_of_a_prefork_worker() {
 }
 
 /// A cgroup v2 directory, removed on drop.
-struct Cgroup {
-    path: PathBuf,
+pub(crate) struct Cgroup {
+    pub(crate) path: PathBuf,
 }
 
 impl Cgroup {
-    fn new(tag: &str) -> Option<Self> {
+    pub(crate) fn new(tag: &str) -> Option<Self> {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
         let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"))?;
         let path = Path::new(mount.split(' ').nth(1)?).join(format!("sockwatch-{}-{tag}", std::process::id()));
@@ -340,7 +340,7 @@ impl Cgroup {
         Some(Self { path })
     }
 
-    fn join(&self, pid: u32) {
+    pub(crate) fn join(&self, pid: u32) {
         fs::write(self.path.join("cgroup.procs"), pid.to_string()).unwrap();
     }
 }

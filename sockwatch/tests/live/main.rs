@@ -7,6 +7,7 @@
 mod endings;
 mod filters;
 mod harness;
+mod list;
 mod load;
 mod netns;
 mod output;

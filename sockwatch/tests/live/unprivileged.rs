@@ -124,3 +124,21 @@ fn doctor_as_an_ordinary_user() {
     let json = copy.command().args(["doctor", "--format", "json"]).output().unwrap();
     serde_json::from_slice::<serde_json::Value>(&json.stdout).unwrap();
 }
+
+/// list shows every socket to every user; whose they are it says as far as it may look, and what is missing.
+#[test]
+fn listing_as_an_ordinary_user() {
+    let Some(_machine) = shared("listing_as_an_ordinary_user") else { return };
+    let copy = Copy::new("list");
+    let listener = TcpListener::bind(place()).unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let output = copy.command().args(["list", "--port", &port]).output().unwrap();
+    let (text, said) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(text.lines().nth(1).is_some_and(|line| line.starts_with("LISTEN ") && line.ends_with(" hidden")), "{text}");
+    assert!(said.contains("CAP_SYS_PTRACE") && said.contains("1 sockets marked hidden"), "{said}");
+    let all = copy.command().args(["list", "--netns", "all", "--port", &port]).output().unwrap();
+    let said = String::from_utf8(all.stderr).unwrap();
+    assert_eq!(all.status.code(), Some(0), "{said}");
+    assert!(said.contains("network namespaces of"), "{said}");
+}

@@ -89,10 +89,20 @@ impl Table {
     }
 
     fn read_family(&mut self, family: u8, asked: Asked, listing: &mut Listing) -> Result<(), TableError> {
+        let first_filled = self.ask(family, asked)?;
+        self.receive(first_filled, asked, listing)
+    }
+
+    /// Sends a request. The kernel writes the first datagram of its answer meanwhile.
+    fn ask(&mut self, family: u8, asked: Asked) -> io::Result<Filled> {
         self.sequence = self.sequence.wrapping_add(1);
         let from_ns = now_ns();
         ask(&self.socket, family, asked, self.sequence)?;
-        let mut filled = Filled { from_ns, to_ns: now_ns() };
+        Ok(Filled { from_ns, to_ns: now_ns() })
+    }
+
+    /// Receives an answer. The kernel writes each datagram while the one before is received.
+    fn receive(&mut self, mut filled: Filled, asked: Asked, listing: &mut Listing) -> Result<(), TableError> {
         loop {
             self.buffer.clear();
             let from_ns = now_ns();
@@ -110,14 +120,8 @@ impl Table {
         }
     }
 
-    /// An answer that nobody reads.
-    #[cfg(test)]
-    pub(super) fn ask_for_a_test(&self) {
-        ask(&self.socket, AF_INET, Asked::Sockets, self.sequence).unwrap();
-    }
-
     /// Takes what is left of an answer. An error is one of the listing that is given up.
-    pub(super) fn drain(&mut self) {
+    fn drain(&mut self) {
         // No listing has more parts: each but the last holds at least one socket.
         for _ in 0..MOST_SOCKETS {
             self.buffer.clear();
@@ -224,15 +228,21 @@ fn read_message(message: &NetlinkBuffer<&[u8]>, answer: Answer, listing: &mut Li
 }
 
 fn add_socket(payload: &[u8], answer: Answer, listing: &mut Listing) -> Result<(), TableError> {
-    let Some(socket) = record::listed(payload, answer.context)? else {
+    let Some(mut socket) = record::listed(payload, answer.context)? else {
         listing.nameless += 1;
         return Ok(());
     };
-    listing.sockets.push(socket);
     match answer.asked {
         Asked::Sockets => {}
-        Asked::Details => listing.details.push(record::details(payload)?),
+        Asked::Details => {
+            listing.details.push(record::details(payload)?);
+            // Bound sockets are listed on request, and keep their state's name (`inet_diag_dump_icsk`, 6.18).
+            if socket.state == TcpState::Close && socket.inode != 0 && socket.remote.is_unspecified() {
+                socket.state = TcpState::BoundInactive;
+            }
+        }
     }
+    listing.sockets.push(socket);
     Ok(())
 }
 

@@ -1,5 +1,5 @@
-//! The kernel's table of TCP sockets, listed through sock_diag (`net/ipv4/inet_diag.c`), of any network namespace. Works
-//! unprivileged for one's own. Never compares listings, never decides what a state means.
+//! The kernel's table of TCP sockets, listed through sock_diag (`net/ipv4/inet_diag.c`), of any network namespace.
+//! Works unprivileged for one's own. Never compares listings, never decides what a state means.
 //!
 //! - [`list`] lists the calling thread's namespace and keeps nothing.
 //! - [`Table`] is a netlink socket within a namespace, for listing it again and again from any thread.
@@ -43,13 +43,13 @@ pub struct Listed {
     pub state: TcpState,
     /// A listener's accept queue depth and limit.
     pub queue: Option<(u32, u32)>,
-    /// Whether it is only the remains of a socket: `TIME_WAIT`, or an orphan's `FIN_WAIT2`. [`Self::timer`] says how long
-    /// it will stay, [`Self::state`] is its substate.
+    /// Whether it is only the remains of a socket: `TIME_WAIT`, or an orphan's `FIN_WAIT2`. [`Self::timer`] says how
+    /// long it will stay, [`Self::state`] is its substate.
     pub minisock: bool,
     /// What it waits for by time.
     pub timer: Option<Timer>,
-    /// The kernel's `rcv_nxt - copied_seq`: bytes that arrived and that nobody has read, a FIN among them as one. 0 for a
-    /// listener and a minisock.
+    /// The kernel's `rcv_nxt - copied_seq`: bytes that arrived and that nobody has read, a FIN among them as one. 0 for
+    /// a listener and a minisock.
     pub receive_queue_bytes: u32,
     /// The kernel's `write_seq - snd_una`: bytes that were written and that the peer has not acknowledged, a SYN or FIN
     /// among them as one. 0 for a listener and a minisock.
@@ -60,9 +60,9 @@ pub struct Listed {
 
 /// Between which times the kernel wrote a record, in nanoseconds of `CLOCK_MONOTONIC`, both included.
 ///
-/// The kernel writes the first datagram of its answer within the call that asks (`__netlink_dump_start`), and each other
-/// one within the call that receives the one before (`netlink_recvmsg` calls `netlink_dump` after it has copied; 5.8 to
-/// 6.18 at least). The socket was in the state that the record tells at some time between.
+/// The kernel writes the first datagram of its answer within the call that asks (`__netlink_dump_start`), and each
+/// other one within the call that receives the one before (`netlink_recvmsg` calls `netlink_dump` after it has copied;
+/// 5.8 to 6.18 at least). The socket was in the state that the record tells at some time between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Filled {
     /// Not before.
@@ -101,8 +101,8 @@ pub enum TimerKind {
 /// What is told of a socket that was asked about more closely.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Details {
-    /// Which directions were shut down (`sk_shutdown`): bit 0 for receiving, bit 1 for sending. Absent for a minisock and
-    /// a request.
+    /// Which directions were shut down (`sk_shutdown`): bit 0 for receiving, bit 1 for sending. Absent for a minisock
+    /// and a request.
     pub shutdown: Option<u8>,
     /// The cgroup v2 that its maker was in (5.8 and later): the inode number of its directory. A child has its
     /// listener's. Absent for a minisock and a request.
@@ -136,7 +136,8 @@ pub struct Info {
     pub acked_bytes: u64,
     /// Payload bytes received in its life; a FIN counts as one.
     pub received_bytes: u64,
-    /// Milliseconds since it last sent payload, or since it was established. Means nothing in `SYN_SENT` and `SYN_RECV`.
+    /// Milliseconds since it last sent payload, or since it was established. Means nothing in `SYN_SENT` and
+    /// `SYN_RECV`.
     pub last_sent_ms: u32,
     /// Milliseconds since it last received payload, or since it was established. Means nothing in `SYN_SENT` and
     /// `SYN_RECV`.
@@ -228,8 +229,8 @@ impl Listed {
     }
 
     /// Whether the peer's FIN has come and nobody has read up to it: the process does not know yet. The other way round
-    /// nothing follows: reading the last byte takes a FIN that came with it along (`tcp_recvmsg_locked`, `found_fin_ok`),
-    /// before any read has returned 0.
+    /// nothing follows: reading the last byte takes a FIN that came with it along (`tcp_recvmsg_locked`,
+    /// `found_fin_ok`), before any read has returned 0.
     pub const fn has_unread_fin(&self) -> bool {
         self.has_received_fin() && self.receive_queue_bytes > 0
     }

@@ -71,7 +71,7 @@ pub enum NamespaceError {
 fn hidden(processes: usize) -> String {
     match processes {
         0 => String::new(),
-        hidden => format!(" ({hidden} processes may not be looked at: that takes root)"),
+        hidden => format!(" ({hidden} processes may not be looked at: that takes root, or CAP_SYS_PTRACE)"),
     }
 }
 
@@ -166,8 +166,8 @@ impl Namespace {
     /// Does `work` inside, on a thread of its own: which namespace one is in is a thread's own matter, and going back
     /// from there could fail. On the calling thread if it is inside already, which takes no privilege.
     ///
-    /// # Errors
-    /// [`NamespaceError::Forbidden`] without `CAP_SYS_ADMIN`, [`NamespaceError::Enter`] if the kernel refuses otherwise.
+    /// # Errors [`NamespaceError::Forbidden`] without `CAP_SYS_ADMIN`, [`NamespaceError::Enter`] if the kernel refuses
+    /// otherwise.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, NamespaceError> {
         if own_netns().is_ok_and(|own| own == self.inode) {
             return Ok(work());

@@ -77,8 +77,8 @@ pub(super) fn details(payload: &[u8]) -> Result<Details, TableError> {
     Ok(details)
 }
 
-/// Of `struct tcp_info` (`include/uapi/linux/tcp.h`), which only ever grows at its end. `None` where the kernel fills in
-/// nothing of a connection: a listener has no states' times there.
+/// Of `struct tcp_info` (`include/uapi/linux/tcp.h`), which only ever grows at its end. `None` where the kernel fills
+/// in nothing of a connection: a listener has no states' times there.
 fn info(value: &[u8]) -> Option<Info> {
     let state = TcpState::try_from(*value.first()?).ok()?;
     if let TcpState::Listen | TcpState::Close | TcpState::BoundInactive = state {

@@ -215,14 +215,6 @@ fn details_stand_beside_their_sockets() {
 }
 
 #[test]
-fn what_is_left_of_an_answer_is_drained() {
-    let mut table = Table::own().unwrap();
-    table.ask_for_a_test();
-    table.drain();
-    assert!(table.list(Asked::Sockets).is_ok());
-}
-
-#[test]
 fn this_thread_s_namespace_is_found_and_listed_without_privilege() {
     let (listener, _client, _server) = pair("127.0.0.1:0");
     let own = own_netns().unwrap();

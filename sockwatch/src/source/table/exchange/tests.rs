@@ -4,7 +4,7 @@ use netlink_packet_core::Emitable;
 use netlink_packet_sock_diag::inet::InetResponseHeader;
 use proptest::prelude::*;
 
-use super::*;
+use super::{super::Listed, *};
 use crate::tcp::event::SocketKey;
 
 const ANSWER: Answer = Answer {
@@ -114,6 +114,33 @@ fn nonsense_is_an_error() {
     let mut foreign = message(NLMSG_DONE, 0, &[0; 4]);
     NetlinkBuffer::new(&mut foreign).set_sequence_number(9);
     check_error(&foreign, "answer 9 to request 1");
+}
+
+#[test]
+fn what_is_left_of_an_answer_is_drained() {
+    let mut table = Table::own().unwrap();
+    table.ask(AF_INET, Asked::Sockets).unwrap();
+    let error = table.list(Asked::Sockets).unwrap_err().to_string();
+    assert!(error.ends_with("answer 1 to request 2"), "{error}");
+    assert!(table.list(Asked::Sockets).is_ok());
+}
+
+/// What [`Filled`] says: the first datagram is from before the change, all others are from after it.
+#[test]
+fn the_kernel_writes_one_datagram_ahead() {
+    use nix::sys::socket::{Backlog, listen};
+    let listeners: Vec<_> = (0..300).map(|_| std::net::TcpListener::bind("127.42.0.1:0").unwrap()).collect();
+    let mut table = Table::own().unwrap();
+    let first = table.ask(AF_INET, Asked::Sockets).unwrap();
+    listeners.iter().for_each(|listener| listen(listener, Backlog::new(77).unwrap()).unwrap());
+    let changed_ns = now_ns();
+    let mut listing = Listing::default();
+    table.receive(first, Asked::Sockets, &mut listing).unwrap();
+    let ours = listing.sockets.iter().filter(|socket| socket.local.address.to_string() == "127.42.0.1");
+    let (before, after): (Vec<&Listed>, Vec<&Listed>) = ours.partition(|socket| socket.filled == first);
+    assert!(before.len() + after.len() == 300 && !after.is_empty(), "{} {}", before.len(), after.len());
+    assert!(before.iter().all(|socket| socket.queue != Some((0, 77)) && socket.filled.to_ns <= changed_ns));
+    assert!(after.iter().all(|socket| socket.queue == Some((0, 77)) && socket.filled.from_ns >= changed_ns));
 }
 
 proptest! {
