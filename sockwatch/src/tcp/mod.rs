@@ -9,6 +9,7 @@ pub mod event;
 pub mod filter;
 pub mod loss;
 pub mod order;
+pub mod sentence;
 pub mod state;
 pub mod tracker;
 pub mod update;

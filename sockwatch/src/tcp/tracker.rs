@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use super::{
-    close::{Ending, verdict, verdict_without_evidence},
+    close::{Ending, is_made_by_task, verdict, verdict_without_evidence},
     connection::{Connection, Queued, Role},
     endpoint::Endpoint,
     event::{Certainty, CloseEvidence, Event, EventKind, Incident, SocketKey, Task},
@@ -19,6 +19,9 @@ pub const MAX_SOCKETS: usize = 1_000_000;
 
 /// A socket that nobody destroys is reported as ended so long after its `CLOSE`: late resets have come by then.
 const CLOSE_SETTLES_NS: u64 = 1_000_000_000;
+
+/// A RST that explains an orphan's end follows its destroy within microseconds.
+const RESET_FOLLOWS_NS: u64 = 1_000_000;
 
 /// Set in the cookie of a socket that had none when it was first seen: the rest counts them. Cookies count from 1.
 pub const NAMELESS: u64 = 1 << 63;
@@ -33,6 +36,8 @@ pub struct Tracker {
     unnamed: HashMap<u64, Unnamed, foldhash::fast::FixedState>,
     /// Sockets that reached `CLOSE` and were not destroyed, in the order of their times.
     settling: std::collections::VecDeque<(u64, SocketKey, u32)>,
+    /// Sockets that were destroyed and whose ending a RST may yet explain, in the order of their times.
+    departing: std::collections::VecDeque<(u64, SocketKey, u32)>,
     /// How many sockets had no cookie.
     nameless: u64,
     unexpected: u64,
@@ -122,6 +127,17 @@ impl Tracker {
     /// Reports connections that reached `CLOSE` a while ago and that nobody destroyed: their descriptor is still open.
     /// `now_ns` comes from the event stream, never from the clock.
     pub fn expire(&mut self, now_ns: u64, updates: &mut Vec<Update>) {
+        while let Some((at_ns, key, incarnation)) = self.departing.front().copied() {
+            if at_ns.saturating_add(RESET_FOLLOWS_NS) > now_ns {
+                break;
+            }
+            self.departing.pop_front();
+            if self.sockets.get(&key).is_some_and(|tracked| tracked.connection.incarnation == incarnation)
+                && let Some(tracked) = self.sockets.remove(&key)
+            {
+                tracked.report_last(at_ns, updates);
+            }
+        }
         while let Some((at_ns, key, incarnation)) = self.settling.front().copied() {
             if at_ns.saturating_add(CLOSE_SETTLES_NS) > now_ns {
                 return;
@@ -304,8 +320,7 @@ impl Tracker {
             Some(evidence) => Some(verdict(old, evidence, connection.is_queued())),
             None => verdict_without_evidence(old, connection.resets.received != 0),
         };
-        let local = matches!(ending, Some(Ending::Aborted | Ending::ConnectAborted | Ending::Stopped));
-        let by = local.then_some(current);
+        let by = ending.is_some_and(|ending| is_made_by_task(ending, evidence)).then_some(current);
         connection.ownership.closer = connection.ownership.closer.or(by);
         // A close() of a socket that is closed already says nothing new.
         if connection.ended_ns.is_none() || old != TcpState::Close {
@@ -441,7 +456,7 @@ impl Tracker {
         let happening = match incident {
             Incident::AcceptFailed { by, errno } => Happening::AcceptFailed { by, errno },
             Incident::ResetSent { reason } => {
-                connection.resets.sent += 1;
+                connection.note_reset_sent(event.at_ns);
                 Happening::ResetSent { reason }
             }
             Incident::ResetReceived => {
@@ -464,6 +479,12 @@ impl Tracker {
 
     fn destroy(&mut self, key: SocketKey, event: &Event, updates: &mut Vec<Update>) {
         self.by_address.remove(&event.skaddr);
+        if let Some(Tracked { connection, .. }) = self.sockets.get(&key)
+            && connection.ending_after_reset() != connection.ending
+        {
+            self.departing.push_back((event.at_ns, key, connection.incarnation));
+            return;
+        }
         if let Some(tracked) = self.sockets.remove(&key) {
             tracked.report_last(event.at_ns, updates);
         }

@@ -269,9 +269,9 @@ pub struct Finished<'a> {
     /// How it ended, in a word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) end: Option<&'static str>,
-    /// How it ended, in a few words.
+    /// Who ended it and why, in a sentence for people: its words may change within a version.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) why: Option<&'static str>,
+    pub(super) why: Option<String>,
     /// It left the accept queue before anybody accepted it.
     pub(super) abandoned: bool,
     /// Who called connect() or listen().
