@@ -96,8 +96,8 @@ pub struct Settings {
     pub has_task_pt_regs: u32,
     /// 1 if tracing programs may call `bpf_get_socket_cookie`.
     pub has_socket_cookie: u32,
-    /// Padding.
-    pub reserved: u32,
+    /// A jiffy, in nanoseconds; 0 when unknown.
+    pub tick_ns: u32,
 }
 
 impl PortSet {
@@ -132,7 +132,7 @@ impl Settings {
         listen_overflow_reason: 0,
         has_task_pt_regs: 0,
         has_socket_cookie: 0,
-        reserved: 0,
+        tick_ns: 0,
     };
 }
 

@@ -56,6 +56,7 @@ offsets! {
     skc_cookie => "sock_common", "skc_cookie.counter";
     skc_flags => "sock_common", "skc_flags";
     net_inum => "net", "ns.inum";
+    net_fin_timeout => "net", "ipv4.sysctl_tcp_fin_timeout";
     sk_protocol => "sock", "sk_protocol";
     sk_err => "sock", "sk_err";
     sk_err_soft => "sock", "sk_err_soft";
@@ -65,6 +66,7 @@ offsets! {
     sk_max_ack_backlog => "sock", "sk_max_ack_backlog";
     inet_sport => "inet_sock", "inet_sport";
     rskq_accept_tail => "inet_connection_sock", "icsk_accept_queue.rskq_accept_tail";
+    icsk_rto => "inet_connection_sock", "icsk_rto";
     icsk_retransmits => "inet_connection_sock", "icsk_retransmits";
     icsk_probes_out => "inet_connection_sock", "icsk_probes_out";
     icsk_user_timeout => "inet_connection_sock", "icsk_user_timeout";
@@ -78,6 +80,9 @@ offsets! {
     segs_out => "tcp_sock", "segs_out";
     bytes_acked => "tcp_sock", "bytes_acked";
     bytes_received => "tcp_sock", "bytes_received";
+    tw_substate => "inet_timewait_sock", "tw_substate";
+    /// Null when a minisock, or a socket, is in no hash table.
+    skc_hashed => "sock_common", "skc_nulls_node.pprev";
     req_sk => "request_sock", "sk";
     req_num_retrans => "request_sock", "num_retrans";
     snt_synack => "tcp_request_sock", "snt_synack";

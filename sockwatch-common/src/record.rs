@@ -35,8 +35,9 @@ pub enum Kind {
     SynAckRetransmit = 12,
     /// [`Head`]: a packet for a listener with a full accept queue was dropped.
     ListenOverflow = 13,
-    /// [`Head`]: a segment for a `TIME_WAIT` minisock was dropped; `value` is `enum skb_drop_reason`.
-    TimeWaitDrop = 14,
+    /// [`Head`]: a segment came for a minisock and was consumed; the new state is the one that the minisock is in now, `CLOSE`
+    /// if the segment ended it.
+    MinisockSegment = 14,
     /// [`Waited`]: everything that a filter held back of a socket that it now lets in.
     Waited = 15,
     /// [`Task`]: a transition to `CLOSE` where nothing tells the kinds of close apart.
@@ -148,7 +149,7 @@ pub struct Evidence {
     pub error: u16,
     /// `sk->sk_err_soft`.
     pub soft_error: u16,
-    /// The low 16 bits of `sk->sk_flags`: `SOCK_DEAD` is bit 0, `SOCK_DONE` bit 1, `SOCK_LINGER` bit 5.
+    /// The low 16 bits of `sk->sk_flags`: `SOCK_DEAD` is bit 0, `SOCK_DONE` bit 1, `SOCK_LINGER` bit 4.
     pub flags: u16,
     /// `icsk->icsk_retransmits`.
     pub retransmits: u8,
@@ -159,7 +160,9 @@ pub struct Evidence {
     /// 1 if `sk->sk_socket` is set: a process holds the socket.
     pub has_socket: u8,
     /// Padding.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 2],
+    /// How long an orphan in `FIN_WAIT2` stays (`tcp_fin_time`), in milliseconds; 0 when unknown.
+    pub fin_timeout_ms: u32,
 }
 
 impl Evidence {
@@ -180,7 +183,8 @@ impl Evidence {
         probes: 0,
         shutdown: 0,
         has_socket: 0,
-        reserved: [0; 6],
+        reserved: [0; 2],
+        fin_timeout_ms: 0,
     };
 }
 
@@ -305,6 +309,7 @@ const _: () = {
     assert!(core::mem::offset_of!(Head, local) == 48);
     assert!(core::mem::offset_of!(Close, evidence) == 96);
     assert!(core::mem::offset_of!(Evidence, error) == 40);
+    assert!(core::mem::offset_of!(Evidence, fin_timeout_ms) == 52);
     assert!(core::mem::offset_of!(Waited, wait) == 80);
     assert!(core::mem::offset_of!(Wait, count) == 96);
     assert!(core::mem::offset_of!(Wait, enqueued_ns) == 136);

@@ -3,9 +3,9 @@
 use core::marker::PhantomData;
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated};
-use sockwatch_common::{Evidence, Head, RecordedSocket, Stub, UNKNOWN};
+use sockwatch_common::{ABSENT, Evidence, Head, RecordedSocket, Stub, UNKNOWN};
 
-use crate::memory::{Copied, Memory, Probed, Recorded, offset};
+use crate::memory::{Copied, Memory, Probed, Recorded, offset, setting};
 
 /// `AF_INET6`.
 const INET6: u16 = 10;
@@ -240,6 +240,25 @@ impl<M: Memory> Socket<M> {
         }
     }
 
+    /// How long an orphan in `FIN_WAIT2` stays: `tcp_fin_time`.
+    #[inline(always)]
+    fn fin_timeout_ms(&self) -> u32 {
+        let net: usize = self.field(offset!(skc_net));
+        let tick_ns = u64::from(setting!(tick_ns));
+        let known = offset!(net_fin_timeout) != ABSENT && offset!(icsk_rto) != ABSENT;
+        if net == 0 || tick_ns == 0 || !known {
+            return 0;
+        }
+        let own: i32 = self.tcp_field(offset!(linger2));
+        // SAFETY: every socket holds a reference to its namespace.
+        let general: i32 = unsafe { M::follow(net as *const u8, offset!(net_fin_timeout)) };
+        let rto: u32 = self.tcp_field(offset!(icsk_rto));
+        let jiffies = u64::from(if own == 0 { general as u32 } else { own as u32 });
+        let least = (u64::from(rto) << 2) - (u64::from(rto) >> 1);
+        let jiffies = if jiffies < least { least } else { jiffies };
+        (jiffies * tick_ns / 1_000_000) as u32
+    }
+
     /// Fills what the verdict about a close stands on.
     ///
     /// # Safety
@@ -266,7 +285,8 @@ impl<M: Memory> Socket<M> {
             (&raw mut (*evidence).probes).write(self.tcp_field(offset!(icsk_probes_out)));
             (&raw mut (*evidence).shutdown).write(self.field(offset!(sk_shutdown)));
             (&raw mut (*evidence).has_socket).write((socket != 0) as u8);
-            (&raw mut (*evidence).reserved).write([0; 6]);
+            (&raw mut (*evidence).reserved).write([0; 2]);
+            (&raw mut (*evidence).fin_timeout_ms).write(self.fin_timeout_ms());
         }
     }
 }

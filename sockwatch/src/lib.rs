@@ -8,6 +8,7 @@ pub mod explain;
 pub mod kernel;
 pub mod monotonic;
 pub mod pipeline;
+pub mod process;
 pub mod sink;
 pub mod source;
 pub mod tcp;

@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use nix::sys::statfs::{NSFS_MAGIC, statfs};
-use sockwatch::tcp::filter::{Cgroup, Filter};
+use sockwatch::{
+    process::cgroup::cgroup2_mount,
+    tcp::filter::{Cgroup, Filter},
+};
 use sockwatch_common as wire;
 
 use crate::cli::FilterArgs;
@@ -103,14 +106,6 @@ fn cgroup(path: &Path) -> anyhow::Result<(Cgroup, PathBuf)> {
     Ok((Cgroup { id: metadata.ino(), level }, directory))
 }
 
-/// Where cgroup v2 is mounted, from the text of `/proc/self/mountinfo`.
-fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
-        let (fields, kind) = line.split_once(" - ")?;
-        kind.starts_with("cgroup2 ").then(|| fields.split(' ').nth(4).map(PathBuf::from))?
-    })
-}
-
 /// The filter as the kernel side takes it. Sets that are too long were refused by [`resolve`].
 pub(crate) fn to_wire(filter: &Filter) -> wire::Filter {
     let mut told = wire::Filter::ANY;
@@ -153,15 +148,6 @@ fn words(bytes: [u8; 16]) -> [u64; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_cgroup_v2_mount_is_found_beside_v1() {
-        let mounts = "\
-            33 25 0:28 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
-            42 25 0:37 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
-        assert_eq!(cgroup2_mount(mounts), Some("/sys/fs/cgroup/unified".into()));
-        assert_eq!(cgroup2_mount("33 25 0:28 / /x rw - cgroup cgroup rw\n"), None);
-    }
 
     #[test]
     fn this_process_s_namespace_is_found_by_path() {

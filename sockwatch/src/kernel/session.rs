@@ -479,8 +479,14 @@ fn settings(btf: Option<&Btf>, options: &Options) -> Settings {
         listen_overflow_reason: overflow.unwrap_or(0),
         has_task_pt_regs: u32::from(task_pt_regs.is_some()),
         has_socket_cookie: u32::from(socket_cookie.is_some()),
-        reserved: 0,
+        tick_ns: tick_ns(),
     }
+}
+
+/// A jiffy, which is what the coarse clock counts in; 0 if that cannot be had.
+fn tick_ns() -> u32 {
+    let tick = nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE);
+    tick.map_or(0, |tick| u32::try_from(tick.tv_nsec()).unwrap_or(0))
 }
 
 fn load_and_attach(program: &mut AyaProgram, hook: Hook, btf: Option<&aya::Btf>) -> Result<(), ProgramError> {

@@ -177,7 +177,16 @@ fn line<'a>(update: &'a Update, socket: &'a RawValue, clock: Clock) -> Line<'a> 
             Line::SynAckRetransmit { at_ns, socket, client: Endpoint(*client) }
         }
         Happening::ListenOverflow => Line::ListenOverflow { at_ns, socket },
-        Happening::TimeWaitDrop => Line::MinisockSegment { at_ns, socket },
+        Happening::MinisockSegment => Line::MinisockSegment { at_ns, socket },
+        Happening::MinisockEnded { state, lasted_ns, end } => {
+            Line::MinisockEnd { at_ns, socket, state: state.name(), lasted_ns: *lasted_ns, end: end.word() }
+        }
+        Happening::Disagreed { believed, found } => Line::Disagreement {
+            at_ns,
+            socket,
+            believed: believed.map(TcpState::name),
+            found: found.map(TcpState::name),
+        },
         Happening::Unexpected { believed, old } => {
             Line::Unexpected { at_ns, socket, believed: believed.name(), old: old.name() }
         }

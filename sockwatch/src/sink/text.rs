@@ -271,7 +271,13 @@ fn line(update: &Update) -> Line {
         Happening::Retransmitted { count } => only(what!("retransmit {count}")),
         Happening::SynAckRetransmitted { client } => only(what!("SYN-ACK again :{}", client.port)),
         Happening::ListenOverflow => only(what!("accept queue overflow")),
-        Happening::TimeWaitDrop => only(what!("segment at minisock")),
+        Happening::MinisockSegment => only(what!("segment at minisock")),
+        Happening::MinisockEnded { state, lasted_ns, end } => {
+            Line { what: what!("{state} {}", end.word()), after_ns: Some(lasted_ns.cast_signed()), task: None }
+        }
+        Happening::Disagreed { believed, found } => {
+            only(what!("!{} is {}", state_or_dash(*believed), state_or_dash(*found)))
+        }
         Happening::Unexpected { believed, old } => only(what!("?{believed} was {old}")),
         Happening::Ended(_) => only(Column::default()),
     }
@@ -281,6 +287,11 @@ impl Display for Column {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
+}
+
+/// What we believe or the kernel has; `-` for no socket.
+fn state_or_dash(state: Option<TcpState>) -> &'static str {
+    state.map_or("-", TcpState::name)
 }
 
 /// The errno's name where it is one of accept's.
@@ -304,11 +315,12 @@ fn colour_of(happening: &Happening) -> &'static str {
         | Happening::ListenOverflow
         | Happening::ResetSent { .. }
         | Happening::ResetReceived
-        | Happening::Unexpected { .. } => style::RED,
-        Happening::Retransmitted { .. } | Happening::SynAckRetransmitted { .. } | Happening::TimeWaitDrop => {
+        | Happening::Unexpected { .. }
+        | Happening::Disagreed { .. } => style::RED,
+        Happening::Retransmitted { .. } | Happening::SynAckRetransmitted { .. } | Happening::MinisockSegment => {
             style::YELLOW
         }
-        Happening::Enqueued { .. } | Happening::Listed { .. } => style::DIM,
+        Happening::Enqueued { .. } | Happening::Listed { .. } | Happening::MinisockEnded { .. } => style::DIM,
         Happening::Transition { .. } | Happening::Ended(_) => "",
     }
 }

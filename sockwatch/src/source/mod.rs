@@ -2,6 +2,7 @@
 
 pub mod live;
 pub mod poll;
+pub mod table;
 
 use crate::tcp::{event::Event, loss::Losses};
 

@@ -63,6 +63,8 @@ pub struct Ownership {
     pub acceptor: Option<Task>,
     /// The descriptor that accept returned.
     pub fd: Option<i32>,
+    /// A process that holds it, found in `/proc`: of a socket that was there before we looked.
+    pub holder: Option<Task>,
     /// The listener's cookie.
     pub listener: Option<u64>,
     /// Who opened the listener: the owner of a child that nobody accepted yet.
@@ -72,9 +74,9 @@ pub struct Ownership {
 }
 
 impl Ownership {
-    /// The owner: the acceptor, else the opener, else the listener's owner.
+    /// The owner: the acceptor, else the opener, else who was found holding it, else the listener's owner.
     pub fn owner(&self) -> Option<Task> {
-        self.acceptor.or(self.opener).or(self.listener_owner)
+        self.acceptor.or(self.opener).or(self.holder).or(self.listener_owner)
     }
 }
 
@@ -224,6 +226,24 @@ impl Connection {
         let before = self.spans.iter().map(|span| span.state);
         let after = before.clone().skip(1).chain([self.state]);
         before.zip(after).any(|step| step == (old, new))
+    }
+
+    /// Its states with their first and last instants, the latest first. What began before we looked began at 0.
+    pub fn stays(&self) -> impl Iterator<Item = (TcpState, u64, u64)> {
+        let now = (self.state, self.state_since_ns.unwrap_or(0), u64::MAX);
+        let before = self.spans.iter().rev().scan(now.1, |until_ns, span| {
+            let from_ns = span.lasted_ns.map_or(0, |lasted_ns| until_ns.saturating_sub(lasted_ns));
+            let stay = (span.state, from_ns, *until_ns);
+            *until_ns = from_ns;
+            Some(stay)
+        });
+        std::iter::once(now).chain(before)
+    }
+
+    /// Whether it was in `state` at some instant from `from_ns` to `to_ns`.
+    pub fn was_in(&self, state: TcpState, from_ns: u64, to_ns: u64) -> bool {
+        let within = |(its, from, to): (TcpState, u64, u64)| its == state && from <= to_ns && to >= from_ns;
+        self.stays().any(within)
     }
 
     /// Birth to end, in nanoseconds; `None` while it lives or when the birth was not seen.

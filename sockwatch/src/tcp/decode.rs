@@ -108,7 +108,7 @@ const KINDS: [Kind; 16] = [
     Kind::Retransmit,
     Kind::SynAckRetransmit,
     Kind::ListenOverflow,
-    Kind::TimeWaitDrop,
+    Kind::MinisockSegment,
     Kind::Waited,
     Kind::BareClose,
 ];
@@ -133,7 +133,7 @@ const fn length(kind: Kind) -> usize {
         | Kind::Retransmit
         | Kind::SynAckRetransmit
         | Kind::ListenOverflow
-        | Kind::TimeWaitDrop => size_of::<wire::Head>(),
+        | Kind::MinisockSegment => size_of::<wire::Head>(),
     }
 }
 
@@ -223,12 +223,15 @@ fn body(kind: Kind, stub: &Stub, head: &Head, bytes: &mut &[u8]) -> EventKind {
         Kind::Accept => accept(head, bytes),
         Kind::AcceptReturn => accept_return(head, bytes),
         Kind::Destroy | Kind::Waited => unreachable!("read before"),
-        Kind::ResetSent => EventKind::Incident(Incident::ResetSent { reason: head.value }),
+        Kind::ResetSent => {
+            let minisock = stub.old == TcpState::TimeWait;
+            EventKind::Incident(Incident::ResetSent { reason: head.value, minisock })
+        }
         Kind::ResetReceived => EventKind::Incident(Incident::ResetReceived),
         Kind::Retransmit => EventKind::Incident(Incident::Retransmit),
         Kind::SynAckRetransmit => EventKind::Incident(Incident::SynAckRetransmit),
         Kind::ListenOverflow => EventKind::Incident(Incident::ListenOverflow),
-        Kind::TimeWaitDrop => EventKind::Incident(Incident::TimeWaitDrop),
+        Kind::MinisockSegment => EventKind::Incident(Incident::MinisockSegment { state: stub.new }),
     }
 }
 
@@ -259,6 +262,8 @@ fn evidence(bytes: &mut &[u8]) -> CloseEvidence {
     let (error, soft_error, flags) = (bytes.get_u16_ne(), bytes.get_u16_ne(), bytes.get_u16_ne());
     let (retransmits, probes, shutdown) = (bytes.get_u8(), bytes.get_u8(), bytes.get_u8());
     let has_socket = bytes.get_u8() != 0;
+    bytes.advance(2);
+    let fin_timeout_ms = bytes.get_u32_ne();
     CloseEvidence {
         acked_bytes,
         received_bytes,
@@ -276,6 +281,7 @@ fn evidence(bytes: &mut &[u8]) -> CloseEvidence {
         probes,
         shutdown,
         has_socket,
+        fin_timeout_ms,
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// An address and a port. The family is the socket's: a v4-mapped end of an IPv6 socket stays `::ffff:a.b.c.d`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Endpoint {
     /// The address; unspecified for a listener's remote end.
     pub address: IpAddr,

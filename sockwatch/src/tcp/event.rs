@@ -105,6 +105,8 @@ pub struct CloseEvidence {
     pub probes: u8,
     /// `sk_shutdown`: bit 0 receive, bit 1 send.
     pub shutdown: u8,
+    /// How long an orphan stays in `FIN_WAIT2` (`tcp_fin_time`), in milliseconds; 0 when unknown.
+    pub fin_timeout_ms: u32,
     /// `sk_socket` is set: a descriptor refers to it.
     pub has_socket: bool,
 }
@@ -123,6 +125,8 @@ pub enum Incident {
     ResetSent {
         /// The kernel's number; 0 where it has none.
         reason: u32,
+        /// Whether a minisock sent it.
+        minisock: bool,
     },
     /// A RST was received.
     ResetReceived,
@@ -132,8 +136,11 @@ pub enum Incident {
     SynAckRetransmit,
     /// A packet for the listener was dropped because its accept queue was full.
     ListenOverflow,
-    /// A segment was dropped at a `TIME_WAIT` minisock.
-    TimeWaitDrop,
+    /// A segment came for a minisock and was consumed.
+    MinisockSegment {
+        /// The state that the minisock is in now: `TIME_WAIT`, `FIN_WAIT2`, or `CLOSE` if the segment ended it.
+        state: TcpState,
+    },
 }
 
 /// An event's own part.
@@ -208,11 +215,53 @@ pub enum EventKind {
         /// age (the first listing, or a socket that only now passes the owner filter).
         interval_ns: u64,
     },
+    /// The kernel's table has it in this state, and we did not, or believed otherwise: what a reconciliation found.
+    Found {
+        /// The state.
+        state: TcpState,
+        /// A minisock's remaining time in nanoseconds; `None` for a socket.
+        expires_in_ns: Option<u64>,
+        /// Accept queue depth and limit, for a listener.
+        queue: Option<(u32, u32)>,
+        /// A process that holds it, where one was looked for.
+        holder: Option<Task>,
+        /// Whether it was to be expected.
+        occasion: Occasion,
+    },
+    /// The kernel's table has it no longer, and no event told its end.
+    Lost {
+        /// Whether it is a minisock.
+        minisock: bool,
+        /// Whether it was to be expected.
+        occasion: Occasion,
+    },
     /// In the previous listing, not in this one.
     Unlisted {
         /// How old the previous listing was, in nanoseconds.
         interval_ns: u64,
     },
+}
+
+/// Why the kernel's table tells us something new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// It happened before we looked, or the kernel tells nobody: no disagreement.
+    Expected,
+    /// An event should have told us, within this many nanoseconds.
+    Disagreement {
+        /// Since the table was last compared.
+        interval_ns: u64,
+    },
+}
+
+impl Occasion {
+    /// How long ago at most it happened, in nanoseconds, where an event should have told.
+    pub fn interval_ns(self) -> Option<u64> {
+        match self {
+            Self::Expected => None,
+            Self::Disagreement { interval_ns } => Some(interval_ns),
+        }
+    }
 }
 
 /// What happened, to which socket, when.

@@ -3,19 +3,27 @@
 //! Identity is (network namespace, cookie, incarnation). Addresses of `struct sock` are used only until a cookie is
 //! known: they are reused within microseconds.
 
-use std::collections::HashMap;
+mod incident;
+mod polled;
+mod queue;
+mod reconcile;
+mod room;
 
+use std::collections::{HashMap, VecDeque};
+
+use self::{reconcile::History, room::Unnamed};
 use super::{
     close::{Ending, is_made_by_task, verdict, verdict_without_evidence},
     connection::{Connection, Queued, Role},
     endpoint::Endpoint,
-    event::{Certainty, CloseEvidence, Event, EventKind, Incident, SocketKey, Task},
+    event::{Certainty, CloseEvidence, Event, EventKind, SocketKey, Task},
+    listing::Agreement,
+    minisock::{Minisock, MinisockEnd, Minisocks, TIME_WAIT_NS},
     state::TcpState,
     update::{Happening, Subject, Update},
 };
 
-/// Sockets that are tracked at once at most.
-pub const MAX_SOCKETS: usize = 1_000_000;
+pub use self::room::MAX_SOCKETS;
 
 /// A socket that nobody destroys is reported as ended so long after its `CLOSE`: late resets have come by then.
 const CLOSE_SETTLES_NS: u64 = 1_000_000_000;
@@ -27,30 +35,37 @@ const RESET_FOLLOWS_NS: u64 = 1_000_000;
 pub const NAMELESS: u64 = 1 << 63;
 
 /// The state of all connections.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Tracker {
     sockets: HashMap<SocketKey, Tracked, foldhash::fast::FixedState>,
+    /// What connections left that closed first.
+    minisocks: Minisocks,
     /// Sockets whose cookie is not known yet, by address.
     by_address: HashMap<u64, SocketKey, foldhash::fast::FixedState>,
     /// First events that wait for the socket's name, by address.
     unnamed: HashMap<u64, Unnamed, foldhash::fast::FixedState>,
     /// Sockets that reached `CLOSE` and were not destroyed, in the order of their times.
-    settling: std::collections::VecDeque<(u64, SocketKey, u32)>,
+    settling: VecDeque<(u64, SocketKey, u32)>,
     /// Sockets that were destroyed and whose ending a RST may yet explain, in the order of their times.
-    departing: std::collections::VecDeque<(u64, SocketKey, u32)>,
+    departing: VecDeque<(u64, SocketKey, u32)>,
+    /// Those of them whose end was reported, the oldest first: they make room.
+    reported: VecDeque<(SocketKey, u32)>,
+    /// Sockets and minisocks at once at most.
+    limit: usize,
+    /// What has ended since a round of listings began.
+    history: Option<History>,
+    /// The round of listings that was compared last.
+    round: u32,
+    /// When it ended, and how long after the one before.
+    compared_ns: u64,
+    interval_ns: u64,
+    agreement: Agreement,
     /// How many sockets had no cookie.
     nameless: u64,
     unexpected: u64,
     repeated: u64,
     full: u64,
-}
-
-/// A child's first events without a cookie. Up to 6.12 at least a child has neither cookie nor remote end at its birth, and
-/// a kprobe cannot ask for a cookie that nobody has asked for yet; microseconds later the socket has both.
-#[derive(Debug, Default)]
-struct Unnamed {
-    birth: Option<Event>,
-    enqueue: Option<Event>,
+    evicted: u64,
 }
 
 /// A connection, and whether its end was reported.
@@ -58,18 +73,52 @@ struct Unnamed {
 struct Tracked {
     connection: Connection,
     reported: bool,
+    /// The last round of listings that showed it.
+    round: u32,
+    /// Listings in a row that did not.
+    absences: u8,
+}
+
+impl Default for Tracker {
+    fn default() -> Self {
+        Self::with_limit(MAX_SOCKETS)
+    }
 }
 
 impl Tracker {
+    /// Tracks at most so many sockets and minisocks at once.
+    pub fn with_limit(limit: usize) -> Self {
+        Self {
+            sockets: HashMap::default(),
+            minisocks: Minisocks::default(),
+            by_address: HashMap::default(),
+            unnamed: HashMap::default(),
+            settling: VecDeque::new(),
+            departing: VecDeque::new(),
+            reported: VecDeque::new(),
+            limit,
+            history: None,
+            round: 0,
+            compared_ns: 0,
+            interval_ns: 0,
+            agreement: Agreement::default(),
+            nameless: 0,
+            unexpected: 0,
+            repeated: 0,
+            full: 0,
+            evicted: 0,
+        }
+    }
+
     /// Takes one event in, in the order of times, and appends what it means.
     pub fn apply(&mut self, event: &Event, updates: &mut Vec<Update>) {
         if event.key.cookie == 0 {
             match event.kind {
-                EventKind::Birth { .. } => {
+                EventKind::Birth { .. } if self.has_room_unnamed() => {
                     let forgotten = self.unnamed.insert(event.skaddr, Unnamed { birth: Some(*event), enqueue: None });
                     return self.take_unnamed(forgotten, None, updates);
                 }
-                EventKind::Enqueue { .. } => {
+                EventKind::Enqueue { .. } if self.has_room_unnamed() => {
                     self.unnamed.entry(event.skaddr).or_default().enqueue = Some(*event);
                     return;
                 }
@@ -120,20 +169,32 @@ impl Tracker {
                 self.listed(key, event, state, queue, interval_ns, updates);
             }
             EventKind::Unlisted { interval_ns } => self.unlisted(key, event.at_ns, interval_ns, updates),
+            EventKind::Found { .. } => self.found(key, event, updates),
+            EventKind::Lost { minisock, occasion } => self.lost(key, event, minisock, occasion, updates),
             EventKind::Incident(incident) => self.incident(key, event, incident, updates),
         }
     }
 
-    /// Reports connections that reached `CLOSE` a while ago and that nobody destroyed: their descriptor is still open.
-    /// `now_ns` comes from the event stream, never from the clock.
+    /// Reports connections that reached `CLOSE` a while ago and that nobody destroyed: their descriptor is still open; and
+    /// minisocks whose time is over. `now_ns` comes from the event stream, never from the clock.
     pub fn expire(&mut self, now_ns: u64, updates: &mut Vec<Update>) {
+        self.settle_until(now_ns, updates);
+        self.minisocks.expire(now_ns, updates);
+    }
+
+    /// Nothing more will settle: reports what has reached `CLOSE` as it is.
+    pub fn settle_all(&mut self, updates: &mut Vec<Update>) {
+        self.settle_until(u64::MAX, updates);
+    }
+
+    fn settle_until(&mut self, now_ns: u64, updates: &mut Vec<Update>) {
         while let Some((at_ns, key, incarnation)) = self.departing.front().copied() {
             if at_ns.saturating_add(RESET_FOLLOWS_NS) > now_ns {
                 break;
             }
             self.departing.pop_front();
             if self.sockets.get(&key).is_some_and(|tracked| tracked.connection.incarnation == incarnation)
-                && let Some(tracked) = self.sockets.remove(&key)
+                && let Some(tracked) = self.take_out(key)
             {
                 tracked.report_last(at_ns, updates);
             }
@@ -148,18 +209,19 @@ impl Tracker {
                 && !tracked.connection.is_queued()
             {
                 tracked.report(now_ns.min(at_ns.saturating_add(CLOSE_SETTLES_NS)), updates);
+                self.reported.push_back((key, incarnation));
             }
         }
     }
 
-    /// How many sockets are tracked now.
+    /// How many sockets and minisocks are tracked now.
     pub fn len(&self) -> usize {
-        self.sockets.len()
+        self.sockets.len() + self.minisocks.len()
     }
 
-    /// Whether no socket is tracked.
+    /// Whether nothing is tracked.
     pub fn is_empty(&self) -> bool {
-        self.sockets.is_empty()
+        self.len() == 0
     }
 
     /// Transitions that did not fit what we believed.
@@ -177,6 +239,16 @@ impl Tracker {
         self.full
     }
 
+    /// Finished sockets and minisocks that were forgotten to make room.
+    pub fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    /// How far we agree with the kernel's table.
+    pub fn agreement(&self) -> &Agreement {
+        &self.agreement
+    }
+
     /// The event's socket. One that had no cookie when it was first seen keeps an identity of our own until its destroy,
     /// by its address: one name in all of its updates.
     fn identify(&mut self, event: &Event) -> SocketKey {
@@ -191,6 +263,10 @@ impl Tracker {
         }
         if event.key.cookie != 0 {
             return event.key;
+        }
+        if let EventKind::Incident(_) = event.kind {
+            // A minisock that never got a cookie, or a stranger that no destroy will ever end.
+            return self.minisocks.of(event.key, event.tuple).map_or(event.key, |minisock| minisock.subject.key);
         }
         self.nameless += 1;
         let key = SocketKey { netns: event.key.netns, cookie: NAMELESS | self.nameless };
@@ -215,7 +291,9 @@ impl Tracker {
             | EventKind::Destroy
             | EventKind::Incident(_)
             | EventKind::Listed { .. }
-            | EventKind::Unlisted { .. } => false,
+            | EventKind::Unlisted { .. }
+            | EventKind::Found { .. }
+            | EventKind::Lost { .. } => false,
         }
     }
 
@@ -253,8 +331,8 @@ impl Tracker {
         state: TcpState,
         updates: &mut Vec<Update>,
     ) -> Option<Connection> {
-        let former = self.sockets.remove(&key);
-        let incarnation = former.as_ref().map_or(0, |former| former.connection.incarnation + 1);
+        let former = self.take_out(key);
+        let incarnation = former.as_ref().map_or(0, |former| former.connection.incarnation.saturating_add(1));
         if let Some(former) = former {
             former.report_last(event.at_ns, updates);
         } else if !self.has_room() {
@@ -267,16 +345,6 @@ impl Tracker {
         Some(connection)
     }
 
-    /// Whether one more fits. Sockets whose end was told, and whose destroy was perhaps lost, make room first.
-    fn has_room(&mut self) -> bool {
-        if self.sockets.len() >= MAX_SOCKETS {
-            self.sockets.retain(|_, tracked| !tracked.reported);
-        }
-        let fits = self.sockets.len() < MAX_SOCKETS;
-        self.full += u64::from(!fits);
-        fits
-    }
-
     fn admit(
         &mut self,
         connection: Connection,
@@ -285,9 +353,10 @@ impl Tracker {
         by: Option<Task>,
         updates: &mut Vec<Update>,
     ) {
+        self.displace(&connection, at_ns, updates);
         let happening = Happening::Transition { old, new, lasted_ns: None, by, sampled_ns: None };
         updates.push(Update { at_ns, subject: Subject::from(&connection), happening });
-        self.sockets.insert(connection.key, Tracked { connection, reported: false });
+        self.sockets.insert(connection.key, Tracked::new(connection));
     }
 
     /// A transition of a socket that lives on.
@@ -330,6 +399,7 @@ impl Tracker {
             self.settle(key, event.at_ns);
         }
         self.step(key, event, (old, TcpState::Close), by, updates);
+        self.leave_minisock(key, event.at_ns);
     }
 
     fn settle(&mut self, key: SocketKey, at_ns: u64) {
@@ -346,7 +416,7 @@ impl Tracker {
             }
             let role = if old == TcpState::Listen { Role::Listener } else { Role::Unknown };
             let connection = Connection::new(key, role, event.tuple?, old, event.at_ns);
-            self.sockets.insert(key, Tracked { connection, reported: false });
+            self.sockets.insert(key, Tracked::new(connection));
         }
         let connection = &mut self.sockets.get_mut(&key)?.connection;
         if let Some(tuple) = event.tuple {
@@ -374,170 +444,61 @@ impl Tracker {
         let lasted_ns = connection.enter(new, at_ns);
         let happening = Happening::Transition { old, new, lasted_ns, by, sampled_ns: None };
         updates.push(Update { at_ns, subject: Subject::from(&*connection), happening });
-    }
-
-    fn enqueue(
-        &mut self,
-        key: SocketKey,
-        event: &Event,
-        listener: Option<u64>,
-        synack_at_ns: Option<u64>,
-        synack_retransmits: u32,
-        updates: &mut Vec<Update>,
-    ) {
-        let listener_owner = listener.and_then(|listener| self.listener_owner(key, listener));
-        let Some(tracked) = self.sockets.get_mut(&key) else { return };
-        let connection = &mut tracked.connection;
-        // A birth up to 6.12 at least tells neither the remote end nor, below a wildcard listener, the local address.
-        if let Some(tuple) = event.tuple {
-            learn_tuple(connection, tuple);
-        }
-        connection.ownership.listener = listener;
-        connection.ownership.listener_owner = listener_owner;
-        let mut handshake_ns = None;
-        if let Some(queued) = &mut connection.queued {
-            // With Fast Open the child is born at the SYN, before its SYN-ACK: there is no handshake to wait for.
-            handshake_ns = synack_at_ns.and_then(|synack| Some(queued.at_ns.checked_sub(synack)?.cast_signed()));
-            queued.handshake_ns = handshake_ns;
-            queued.synack_retransmits = synack_retransmits;
-        }
-        let queue = connection.queued.and_then(|queued| queued.depth.zip(queued.limit));
-        let happening = Happening::Enqueued { listener, queue, handshake_ns, synack_retransmits };
-        updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&*connection), happening });
-    }
-
-    fn listener_owner(&self, child: SocketKey, listener: u64) -> Option<Task> {
-        let key = SocketKey { netns: child.netns, cookie: listener };
-        self.sockets.get(&key)?.connection.ownership.opener
-    }
-
-    fn accept(
-        &mut self,
-        key: SocketKey,
-        event: &Event,
-        by: Task,
-        fd: Option<i32>,
-        listener: Option<u64>,
-        updates: &mut Vec<Update>,
-    ) {
-        // A child from before we looked: its state is in no event, and the accept is all that we know of it.
-        let Some(connection) = self.existing(key, event, TcpState::Established) else { return };
-        if connection.role == Role::Unknown {
-            connection.role = Role::Passive;
-        }
-        connection.ownership.acceptor = Some(by);
-        connection.ownership.fd = fd;
-        connection.ownership.listener = connection.ownership.listener.or(listener);
-        let listener = connection.ownership.listener;
-        let mut wait_ns = None;
-        if let Some(queued) = &mut connection.queued {
-            queued.accepted_ns = Some(event.at_ns);
-            wait_ns = queued.wait_ns();
-        }
-        let dead_on_arrival = connection.state == TcpState::Close;
-        let happening = Happening::Accepted { by, fd, listener, wait_ns };
-        updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&*connection), happening });
-        if dead_on_arrival {
-            self.settle(key, event.at_ns);
-        }
-    }
-
-    /// Resets, retransmissions and drops: noted with their connection, and told even where there is none.
-    fn incident(&mut self, key: SocketKey, event: &Event, incident: Incident, updates: &mut Vec<Update>) {
-        let connection = self.sockets.get_mut(&key).map(|tracked| &mut tracked.connection);
-        let mut stranger = None;
-        let connection = match connection {
-            Some(connection) => connection,
-            None => {
-                let Some(tuple) = event.tuple else { return };
-                stranger.insert(Connection::new(key, Role::Unknown, tuple, TcpState::Close, event.at_ns))
+        if old == TcpState::SynSent && !self.minisocks.is_empty() {
+            // Only now its local port is known.
+            let tuple = (key.netns, connection.local, connection.remote);
+            let same = |minisock: &mut Minisock| minisock.subject.key == key && new == TcpState::Close;
+            if !self.minisocks.get_mut(&tuple).is_some_and(same) {
+                self.end_minisock(&tuple, at_ns, MinisockEnd::Reused, updates);
             }
+        }
+    }
+
+    /// The kernel replaces a socket that closed first by a minisock.
+    fn leave_minisock(&mut self, key: SocketKey, at_ns: u64) {
+        let Some(tracked) = self.sockets.get(&key) else { return };
+        let connection = &tracked.connection;
+        let orphans_ns = connection.evidence.map_or(0, |evidence| u64::from(evidence.fin_timeout_ms) * 1_000_000);
+        let (state, lasts_ns) = match connection.ending {
+            _ if connection.ended_ns != Some(at_ns) => return,
+            Some(Ending::LocalFin | Ending::BothFin) => (TcpState::TimeWait, Some(TIME_WAIT_NS)),
+            // Longer ones stay sockets until the last 60 s (`tcp_close`).
+            Some(Ending::Orphaned) => {
+                (TcpState::FinWait2, (orphans_ns != 0 && orphans_ns <= TIME_WAIT_NS).then_some(orphans_ns))
+            }
+            _ => return,
         };
-        let happening = match incident {
-            Incident::AcceptFailed { by, errno } => Happening::AcceptFailed { by, errno },
-            Incident::ResetSent { reason } => {
-                connection.note_reset_sent(event.at_ns);
-                Happening::ResetSent { reason }
-            }
-            Incident::ResetReceived => {
-                connection.resets.received += 1;
-                Happening::ResetReceived
-            }
-            Incident::Retransmit => {
-                connection.retransmits += 1;
-                Happening::Retransmitted { count: connection.retransmits }
-            }
-            Incident::SynAckRetransmit => {
-                let Some((_, client)) = event.tuple else { return };
-                Happening::SynAckRetransmitted { client }
-            }
-            Incident::ListenOverflow => Happening::ListenOverflow,
-            Incident::TimeWaitDrop => Happening::TimeWaitDrop,
-        };
-        updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&*connection), happening });
+        let minisock = Minisock::new(Subject::from(connection), state, at_ns, lasts_ns);
+        self.admit_minisock(minisock);
+    }
+
+    /// A minisock gives its place to a new connection with the same ends.
+    fn displace(&mut self, connection: &Connection, at_ns: u64, updates: &mut Vec<Update>) {
+        if !self.minisocks.is_empty() {
+            let tuple = (connection.key.netns, connection.local, connection.remote);
+            self.end_minisock(&tuple, at_ns, MinisockEnd::Reused, updates);
+        }
     }
 
     fn destroy(&mut self, key: SocketKey, event: &Event, updates: &mut Vec<Update>) {
         self.by_address.remove(&event.skaddr);
-        if let Some(Tracked { connection, .. }) = self.sockets.get(&key)
+        if let Some(Tracked { connection, reported: false, .. }) = self.sockets.get(&key)
             && connection.ending_after_reset() != connection.ending
         {
             self.departing.push_back((event.at_ns, key, connection.incarnation));
             return;
         }
-        if let Some(tracked) = self.sockets.remove(&key) {
+        if let Some(tracked) = self.take_out(key) {
             tracked.report_last(event.at_ns, updates);
         }
-    }
-
-    /// A listing: what it shows replaces what we believed, within the time since the listing before.
-    fn listed(
-        &mut self,
-        key: SocketKey,
-        event: &Event,
-        state: TcpState,
-        queue: Option<(u32, u32)>,
-        interval_ns: u64,
-        updates: &mut Vec<Update>,
-    ) {
-        let at_ns = event.at_ns;
-        let known = self.sockets.contains_key(&key);
-        let Some(connection) = self.existing(key, event, state) else { return };
-        let sampled_ns = (interval_ns != u64::MAX).then_some(interval_ns);
-        connection.sampled_ns = connection.sampled_ns.max(sampled_ns.or(Some(0)));
-        if let Some((depth, limit)) = queue {
-            let (depth, limit) = (Some(depth), Some(limit));
-            connection.queued = Some(Queued { at_ns, depth, limit, ..Queued::default() });
-        }
-        let happening = if !known || connection.state == state {
-            if sampled_ns.is_some() && !known {
-                connection.birth_seen = true;
-                connection.state_since_ns = Some(at_ns);
-            }
-            Happening::Listed { state, queue }
-        } else {
-            let old = connection.state;
-            let lasted_ns = connection.enter(state, at_ns);
-            Happening::Transition { old, new: state, lasted_ns, by: None, sampled_ns }
-        };
-        updates.push(Update { at_ns, subject: Subject::from(&*connection), happening });
-    }
-
-    fn unlisted(&mut self, key: SocketKey, at_ns: u64, interval_ns: u64, updates: &mut Vec<Update>) {
-        let Some(mut tracked) = self.sockets.remove(&key) else { return };
-        let connection = &mut tracked.connection;
-        connection.sampled_ns = connection.sampled_ns.max(Some(interval_ns));
-        connection.ending = Some(Ending::Vanished);
-        connection.ended_ns = Some(at_ns);
-        let (old, new) = (connection.state, TcpState::Close);
-        let lasted_ns = connection.enter(new, at_ns);
-        let happening = Happening::Transition { old, new, lasted_ns, by: None, sampled_ns: Some(interval_ns) };
-        updates.push(Update { at_ns, subject: Subject::from(&*connection), happening });
-        tracked.report_last(at_ns, updates);
     }
 }
 
 impl Tracked {
+    fn new(connection: Connection) -> Self {
+        Self { connection, reported: false, round: 0, absences: 0 }
+    }
+
     /// Tells the end, unless it was told, of a socket that is gone: without a copy, it happens for every connection.
     fn report_last(self, at_ns: u64, updates: &mut Vec<Update>) {
         if self.reported {

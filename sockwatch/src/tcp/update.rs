@@ -4,6 +4,7 @@ use super::{
     connection::{Connection, Role},
     endpoint::Endpoint,
     event::{SocketKey, Task},
+    minisock::MinisockEnd,
     state::TcpState,
 };
 
@@ -108,8 +109,24 @@ pub enum Happening {
     },
     /// A packet was dropped at this listener's full accept queue.
     ListenOverflow,
-    /// A segment was dropped at this `TIME_WAIT` minisock.
-    TimeWaitDrop,
+    /// A segment came for this minisock and was consumed.
+    MinisockSegment,
+    /// The minisock that a connection left is gone.
+    MinisockEnded {
+        /// `TIME_WAIT` or, of an orphan, `FIN_WAIT2`.
+        state: TcpState,
+        /// How long it was in that state, in nanoseconds.
+        lasted_ns: u64,
+        /// What ended it.
+        end: MinisockEnd,
+    },
+    /// The kernel's table disagreed with what we believed, and we took its word.
+    Disagreed {
+        /// What we believed; `None`: we did not know the socket.
+        believed: Option<TcpState>,
+        /// What the kernel has; `None`: nothing.
+        found: Option<TcpState>,
+    },
     /// A transition that the state machine does not allow from the state that we believed.
     Unexpected {
         /// What we believed.

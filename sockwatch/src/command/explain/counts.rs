@@ -10,7 +10,7 @@ use std::{
 
 use serde::Serialize;
 use sockwatch::{
-    source::poll::{self, Listed},
+    source::table::{self, Listed},
     tcp::{endpoint::Endpoint, state::TcpState},
 };
 
@@ -97,7 +97,7 @@ pub(super) fn look(state: TcpState) -> super::Looked {
     if let TcpState::Close | TcpState::BoundInactive = state {
         return Err(format!("the kernel's table does not list sockets in {state}"));
     }
-    let listed = poll::list().map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
+    let listed = table::list().map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
     let sysctl = |name| fs::read_to_string(format!("/proc/sys/net/ipv4/{name}"));
     let range = sysctl("ip_local_port_range").ok();
     let reserved = sysctl("ip_local_reserved_ports").unwrap_or_default();
@@ -230,7 +230,7 @@ mod tests {
 
     fn socket(state: TcpState, local: &str, remote: &str, inode: u32) -> Listed {
         let key = SocketKey { netns: 1, cookie: 1 };
-        Listed { key, inode, uid: 0, local: end(local), remote: end(remote), state, queue: None }
+        Listed { inode, ..Listed::bare(key, end(local), end(remote), state) }
     }
 
     fn listener(local: &str, depth: u32, limit: u32) -> Listed {

@@ -162,6 +162,35 @@ pub enum Line<'a> {
         #[schemars(with = "Socket")]
         socket: &'a RawValue,
     },
+    /// What a finished connection left is gone: its socket in TIME_WAIT, or in FIN_WAIT2 without a process.
+    MinisockEnd {
+        /// When.
+        at_ns: i64,
+        /// Which socket.
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
+        /// `TIME_WAIT` or `FIN_WAIT2`.
+        state: &'static str,
+        /// How long it was in that state, in nanoseconds.
+        lasted_ns: u64,
+        /// `expired`: its time was over; `reused`: a new connection with the same ends; `reset`: a RST; `gone`: no longer in the
+        /// kernel's table.
+        end: &'static str,
+    },
+    /// The kernel's socket table disagreed with what we believed, and we took its word.
+    Disagreement {
+        /// When.
+        at_ns: i64,
+        /// Which socket.
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
+        /// What we believed; absent: we did not know the socket.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        believed: Option<&'static str>,
+        /// What the kernel has; absent: nothing.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        found: Option<&'static str>,
+    },
     /// A transition came from a state that we did not believe the socket to be in.
     Unexpected {
         /// When.

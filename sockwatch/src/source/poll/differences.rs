@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::Listed;
+use super::super::table::Listed;
 use crate::tcp::event::{Certainty, Event, EventKind, SocketKey};
 
 /// The interval of what was there before we could look: it may be of any age.
@@ -93,8 +93,7 @@ mod tests {
         let name = words.next().unwrap();
         let state = state::ALL.into_iter().find(|state| state.name() == name).unwrap();
         let (local, remote) = (Endpoint::v4([127, 0, 0, 1], 8), Endpoint::v4([127, 0, 0, 1], 9));
-        let mut seen =
-            Seen { listed: Listed { key, inode: 0, uid: 0, local, remote, state, queue: None }, passes: true };
+        let mut seen = Seen { listed: Listed::bare(key, local, remote, state), passes: true };
         for word in words {
             if let Some((depth, limit)) = word.split_once('/') {
                 seen.listed.queue = Some((depth.parse().unwrap(), limit.parse().unwrap()));

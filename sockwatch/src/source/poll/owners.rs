@@ -1,9 +1,11 @@
-//! Which sockets the processes of a filter hold, from `/proc/PID/fd`. Works for one's own processes, or with
-//! `CAP_SYS_PTRACE` for all. Never decides what to do with them.
+//! Which sockets the processes of a filter hold. Never decides what to do with them.
 
-use std::{collections::HashSet, fs, io, path::Path};
+use std::{collections::HashSet, io};
 
-use crate::source::SourceError;
+use crate::{
+    process::holders::{add_inodes, has_ended, processes},
+    source::SourceError,
+};
 
 /// Whose sockets pass.
 #[derive(Debug)]
@@ -34,9 +36,7 @@ impl Owners {
     /// What all other processes hold, as far as the caller may see.
     pub(super) fn of_all_but(pids: &[u32]) -> Self {
         let mut inodes = HashSet::new();
-        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let others = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        for pid in others.filter(|pid| !pids.contains(pid)) {
+        for pid in processes().filter(|pid| !pids.contains(pid)) {
             // Ended, or not ours to see.
             let _ = add_inodes(pid, &mut inodes);
         }
@@ -57,37 +57,6 @@ pub(super) fn check(pids: &[u32]) -> Result<(), SourceError> {
     pids.iter().try_for_each(|pid| add_inodes(*pid, &mut HashSet::new()).map_err(|error| refused(*pid, &error)))
 }
 
-fn add_inodes(pid: u32, inodes: &mut HashSet<u32>) -> io::Result<()> {
-    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
-        match fs::read_link(entry?.path()) {
-            Ok(target) => inodes.extend(socket_inode(&target)),
-            // Closed since the directory was read.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// The inode in `socket:[12345]` (`sockfs_dname`, all kernels).
-fn socket_inode(target: &Path) -> Option<u32> {
-    target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
-}
-
-/// Whether the error is because the process ended. A zombie's directory belongs to root, so it refuses everybody else.
-fn has_ended(pid: u32, error: &io::Error) -> bool {
-    const ESRCH: i32 = 3;
-    match error.kind() {
-        io::ErrorKind::NotFound => true,
-        io::ErrorKind::PermissionDenied => match fs::read_to_string(format!("/proc/{pid}/stat")) {
-            // The name in parentheses may hold anything, parentheses too; the state follows the last one.
-            Ok(stat) => stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])),
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
-        },
-        _ => error.raw_os_error() == Some(ESRCH),
-    }
-}
-
 fn refused(pid: u32, error: &io::Error) -> SourceError {
     let error = io::Error::new(error.kind(), format!("/proc/{pid}/fd: {error}"));
     SourceError::Read { what: "which sockets a process holds", error }
@@ -97,26 +66,18 @@ fn refused(pid: u32, error: &io::Error) -> SourceError {
 mod tests {
     use super::*;
     use std::{
+        fs::metadata,
         net::TcpListener,
-        os::fd::AsRawFd,
+        os::{fd::AsRawFd, unix::fs::MetadataExt},
         process::{Command, Stdio, id},
     };
 
     #[test]
-    fn socket_links_name_an_inode() {
-        assert_eq!(socket_inode(Path::new("socket:[12345]")), Some(12_345));
-        for other in ["pipe:[1]", "socket:[]", "socket:[1", "/dev/null", "socket:[4294967296]", "socket:[-1]"] {
-            assert_eq!(socket_inode(Path::new(other)), None, "{other}");
-        }
-    }
-
-    #[test]
     fn a_process_holds_its_sockets_and_not_inode_0() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let link = fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
-        let inode = socket_inode(&link).unwrap();
+        let inode = metadata(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap().ino();
         let owners = Owners::of(&[id()]).unwrap();
-        assert!(owners.hold(inode) && !owners.hold(0));
+        assert!(owners.hold(inode.try_into().unwrap()) && !owners.hold(0));
         assert!(Owners::of(&[]).unwrap().hold(0));
     }
 

@@ -1,126 +1,21 @@
 //! Against the running kernel: loopback sockets, and what its table says of them.
 
 use std::{
-    io::Read,
-    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, TcpListener, TcpStream},
     process::id,
-    sync::atomic::{AtomicU8, Ordering},
-    time::Instant,
 };
 
 use super::*;
-use crate::tcp::{
-    endpoint::Endpoint,
-    event::EventKind,
-    filter::{Cgroup, Ports},
-    state::TcpState,
+use crate::{
+    source::table::{
+        own_netns,
+        tests::{own_address, pair, wait_for, wait_until_gone},
+    },
+    tcp::{
+        event::EventKind,
+        filter::{Cgroup, Ports},
+    },
 };
-
-/// A loopback address of this process and test alone: on a shared one, minisocks of earlier runs that had the same port
-/// would be told too.
-fn own_address() -> String {
-    static NEXT: AtomicU8 = AtomicU8::new(2);
-    let [.., high, low] = id().to_be_bytes();
-    format!("127.{high}.{low}.{}:0", NEXT.fetch_add(1, Ordering::Relaxed))
-}
-
-fn pair(address: &str) -> (TcpListener, TcpStream, TcpStream) {
-    let listener = TcpListener::bind(address).unwrap();
-    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let server = listener.accept().unwrap().0;
-    (listener, client, server)
-}
-
-fn endpoint(address: SocketAddr) -> Endpoint {
-    Endpoint { address: address.ip(), port: address.port() }
-}
-
-fn find(local: SocketAddr, remote: Option<SocketAddr>) -> Option<Listed> {
-    let remote = |listed: &Listed| match remote {
-        Some(remote) => listed.remote == endpoint(remote),
-        None => listed.remote.is_unspecified(),
-    };
-    list().unwrap().into_iter().find(|listed| listed.local == endpoint(local) && remote(listed))
-}
-
-/// Lists until the socket is in this state, for at most 5 seconds.
-#[track_caller]
-fn wait_for(local: SocketAddr, remote: SocketAddr, state: TcpState) -> Listed {
-    let start = Instant::now();
-    loop {
-        let listed = find(local, Some(remote));
-        match listed {
-            Some(listed) if listed.state == state => return listed,
-            _ => assert!(start.elapsed() < Duration::from_secs(5), "not {state}: {listed:?}"),
-        }
-    }
-}
-
-/// Lists until the socket is not listed, for at most 5 seconds.
-#[track_caller]
-fn wait_until_gone(local: SocketAddr, remote: SocketAddr) {
-    let start = Instant::now();
-    while let Some(listed) = find(local, Some(remote)) {
-        assert!(start.elapsed() < Duration::from_secs(5), "still there: {listed:?}");
-    }
-}
-
-fn check_life(address: &str) {
-    let (listener, mut client, mut server) = pair(address);
-    let (server_end, client_end) = (client.peer_addr().unwrap(), client.local_addr().unwrap());
-    let listed = find(listener.local_addr().unwrap(), None).unwrap();
-    assert_eq!(listed.state, TcpState::Listen);
-    let (depth, limit) = listed.queue.unwrap();
-    assert!(depth == 0 && limit > 0, "{depth}/{limit}");
-
-    let established = wait_for(client_end, server_end, TcpState::Established);
-    let accepted = wait_for(server_end, client_end, TcpState::Established);
-    assert!(established.inode != 0 && accepted.inode != 0 && established.key != accepted.key);
-    assert_eq!((established.key.netns, established.queue), (own_netns().unwrap(), None));
-
-    client.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(server.read(&mut [0]).unwrap(), 0);
-    assert_eq!(wait_for(client_end, server_end, TcpState::FinWait2).key, established.key);
-    assert_eq!(wait_for(server_end, client_end, TcpState::CloseWait).key, accepted.key);
-
-    drop(server);
-    assert_eq!(client.read(&mut [0]).unwrap(), 0);
-    let minisock = wait_for(client_end, server_end, TcpState::TimeWait);
-    assert_eq!((minisock.key, minisock.inode), (established.key, 0), "the minisock keeps the cookie");
-    wait_until_gone(server_end, client_end);
-}
-
-#[test]
-fn a_connection_is_listed_from_listen_to_time_wait() {
-    check_life("127.0.0.1:0");
-}
-
-#[test]
-fn a_connection_over_ipv6_is_listed() {
-    check_life("[::1]:0");
-}
-
-#[test]
-fn a_v4_mapped_child_stays_ipv6() {
-    let listener = TcpListener::bind("[::]:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    let (server, peer) = listener.accept().unwrap();
-    let child = wait_for(server.local_addr().unwrap(), peer, TcpState::Established);
-    assert_eq!(child.local.to_string(), format!("[::ffff:127.0.0.1]:{port}"));
-    let client = wait_for(client.local_addr().unwrap(), client.peer_addr().unwrap(), TcpState::Established);
-    assert_eq!(client.remote.to_string(), format!("127.0.0.1:{port}"));
-}
-
-#[test]
-fn a_queued_child_shows_in_the_depth_and_has_no_inode() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let client = TcpStream::connect(address).unwrap();
-    let child = wait_for(address, client.local_addr().unwrap(), TcpState::Established);
-    assert_eq!(child.inode, 0);
-    assert_eq!(find(address, None).unwrap().queue.unwrap().0, 1);
-}
 
 fn poll_of(listener: &TcpListener, pids: Vec<u32>) -> Poll {
     let address = listener.local_addr().unwrap();
@@ -221,13 +116,4 @@ fn filters_that_polling_cannot_serve_say_why() {
     assert!(refused(Filter { netns: vec![own, 1], ..Filter::default() }).contains("nsenter"));
     // Above the largest pid_max (2^22).
     assert!(refused(Filter { pids: vec![1 << 23], ..Filter::default() }).contains("/proc/8388608/fd"));
-}
-
-#[test]
-fn listings_of_both_families_come_in_one() {
-    let (_v4, _v6) = (pair("127.0.0.1:0"), pair("[::1]:0"));
-    let listed = list().unwrap();
-    let families = listed.iter().map(|listed| listed.local.address);
-    let (v4, v6): (Vec<_>, Vec<_>) = families.partition(IpAddr::is_ipv4);
-    assert!(v4.len() >= 3 && v6.len() >= 3);
 }

@@ -1,0 +1,95 @@
+//! What happens to a socket, or to the minisock that it left, without being a transition.
+
+use super::Tracker;
+use crate::tcp::{
+    connection::{Connection, Role},
+    event::{Event, Incident, SocketKey},
+    minisock::MinisockEnd,
+    state::TcpState,
+    update::{Happening, Subject, Update},
+};
+
+/// The RST of an abort in `FIN_WAIT2` follows the transition to `CLOSE` within 0.2 ms, as measured on 6.18.
+const ABORT_NS: u64 = 1_000_000;
+
+impl Tracker {
+    /// Resets, retransmissions and drops: noted with their connection, and told even where there is none.
+    pub(super) fn incident(&mut self, key: SocketKey, event: &Event, incident: Incident, updates: &mut Vec<Update>) {
+        if self.minisock_incident(key, event, incident, updates) {
+            return;
+        }
+        let connection = self.sockets.get_mut(&key).map(|tracked| &mut tracked.connection);
+        let mut stranger = None;
+        let connection = match connection {
+            Some(connection) => connection,
+            None => {
+                let Some(tuple) = event.tuple else { return };
+                stranger.insert(Connection::new(key, Role::Unknown, tuple, TcpState::Close, event.at_ns))
+            }
+        };
+        let happening = match incident {
+            Incident::AcceptFailed { by, errno } => Happening::AcceptFailed { by, errno },
+            Incident::ResetSent { reason, .. } => {
+                connection.note_reset_sent(event.at_ns);
+                Happening::ResetSent { reason }
+            }
+            Incident::ResetReceived => {
+                connection.resets.received += 1;
+                Happening::ResetReceived
+            }
+            Incident::Retransmit => {
+                connection.retransmits += 1;
+                Happening::Retransmitted { count: connection.retransmits }
+            }
+            Incident::SynAckRetransmit => {
+                let Some((_, client)) = event.tuple else { return };
+                Happening::SynAckRetransmitted { client }
+            }
+            Incident::ListenOverflow => Happening::ListenOverflow,
+            Incident::MinisockSegment { .. } => Happening::MinisockSegment,
+        };
+        updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&*connection), happening });
+    }
+
+    /// What happens to a minisock: a segment may end it, prolong it, or be the FIN that an orphan was waiting for. Returns
+    /// whether that is all that is to be said.
+    fn minisock_incident(
+        &mut self,
+        key: SocketKey,
+        event: &Event,
+        incident: Incident,
+        updates: &mut Vec<Update>,
+    ) -> bool {
+        let Some(minisock) = self.minisocks.of(key, event.tuple) else { return false };
+        let at_ns = event.at_ns;
+        let (tuple, subject) = (minisock.tuple(), minisock.subject);
+        match incident {
+            // The full socket's: it was aborted, and left no minisock after all.
+            Incident::ResetSent { minisock: false, .. } => {
+                if minisock.state == TcpState::FinWait2 && at_ns.saturating_sub(minisock.since_ns) < ABORT_NS {
+                    self.minisocks.remove(&tuple);
+                }
+                false
+            }
+            Incident::ResetSent { reason, minisock: true } => {
+                updates.push(Update { at_ns, subject, happening: Happening::ResetSent { reason } });
+                self.end_minisock(&tuple, at_ns, MinisockEnd::Reset, updates);
+                true
+            }
+            Incident::MinisockSegment { state } => {
+                updates.push(Update { at_ns, subject, happening: Happening::MinisockSegment });
+                match state {
+                    TcpState::Close => self.end_minisock(&tuple, at_ns, MinisockEnd::Reset, updates),
+                    TcpState::TimeWait => updates.extend(minisock.wait(at_ns)),
+                    _ => {}
+                }
+                true
+            }
+            Incident::AcceptFailed { .. }
+            | Incident::ResetReceived
+            | Incident::Retransmit
+            | Incident::SynAckRetransmit
+            | Incident::ListenOverflow => false,
+        }
+    }
+}

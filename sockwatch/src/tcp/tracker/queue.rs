@@ -1,0 +1,77 @@
+//! A child's way through its listener's accept queue.
+
+use super::{Tracker, learn_tuple};
+use crate::tcp::{
+    connection::Role,
+    event::{Event, SocketKey, Task},
+    state::TcpState,
+    update::{Happening, Subject, Update},
+};
+
+impl Tracker {
+    pub(super) fn enqueue(
+        &mut self,
+        key: SocketKey,
+        event: &Event,
+        listener: Option<u64>,
+        synack_at_ns: Option<u64>,
+        synack_retransmits: u32,
+        updates: &mut Vec<Update>,
+    ) {
+        let listener_owner = listener.and_then(|listener| self.listener_owner(key, listener));
+        let Some(tracked) = self.sockets.get_mut(&key) else { return };
+        let connection = &mut tracked.connection;
+        // A birth up to 6.12 at least tells neither the remote end nor, below a wildcard listener, the local address.
+        if let Some(tuple) = event.tuple {
+            learn_tuple(connection, tuple);
+        }
+        connection.ownership.listener = listener;
+        connection.ownership.listener_owner = listener_owner;
+        let mut handshake_ns = None;
+        if let Some(queued) = &mut connection.queued {
+            // With Fast Open the child is born at the SYN, before its SYN-ACK: there is no handshake to wait for.
+            handshake_ns = synack_at_ns.and_then(|synack| Some(queued.at_ns.checked_sub(synack)?.cast_signed()));
+            queued.handshake_ns = handshake_ns;
+            queued.synack_retransmits = synack_retransmits;
+        }
+        let queue = connection.queued.and_then(|queued| queued.depth.zip(queued.limit));
+        let happening = Happening::Enqueued { listener, queue, handshake_ns, synack_retransmits };
+        updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&*connection), happening });
+    }
+
+    fn listener_owner(&self, child: SocketKey, listener: u64) -> Option<Task> {
+        let key = SocketKey { netns: child.netns, cookie: listener };
+        self.sockets.get(&key)?.connection.ownership.opener
+    }
+
+    pub(super) fn accept(
+        &mut self,
+        key: SocketKey,
+        event: &Event,
+        by: Task,
+        fd: Option<i32>,
+        listener: Option<u64>,
+        updates: &mut Vec<Update>,
+    ) {
+        // A child from before we looked: its state is in no event, and the accept is all that we know of it.
+        let Some(connection) = self.existing(key, event, TcpState::Established) else { return };
+        if connection.role == Role::Unknown {
+            connection.role = Role::Passive;
+        }
+        connection.ownership.acceptor = Some(by);
+        connection.ownership.fd = fd;
+        connection.ownership.listener = connection.ownership.listener.or(listener);
+        let listener = connection.ownership.listener;
+        let mut wait_ns = None;
+        if let Some(queued) = &mut connection.queued {
+            queued.accepted_ns = Some(event.at_ns);
+            wait_ns = queued.wait_ns();
+        }
+        let dead_on_arrival = connection.state == TcpState::Close;
+        let happening = Happening::Accepted { by, fd, listener, wait_ns };
+        updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&*connection), happening });
+        if dead_on_arrival {
+            self.settle(key, event.at_ns);
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! Compares what we believe with the kernel's own table, and takes its word.
+//!
+//! A listing is no instant: each of its records was written at some time within a window. A record agrees if we believed
+//! in its state at any time within the window, widened by a tolerance for what two CPUs' clocks and the tracepoint (it fires
+//! before the state is stored) leave open. Conversely, what we believed in throughout a listing must be in it; the kernel walks
+//! its table without stopping it, and may skip a neighbour of one that goes, so only a second listing proves an absence.
+//!
+//! The table does not hold what waits dead in an accept queue; requests (`NEW_SYN_RECV`) in it are nobody's state yet.
+
+use std::collections::HashMap;
+
+use super::{Tracked, Tracker};
+use crate::tcp::{
+    close::Ending,
+    connection::{Connection, Queued, Role},
+    event::{Certainty, Event, EventKind, Occasion, SocketKey},
+    listing::{Listing, Record, Round},
+    minisock::{GRACE_NS, Minisock, MinisockEnd},
+    state::TcpState,
+    update::{Happening, Subject, Update},
+};
+
+use super::NAMELESS;
+
+/// How far a record's window is widened on both sides, in nanoseconds.
+pub(super) const TOLERANCE_NS: u64 = 3_000_000;
+
+/// An absence that so many listings in a row agree on is proved.
+const PROOF: u8 = 2;
+
+/// A state that something had, from and to.
+#[derive(Debug)]
+struct Stay {
+    state: TcpState,
+    from_ns: u64,
+    to_ns: u64,
+    minisock: bool,
+}
+
+/// What has ended since a round of listings began: it may be in the listing all the same.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    stays: HashMap<SocketKey, Vec<Stay>, foldhash::fast::FixedState>,
+}
+
+impl History {
+    pub(super) fn note(&mut self, connection: &Connection) {
+        let stays = self.stays.entry(connection.key).or_default();
+        stays.extend(connection.stays().map(|(state, from_ns, to_ns)| Stay { state, from_ns, to_ns, minisock: false }));
+    }
+
+    pub(super) fn note_minisock(&mut self, minisock: &Minisock) {
+        let stays = self.stays.entry(minisock.subject.key).or_default();
+        let (from_ns, orphan_until_ns) = (minisock.since_ns, minisock.orphan_until_ns);
+        stays.push(Stay { state: minisock.state, from_ns, to_ns: u64::MAX, minisock: true });
+        if let Some(to_ns) = orphan_until_ns {
+            stays.push(Stay { state: TcpState::FinWait2, from_ns: 0, to_ns, minisock: true });
+        }
+    }
+
+    fn agrees(&self, record: &Record, (from_ns, to_ns): (u64, u64)) -> bool {
+        let Some(stays) = self.stays.get(&record.key) else { return false };
+        stays.iter().any(|stay| {
+            let same = stay.state == record.state && stay.minisock == record.expires_in_ns.is_some();
+            same && stay.from_ns <= to_ns && stay.to_ns >= from_ns
+        })
+    }
+}
+
+/// What a record says to us.
+enum Finding {
+    Agrees,
+    /// A request, or a stranger's: nothing that we follow.
+    Nothing,
+    /// Not what we believed; `None`: we did not know it.
+    News(Option<TcpState>),
+}
+
+impl Tracker {
+    /// A round of listings is about to begin: what ends from now on may be in it, and is remembered until it is compared.
+    pub fn expect_round(&mut self) {
+        self.history.get_or_insert_default();
+    }
+
+    /// Compares a round, once all events up to its end and the tolerance have been taken in. Returns what corrects us, as
+    /// events to [apply](Tracker::apply).
+    pub fn compare(&mut self, round: &Round) -> Vec<Event> {
+        self.round = self.round.wrapping_add(1);
+        self.agreement.rounds += 1;
+        self.interval_ns = round.to_ns.saturating_sub(self.compared_ns);
+        self.compared_ns = round.to_ns;
+        let history = self.history.take().unwrap_or_default();
+        let mut events = Vec::new();
+        for listing in &round.listings {
+            let mut requests = Vec::new();
+            for record in &listing.records {
+                if record.state == TcpState::SynRecv {
+                    requests.push(record.tuple);
+                }
+                self.compare_record(record, listing, &history, &mut events);
+            }
+            self.find_absent(listing, &requests, &mut events);
+        }
+        for netns in &round.gone {
+            self.find_purged(*netns, round.to_ns, &mut events);
+        }
+        events
+    }
+
+    fn compare_record(&mut self, record: &Record, listing: &Listing, history: &History, events: &mut Vec<Event>) {
+        let window = (record.from_ns.saturating_sub(TOLERANCE_NS), record.to_ns.saturating_add(TOLERANCE_NS));
+        let finding = self.finding(record, window, history);
+        let believed = match finding {
+            Finding::Nothing => return,
+            Finding::Agrees => {
+                self.agreement.compared += 1;
+                self.agreement.agreed += 1;
+                return;
+            }
+            Finding::News(believed) => believed,
+        };
+        let occasion = match believed {
+            None if listing.first => {
+                self.agreement.adopted += 1;
+                Occasion::Expected
+            }
+            None => {
+                self.agreement.compared += 1;
+                self.agreement.unknown += 1;
+                Occasion::Disagreement { interval_ns: self.interval_ns }
+            }
+            Some(_) => {
+                self.agreement.compared += 1;
+                self.agreement.differing += 1;
+                Occasion::Disagreement { interval_ns: self.interval_ns }
+            }
+        };
+        let &Record { state, expires_in_ns, queue, holder, .. } = record;
+        let kind = EventKind::Found { state, expires_in_ns, queue, holder, occasion };
+        events.push(event(record.to_ns, record.key, Some(record.tuple), kind));
+    }
+
+    fn finding(&mut self, record: &Record, window: (u64, u64), history: &History) -> Finding {
+        let (from_ns, to_ns) = window;
+        let round = self.round;
+        let (local, remote) = record.tuple;
+        if let Some(expires_in_ns) = record.expires_in_ns {
+            if let Some(minisock) = self.minisocks.get_mut(&(record.key.netns, local, remote))
+                && minisock.subject.key == record.key
+            {
+                (minisock.round, minisock.absences) = (round, 0);
+                minisock.expires_ns = record.to_ns.saturating_add(expires_in_ns);
+                if minisock.was_in(record.state, from_ns, to_ns) {
+                    return Finding::Agrees;
+                }
+                return if history.agrees(record, window) {
+                    Finding::Agrees
+                } else {
+                    Finding::News(Some(minisock.state))
+                };
+            }
+        } else if let Some(tracked) = self.sockets.get_mut(&record.key) {
+            (tracked.round, tracked.absences) = (round, 0);
+            if tracked.connection.was_in(record.state, from_ns, to_ns) || history.agrees(record, window) {
+                return Finding::Agrees;
+            }
+            // A request has its child's cookie, and is listed until the child takes its place.
+            let believed = tracked.connection.state;
+            let request = record.state == TcpState::SynRecv && tracked.connection.role == Role::Passive;
+            return if request { Finding::Nothing } else { Finding::News(Some(believed)) };
+        }
+        if history.agrees(record, window) {
+            return Finding::Agrees;
+        }
+        match self.sockets.get(&record.key) {
+            // Its `CLOSE` was missed: the table has its minisock already.
+            Some(tracked) if record.ours => Finding::News(Some(tracked.connection.state)),
+            None if record.ours && record.state != TcpState::SynRecv => Finding::News(None),
+            Some(_) | None => Finding::Nothing,
+        }
+    }
+
+    /// What must have been in the listing throughout, and was not.
+    fn find_absent(
+        &mut self,
+        listing: &Listing,
+        requests: &[(super::Endpoint, super::Endpoint)],
+        events: &mut Vec<Event>,
+    ) {
+        let began_ns = listing.from_ns.saturating_sub(TOLERANCE_NS);
+        let ended_ns = listing.to_ns.saturating_add(TOLERANCE_NS);
+        let disagreement = Occasion::Disagreement { interval_ns: self.interval_ns };
+        let Self { round, sockets, minisocks, agreement, .. } = self;
+        for (key, tracked) in sockets.iter_mut().filter(|(key, _)| key.netns == listing.netns) {
+            let connection = &tracked.connection;
+            let must = connection.state != TcpState::Close
+                && connection.first_seen_ns <= began_ns
+                && key.cookie & NAMELESS == 0
+                && tracked.round != *round;
+            tracked.absences = if must { tracked.absences + 1 } else { 0 };
+            if tracked.absences >= PROOF {
+                agreement.absent += 1;
+                let kind = EventKind::Lost { minisock: false, occasion: disagreement };
+                events.push(event(listing.to_ns, *key, None, kind));
+            }
+        }
+        let request = |minisock: &Minisock| requests.contains(&(minisock.subject.local, minisock.subject.remote));
+        for minisock in minisocks.iter_mut().filter(|minisock| minisock.subject.key.netns == listing.netns) {
+            let (key, tuple) = (minisock.subject.key, Some((minisock.subject.local, minisock.subject.remote)));
+            let must = minisock.since_ns <= began_ns && minisock.round != *round;
+            minisock.absences = if must { minisock.absences + 1 } else { 0 };
+            if minisock.absences < PROOF && !(must && request(minisock)) {
+                continue;
+            }
+            // One without a cookie cannot be found by it, and nobody tells the end of one whose time is over, or that a
+            // request has taken its place.
+            let told = minisock.surely_until_ns > ended_ns && key.cookie & NAMELESS == 0 && !request(minisock);
+            agreement.absent += u64::from(told);
+            let occasion = if told { disagreement } else { Occasion::Expected };
+            events.push(event(listing.to_ns, key, tuple, EventKind::Lost { minisock: true, occasion }));
+        }
+    }
+
+    /// A namespace's end purges its minisocks, and nobody tells.
+    fn find_purged(&mut self, netns: u32, at_ns: u64, events: &mut Vec<Event>) {
+        for minisock in self.minisocks.iter_mut().filter(|minisock| minisock.subject.key.netns == netns) {
+            let tuple = Some((minisock.subject.local, minisock.subject.remote));
+            let kind = EventKind::Lost { minisock: true, occasion: Occasion::Expected };
+            events.push(event(at_ns, minisock.subject.key, tuple, kind));
+        }
+    }
+
+    /// The kernel's table has a socket that we did not know, or believed in another state.
+    pub(super) fn found(&mut self, key: SocketKey, event: &Event, updates: &mut Vec<Update>) {
+        let EventKind::Found { state, expires_in_ns, queue, holder, occasion } = event.kind else { return };
+        let Some(tuple) = event.tuple else { return };
+        match expires_in_ns {
+            Some(expires_in_ns) => self.found_minisock(key, event, state, expires_in_ns, occasion, updates),
+            None if self.sockets.contains_key(&key) => self.correct(key, event, (state, occasion), updates),
+            None if self.has_room() => {
+                let role = if state == TcpState::Listen { Role::Listener } else { Role::Unknown };
+                let mut connection = Connection::new(key, role, tuple, state, event.at_ns);
+                connection.ownership.holder = holder;
+                if let Some((depth, limit)) = queue {
+                    let (depth, limit) = (Some(depth), Some(limit));
+                    connection.queued = Some(Queued { at_ns: event.at_ns, depth, limit, ..Queued::default() });
+                }
+                self.displace(&connection, event.at_ns, updates);
+                let happening = news(occasion, state, queue);
+                updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&connection), happening });
+                self.sockets.insert(key, Tracked::new(connection));
+            }
+            None => {}
+        }
+    }
+
+    /// A socket is in another state than we believed: events are missing.
+    fn correct(
+        &mut self,
+        key: SocketKey,
+        event: &Event,
+        (state, occasion): (TcpState, Occasion),
+        updates: &mut Vec<Update>,
+    ) {
+        let Some(tracked) = self.sockets.get_mut(&key) else { return };
+        let connection = &mut tracked.connection;
+        let believed = Some(connection.state);
+        connection.enter(state, event.at_ns);
+        connection.sampled_ns = connection.sampled_ns.max(occasion.interval_ns());
+        let happening = Happening::Disagreed { believed, found: Some(state) };
+        updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&*connection), happening });
+    }
+
+    fn found_minisock(
+        &mut self,
+        key: SocketKey,
+        event: &Event,
+        state: TcpState,
+        expires_in_ns: u64,
+        occasion: Occasion,
+        updates: &mut Vec<Update>,
+    ) {
+        let Some((local, remote)) = event.tuple else { return };
+        let at_ns = event.at_ns;
+        let mut believed = None;
+        let mut subject = None;
+        if let Some(minisock) = self.minisocks.remove(&(key.netns, local, remote)) {
+            believed = (minisock.subject.key == key).then_some(minisock.state);
+            subject = (minisock.subject.key == key).then_some(minisock.subject);
+        }
+        // What became of the socket is plain: it closed first.
+        if let Some(tracked) = self.sockets.get_mut(&key)
+            && tracked.connection.state != TcpState::Close
+        {
+            let connection = &mut tracked.connection;
+            believed = Some(connection.state);
+            connection.enter(TcpState::Close, at_ns);
+            connection.ended_ns = Some(at_ns);
+            connection.sampled_ns = connection.sampled_ns.max(occasion.interval_ns());
+            connection.ending = Some(if state == TcpState::TimeWait { Ending::LocalFin } else { Ending::Orphaned });
+            subject = Some(Subject::from(&*connection));
+            self.settle(key, at_ns);
+        }
+        let subject = subject.unwrap_or_else(|| {
+            Subject::from(&Connection::new(key, Role::Unknown, (local, remote), TcpState::Close, at_ns))
+        });
+        let happening = match occasion {
+            Occasion::Expected => news(occasion, state, None),
+            Occasion::Disagreement { .. } => Happening::Disagreed { believed, found: Some(state) },
+        };
+        updates.push(Update { at_ns, subject, happening });
+        self.admit_minisock(Minisock::new(subject, state, at_ns, Some(expires_in_ns)));
+    }
+
+    /// The kernel's table has it no longer.
+    pub(super) fn lost(
+        &mut self,
+        key: SocketKey,
+        event: &Event,
+        minisock: bool,
+        occasion: Occasion,
+        updates: &mut Vec<Update>,
+    ) {
+        let at_ns = event.at_ns;
+        if minisock {
+            let Some(minisock) = self.minisocks.of(key, event.tuple) else { return };
+            let (tuple, subject, believed) = (minisock.tuple(), minisock.subject, Some(minisock.state));
+            let over = minisock.expires_ns <= at_ns.saturating_add(GRACE_NS);
+            if let Occasion::Disagreement { .. } = occasion {
+                updates.push(Update { at_ns, subject, happening: Happening::Disagreed { believed, found: None } });
+            }
+            let end = if over { MinisockEnd::Expired } else { MinisockEnd::Gone };
+            self.end_minisock(&tuple, at_ns, end, updates);
+            return;
+        }
+        let Some(mut tracked) = self.take_out(key) else { return };
+        let connection = &mut tracked.connection;
+        let happening = Happening::Disagreed { believed: Some(connection.state), found: None };
+        connection.sampled_ns = connection.sampled_ns.max(occasion.interval_ns());
+        connection.ending = Some(Ending::Vanished);
+        connection.ended_ns = Some(at_ns);
+        connection.enter(TcpState::Close, at_ns);
+        updates.push(Update { at_ns, subject: Subject::from(&*connection), happening });
+        tracked.report_last(at_ns, updates);
+    }
+}
+
+fn event(at_ns: u64, key: SocketKey, tuple: Option<(super::Endpoint, super::Endpoint)>, kind: EventKind) -> Event {
+    Event { at_ns, key, skaddr: 0, tuple, kind, certainty: Certainty::Once }
+}
+
+/// A socket that we did not know.
+fn news(occasion: Occasion, state: TcpState, queue: Option<(u32, u32)>) -> Happening {
+    match occasion {
+        Occasion::Expected => Happening::Listed { state, queue },
+        Occasion::Disagreement { .. } => Happening::Disagreed { believed: None, found: Some(state) },
+    }
+}
