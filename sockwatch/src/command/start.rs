@@ -15,7 +15,7 @@ use sockwatch::{
         live::Live,
         poll::{Poll, cookies_of},
     },
-    tcp::event::Event,
+    tcp::{event::Event, reset::ResetReasons},
 };
 
 use super::{
@@ -62,6 +62,14 @@ impl Started {
         match self {
             Self::Live(_) => "ebpf",
             Self::Poll(_) => "poll",
+        }
+    }
+
+    /// What the kernel's numbers of reasons for a RST mean; polling sees no RSTs.
+    pub(crate) fn reset_reasons(&self) -> ResetReasons {
+        match self {
+            Self::Live(live) => live.reset_reasons().clone(),
+            Self::Poll(_) => ResetReasons::default(),
         }
     }
 

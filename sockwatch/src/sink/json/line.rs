@@ -116,6 +116,9 @@ pub enum Line<'a> {
         socket: &'a RawValue,
         /// The running kernel's `enum sk_rst_reason`; 0 if it has none.
         reason: u32,
+        /// Its name in that kernel, without `SK_RST_REASON_`; absent where it gives no reason.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason_name: Option<&'a str>,
     },
     /// A RST was received.
     ResetReceived {
