@@ -163,7 +163,7 @@ fn refused(told: &Told<'_>) -> String {
     } else if told.evidence.soft_error != 0 {
         format!("refused: ICMP said that the port of {remote} is unreachable")
     } else {
-        format!("refused by {remote}")
+        format!("refused by {remote}; no RST was seen: perhaps ICMP, port unreachable")
     }
 }
 
@@ -243,19 +243,18 @@ fn in_queue(told: &Told<'_>, ending: Ending) -> String {
         return String::new();
     }
     let left_ns = told.until_left();
-    let left = left_ns.map(|left| format!("after {} ", Spoken(left))).unwrap_or_default();
+    let after = left_ns.map(|left| format!("after {} ", Spoken(left))).unwrap_or_default();
     if connection.is_queued() {
-        return format!(", {left}in the accept queue; nobody accepted it");
+        return format!(", {after}in the accept queue; nobody accepted it");
     }
-    match connection.queued.filter(|_| connection.role == Role::Passive).and_then(|queued| queued.wait_ns()) {
-        Some(wait_ns) if left_ns.is_some_and(|left| wait_ns > left.cast_signed()) => {
-            format!(
-                "; {} left {left}in the accept queue, and was accepted after {}",
-                told.other.name,
-                Spoken(wait_ns.unsigned_abs())
-            )
-        }
-        Some(_) | None => String::new(),
+    let wait_ns = connection.queued.filter(|_| connection.role == Role::Passive).and_then(|queued| queued.wait_ns());
+    let (Some(left_ns), Some(Ok(wait_ns))) = (left_ns, wait_ns.map(u64::try_from)) else { return String::new() };
+    if connection.lifetime_ns().is_some_and(|life| wait_ns > life) {
+        format!(", {after}in the accept queue; accepted after {}, dead on arrival", Spoken(wait_ns))
+    } else if wait_ns > left_ns {
+        format!("; accepted after {} in the accept queue, when the client had closed already", Spoken(wait_ns))
+    } else {
+        String::new()
     }
 }
 

@@ -345,7 +345,7 @@ pub struct Finished<'a> {
     /// Payload bytes received.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) received_bytes: Option<u64>,
-    /// Bytes that nobody had read at the end.
+    /// Bytes that nobody had read when it ended; after a FIN or a RST they may still be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) unread_bytes: Option<u32>,
     /// `sk_err` at the end, an errno; 0 if none.

@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     net::Shutdown,
+    process::Command,
 };
 
 use nix::libc;
@@ -164,14 +165,13 @@ fn unread_data_is_counted() {
     });
 }
 
-/// The name of the error is the same whichever way a socket was destroyed; `ss -K` is the usual one.
+/// By whichever program a socket is destroyed, the error is the same; `ss -K` is the usual one.
 #[test]
 fn destroyed_by_ss() {
     let client = "active destroyed: destroyed by PROCESS (ss -K, or a program like it)";
     check("destroyed_by_ss", &[client, "passive peer-rst: reset by client"], |pair| {
         let port = pair.client().local_addr().unwrap().port();
-        let output =
-            std::process::Command::new("ss").args(["-K", "-tn", &format!("sport = :{port}")]).output().unwrap();
+        let output = Command::new("ss").args(["-K", "-tn", &format!("sport = :{port}")]).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         pair.until("passive", "CLOSE");
     });

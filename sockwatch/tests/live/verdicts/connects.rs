@@ -11,7 +11,7 @@ use nix::{
 use super::{assert_endings, check_near, connect_blocking, connected, nonblocking, set_option};
 use crate::{
     harness::{Trace, shared},
-    network::{Network, set},
+    network::{Firewall, Network, set},
 };
 
 /// The first answer comes while connect() still holds the socket, and is only remembered; the second one ends it.
@@ -126,5 +126,52 @@ fn no_port_is_free() {
         let held = connected(network);
         assert_eq!(connect_blocking(network), Some(libc::EADDRNOTAVAIL));
         held
+    });
+}
+
+/// What many firewalls do, and what a process cannot tell from a RST.
+#[test]
+fn port_unreachable() {
+    let expected = "active refused: refused by ADDRESS; no RST was seen: perhaps ICMP, port unreachable";
+    check_near("port_unreachable", &[expected], Network::silence, |network, trace| {
+        let firewall = Firewall::new(network);
+        let client = network.near.run(|| {
+            let client = nonblocking();
+            let _ = connect(client.as_raw_fd(), &SockaddrStorage::from(network.server));
+            client
+        });
+        firewall.answer();
+        trace.until("the client's end", |line| line.0["new"] == "CLOSE");
+        assert_eq!(getsockopt(&client, sockopt::SocketError).unwrap(), libc::ECONNREFUSED);
+    });
+}
+
+#[test]
+fn nobody_listens() {
+    let expected = "active refused: refused: nobody listened on ADDRESS (RST)";
+    check_near(
+        "nobody_listens",
+        &[expected],
+        |_| (),
+        |network, _| {
+            assert_eq!(connect_blocking(network), Some(libc::ECONNREFUSED));
+        },
+    );
+}
+
+/// The connecting process is killed.
+#[test]
+fn killed_while_it_connects() {
+    let expected = "active given-up: client PROCESS gave up connecting after TIME; 1 SYN unanswered";
+    check_near("killed_while_it_connects", &[expected], Network::silence, |network, trace| {
+        let client = network.near.run(|| {
+            let client = nonblocking();
+            let _ = connect(client.as_raw_fd(), &SockaddrStorage::from(network.server));
+            client
+        });
+        let mut holder = std::process::Command::new("sleep").arg("60").stdin(client).spawn().unwrap();
+        trace.until("SYN", |line| line.0["new"] == "SYN_SENT");
+        holder.kill().unwrap();
+        holder.wait().unwrap();
     });
 }

@@ -41,7 +41,7 @@ fn reset_in_the_queue() {
 #[test]
 fn accepted_after_the_reset() {
     let child =
-        "passive peer-rst: reset by client; client left after TIME in the accept queue, and was accepted after TIME";
+        "passive peer-rst: reset by client, after TIME in the accept queue; accepted after TIME, dead on arrival";
     check("accepted_after_the_reset", &[CLIENT_RESET, child], |listener, client, trace| {
         linger_zero(&client);
         drop(client);
@@ -77,7 +77,7 @@ fn client_gives_up_in_the_queue() {
 #[test]
 fn accepted_after_the_fin() {
     let child = "passive peer-fin: client closed first; TIME_WAIT on the client's side; server PROCESS closed TIME later; \
-                 client left after TIME in the accept queue, and was accepted after TIME";
+                 accepted after TIME in the accept queue, when the client had closed already";
     let gone = "active orphaned: client PROCESS closed first; server has not closed: FIN_WAIT2 without a process";
     check("accepted_after_the_fin", &[gone, child], |listener, mut client, trace| {
         client.write_all(b"too late").unwrap();
