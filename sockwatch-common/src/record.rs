@@ -149,7 +149,7 @@ pub struct Evidence {
     pub error: u16,
     /// `sk->sk_err_soft`.
     pub soft_error: u16,
-    /// The low 16 bits of `sk->sk_flags`: `SOCK_DEAD` is bit 0, `SOCK_DONE` bit 1, `SOCK_LINGER` bit 5.
+    /// The low 16 bits of `sk->sk_flags`: `SOCK_DEAD` is bit 0, `SOCK_DONE` bit 1, `SOCK_LINGER` bit 4.
     pub flags: u16,
     /// `icsk->icsk_retransmits`.
     pub retransmits: u8,

@@ -165,6 +165,7 @@ impl Default for CollectArgs {
 #[command(after_help = "Examples:
   sockwatch trace --port 8080                        everything about port 8080
   sockwatch trace --port 8080 --connections          a line per finished connection
+  sockwatch trace --port 8080 --connections --why    and who ended each, in a sentence
   sockwatch trace --pid 1234 --format json > t.json  one process, for other programs
   sockwatch trace --addr 10.0.0.0/8 --duration 30s   half a minute of one network
 
@@ -226,6 +227,9 @@ pub(crate) struct ShowArgs {
     /// Show a line per finished connection (default: these and transitions).
     #[arg(long)]
     pub(crate) connections: bool,
+    /// Say below each finished connection who ended it and why, in a sentence (JSON says it always).
+    #[arg(long)]
+    pub(crate) why: bool,
     /// How to print.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,

@@ -12,7 +12,7 @@ use sockwatch::{
     kernel::check::kernel_release,
     pipeline::{self, Limits, Totals},
     sink::{
-        Show,
+        Show, Why,
         json::Json,
         text::{Colour, Text},
     },
@@ -32,7 +32,7 @@ use crate::cli::{AuditArgs, CollectArgs, Format, Reconcile, SourceName, Time};
 const FINDINGS: u8 = 1;
 
 /// Only what the kernel's table and we disagree on.
-const SHOW: Show = Show { transitions: false, connections: false, disagreements: true };
+const SHOW: Show = Show { transitions: false, connections: false, disagreements: true, why: Why::Untold };
 
 pub(crate) fn run(args: &AuditArgs) -> anyhow::Result<ExitCode> {
     let resolved = filter::resolve(&args.filter)?;
@@ -106,6 +106,13 @@ fn report(totals: &Totals, duration: Duration) -> io::Result<()> {
         agreement.differing, agreement.unknown, agreement.absent
     )?;
     writeln!(out, "taken over from the first listings: {} sockets that were there before", agreement.adopted)?;
+    if agreement.displaced != 0 {
+        writeln!(
+            out,
+            "gone before their time without a word, as a SYN that is dropped at a full accept queue does it: {} minisocks",
+            agreement.displaced
+        )?;
+    }
     if agreement.unlisted != 0 {
         writeln!(
             out,

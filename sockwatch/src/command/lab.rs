@@ -86,6 +86,7 @@ fn shown(args: &LabArgs) -> ShowArgs {
     ShowArgs {
         transitions: false,
         connections: false,
+        why: false,
         format: args.format,
         time: Time::Relative,
         duration: None,

@@ -16,7 +16,7 @@ use sockwatch::{
         poll::{Poll, cookies_of},
         reconcile::{Reconciler, Schedule},
     },
-    tcp::event::Event,
+    tcp::{event::Event, reset::ResetReasons},
 };
 
 use super::{
@@ -70,6 +70,14 @@ impl Started {
         match self {
             Self::Live(_) => "ebpf",
             Self::Poll(_) => "poll",
+        }
+    }
+
+    /// What the kernel's numbers of reasons for a RST mean; polling sees no RSTs.
+    pub(crate) fn reset_reasons(&self) -> ResetReasons {
+        match self {
+            Self::Live(live) => live.reset_reasons().clone(),
+            Self::Poll(_) => ResetReasons::default(),
         }
     }
 

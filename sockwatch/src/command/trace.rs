@@ -12,7 +12,7 @@ use sockwatch::{
     monotonic::{now_ns, wall_offset_ns},
     pipeline::{self, Limits, Totals},
     sink::{
-        Clock, Show,
+        Clock, Show, Why,
         json::{Json, Start, VERSION},
         text::{Colour, Text},
     },
@@ -70,19 +70,21 @@ pub(crate) async fn show(
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<Totals> {
     let both = args.transitions == args.connections;
-    let show =
-        Show { transitions: both || args.transitions, connections: both || args.connections, disagreements: true };
+    let why = if args.why { Why::Told } else { Why::Untold };
+    let (transitions, connections) = (both || args.transitions, both || args.connections);
+    let show = Show { transitions, connections, disagreements: true, why };
+    let reasons = source.reset_reasons();
     let limits = Limits { duration: args.duration, connections: args.count };
     match args.format {
         Format::Text => {
             let colour = if args.output.is_none() && wants_colour() { Colour::On } else { Colour::Off };
-            let mut sink = Text::new(output, show, clock, colour);
+            let mut sink = Text::new(output, show, clock, colour).naming(reasons);
             Ok(pipeline::run(source, &mut sink, limits, stop).await?)
         }
         Format::Json => {
             let kernel = kernel_release();
             let start = start_line(clock, source.name(), &kernel);
-            let mut sink = Json::new(output, show, clock, start).context("cannot write the output")?;
+            let mut sink = Json::new(output, show, clock, start).context("cannot write the output")?.naming(reasons);
             let totals = pipeline::run(source, &mut sink, limits, stop).await?;
             sink.end(&totals).context("cannot write the output")?;
             Ok(totals)

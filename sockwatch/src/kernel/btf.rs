@@ -141,6 +141,17 @@ impl Btf {
         })
     }
 
+    /// All enumerators and their values; none if there is no such enumeration.
+    pub fn enumerators(&self, enumeration: &str) -> Vec<(String, u32)> {
+        let Some(record) = self.named(kind::ENUM, enumeration) else { return Vec::new() };
+        let one = |index| {
+            let at = record.at + 12 + index * 8;
+            let name = self.string(word(&self.bytes, at)?)?;
+            Some((String::from_utf8_lossy(name).into_owned(), word(&self.bytes, at + 4)?))
+        };
+        (0..record.length).filter_map(one).collect()
+    }
+
     fn named(&self, kind: u32, name: &str) -> Option<Type> {
         // BTF holds each string once, so types of one name share its offset: comparing numbers is 50 times faster than
         // an index of all names, which start-up would wait for.
@@ -242,6 +253,9 @@ mod tests {
         assert_eq!(btf.tracepoint_parameters("inet_sock_set_state"), Some(3));
         assert_eq!(btf.tracepoint_parameters("no_such_tracepoint"), None);
         assert!(btf.function_parameters("inet_csk_accept").is_some_and(|count| count == 2 || count == 4));
+        assert_eq!(btf.enumerators("no_such_enumeration"), []);
+        let states = btf.enumerators("bpf_prog_type");
+        assert!(states.iter().any(|(name, value)| name == "BPF_PROG_TYPE_TRACING" && *value > 0), "{states:?}");
         assert!(btf.enumerator("skb_drop_reason", "SKB_DROP_REASON_NO_SOCKET").is_none_or(|value| value > 0));
     }
 

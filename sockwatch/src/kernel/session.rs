@@ -20,7 +20,7 @@ use super::{
     probes::{Alternative, EMPTY, Hook, Need, PROBES, Part, Probe, Program, Requirement},
     refusal::{self, Refusal},
 };
-use crate::tcp::loss::Losses;
+use crate::tcp::{loss::Losses, reset::ResetReasons};
 
 static OBJECT: &[u8] = include_bytes_aligned!("sockwatch-probes.o");
 
@@ -152,6 +152,7 @@ pub struct Session {
     attached: Vec<Program>,
     outcomes: Vec<Outcome>,
     tells_cookies: bool,
+    reset_reasons: ResetReasons,
 }
 
 /// Loads and attaches.
@@ -191,6 +192,11 @@ impl Session {
     /// Whether sockets are told apart by cookie. Without BTF only by address, which no listing tells.
     pub fn tells_cookies(&self) -> bool {
         self.tells_cookies
+    }
+
+    /// What this kernel's numbers of reasons for a RST mean.
+    pub fn reset_reasons(&self) -> &ResetReasons {
+        &self.reset_reasons
     }
 
     /// Lets sockets pass the process filter that were there before: whose owner no event will tell.
@@ -455,6 +461,7 @@ impl<'a> Starter<'a> {
             attached,
             outcomes,
             tells_cookies: btf.is_some(),
+            reset_reasons: btf.map(|btf| ResetReasons::of(btf.enumerators("sk_rst_reason"))).unwrap_or_default(),
         };
         Ok((session, rings))
     }

@@ -22,6 +22,8 @@ use crate::{
         connection::{Connection, Role},
         event::SocketKey,
         loss::Losses,
+        reset::ResetReasons,
+        sentence::sentence,
         state::TcpState,
         update::{Happening, Subject, Update},
     },
@@ -40,6 +42,7 @@ pub struct Json<W> {
     show: Show,
     clock: Clock,
     losses_told: LossCounts,
+    reasons: ResetReasons,
     /// Each living socket's JSON: it stands in all of its lines, and seldom changes between them.
     sockets: HashMap<(SocketKey, u32), (Subject, Box<RawValue>), FixedState>,
 }
@@ -57,11 +60,19 @@ impl<W: Write> Json<W> {
             show,
             clock,
             losses_told,
+            reasons: ResetReasons::default(),
             sockets: HashMap::default(),
         };
         json.line(&Line::Start(start))?;
         json.flush()?;
         Ok(json)
+    }
+
+    /// Names the reasons of RSTs.
+    #[must_use]
+    pub fn naming(mut self, reasons: ResetReasons) -> Self {
+        self.reasons = reasons;
+        self
     }
 
     /// Writes the last line.
@@ -107,7 +118,7 @@ impl<W: Write> Sink for Json<W> {
             return Ok(());
         }
         let socket = socket(&mut self.sockets, &update.subject)?;
-        serde_json::to_writer(&mut self.buffer, &line(update, socket, self.clock))?;
+        serde_json::to_writer(&mut self.buffer, &line(update, socket, self.clock, &self.reasons))?;
         self.buffer.push(b'\n');
         if let Happening::Ended(_) = update.happening {
             self.sockets.remove(&(update.subject.key, update.subject.incarnation));
@@ -147,7 +158,7 @@ fn socket<'a>(
     }
 }
 
-fn line<'a>(update: &'a Update, socket: &'a RawValue, clock: Clock) -> Line<'a> {
+fn line<'a>(update: &'a Update, socket: &'a RawValue, clock: Clock, reasons: &'a ResetReasons) -> Line<'a> {
     let at_ns = clock.at(update.at_ns);
     match &update.happening {
         Happening::Transition { old, new, lasted_ns, by, sampled_ns } => Line::Transition {
@@ -179,7 +190,9 @@ fn line<'a>(update: &'a Update, socket: &'a RawValue, clock: Clock) -> Line<'a> 
             Line::Accept { at_ns, socket, by: by.into(), fd: *fd, listener: *listener, wait_ns: *wait_ns }
         }
         Happening::AcceptFailed { by, errno } => Line::AcceptFailed { at_ns, socket, by: by.into(), errno: *errno },
-        Happening::ResetSent { reason } => Line::ResetSent { at_ns, socket, reason: *reason },
+        Happening::ResetSent { reason } => {
+            Line::ResetSent { at_ns, socket, reason: *reason, reason_name: reasons.name(*reason) }
+        }
         Happening::ResetReceived => Line::ResetReceived { at_ns, socket },
         Happening::Retransmitted { count } => Line::Retransmit { at_ns, socket, count: *count },
         Happening::SynAckRetransmitted { client } => {
@@ -218,7 +231,7 @@ fn finished<'a>(connection: &'a Connection, socket: &'a RawValue, at_ns: i64, cl
         first_seen_ns: clock.at(connection.first_seen_ns),
         lifetime_ns: connection.lifetime_ns(),
         end: connection.ending.map(tcp::close::Ending::word),
-        why: connection.ending.map(tcp::close::Ending::sentence),
+        why: sentence(connection),
         abandoned: connection.is_queued(),
         opener: connection.ownership.opener.as_ref().map(Task::from),
         acceptor: connection.ownership.acceptor.as_ref().map(Task::from),

@@ -17,6 +17,17 @@ pub struct Show {
     pub connections: bool,
     /// Where the kernel's table and we disagree.
     pub disagreements: bool,
+    /// Whether text says below each finished connection who ended it.
+    pub why: Why,
+}
+
+/// Whether an ending is told in a sentence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Below each finished connection.
+    Told,
+    /// Only the word.
+    Untold,
 }
 
 /// What an event's time is counted from.

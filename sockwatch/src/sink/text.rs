@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Clock, Show, Sink,
+    Clock, Show, Sink, Why,
     quantity::{Column, Short},
 };
 use crate::{
@@ -17,6 +17,8 @@ use crate::{
         endpoint::IPV4_WIDTH,
         event::Task,
         loss::Losses,
+        reset::ResetReasons,
+        sentence::sentence,
         state::TcpState,
         update::{Happening, Subject, Update},
     },
@@ -50,6 +52,7 @@ pub struct Text<W> {
     show: Show,
     clock: Clock,
     colour: Colour,
+    reasons: ResetReasons,
     header_due: bool,
     losses_told: Losses,
 }
@@ -69,7 +72,15 @@ impl<W: Write> Text<W> {
     /// Writes to `out`, in batches.
     pub fn new(out: W, show: Show, clock: Clock, colour: Colour) -> Self {
         let buffer = Vec::with_capacity(BUFFER_BYTES + 1024);
-        Self { out, buffer, show, clock, colour, header_due: true, losses_told: Losses::default() }
+        let (reasons, losses_told) = (ResetReasons::default(), Losses::default());
+        Self { out, buffer, show, clock, colour, reasons, header_due: true, losses_told }
+    }
+
+    /// Names the reasons of RSTs.
+    #[must_use]
+    pub fn naming(mut self, reasons: ResetReasons) -> Self {
+        self.reasons = reasons;
+        self
     }
 
     fn header(&mut self) -> io::Result<()> {
@@ -173,13 +184,18 @@ impl<W: Write> Text<W> {
     fn happening(&mut self, update: &Update) -> io::Result<()> {
         self.start(colour_of(&update.happening));
         self.begin(update.at_ns, update.subject.role.letter(), &update.subject)?;
-        let Line { what, after_ns, task } = line(update);
+        let Line { what, after_ns, task } = line(update, &self.reasons);
         let sampled = match update.happening {
             Happening::Transition { sampled_ns, .. } => sampled_ns,
             _ => None,
         };
-        self.column(&what, HAPPENING_WIDTH)?;
-        self.duration(after_ns, sampled)?;
+        if after_ns.is_none() && what.as_str().len() > HAPPENING_WIDTH {
+            // A long word takes the room of the duration that it has not.
+            self.column(&what, HAPPENING_WIDTH + 1 + DURATION_WIDTH)?;
+        } else {
+            self.column(&what, HAPPENING_WIDTH)?;
+            self.duration(after_ns, sampled)?;
+        }
         self.process(task.or(update.subject.owner), PROCESS_WIDTH)?;
         self.finish_line();
         Ok(())
@@ -202,6 +218,16 @@ impl<W: Write> Text<W> {
             None => "-",
         };
         write!(self.buffer, " {end}")?;
+        self.finish_line();
+        if self.show.why == Why::Told { self.why(connection) } else { Ok(()) }
+    }
+
+    /// Who ended it and why, below its line.
+    fn why(&mut self, connection: &Connection) -> io::Result<()> {
+        let Some(sentence) = sentence(connection) else { return Ok(()) };
+        let width = if let Clock::Wall { .. } = self.clock { WALL_WIDTH } else { TIME_WIDTH };
+        self.start(style::DIM);
+        write!(self.buffer, "{:width$}   {sentence}", "")?;
         self.finish_line();
         Ok(())
     }
@@ -244,7 +270,7 @@ macro_rules! what {
     }};
 }
 
-fn line(update: &Update) -> Line {
+fn line(update: &Update, reasons: &ResetReasons) -> Line {
     let only = |what| Line { what, after_ns: None, task: None };
     match &update.happening {
         Happening::Transition { old, new, lasted_ns, by, .. } => {
@@ -265,8 +291,11 @@ fn line(update: &Update) -> Line {
         Happening::AcceptFailed { by, errno } => {
             Line { what: what!("accept failed {}", errno_name(*errno)), after_ns: None, task: Some(*by) }
         }
-        Happening::ResetSent { reason: 0 } => only(what!("RST sent")),
-        Happening::ResetSent { reason } => only(what!("RST sent, reason {reason}")),
+        Happening::ResetSent { reason } => only(match (reason, reasons.name(*reason)) {
+            (0, _) => what!("RST sent"),
+            (_, Some(name)) => what!("RST sent {}", name.strip_prefix("TCP_").unwrap_or(name)),
+            (_, None) => what!("RST sent, reason {reason}"),
+        }),
         Happening::ResetReceived => only(what!("RST received")),
         Happening::Retransmitted { count } => only(what!("retransmit {count}")),
         Happening::SynAckRetransmitted { client } => only(what!("SYN-ACK again :{}", client.port)),
@@ -275,7 +304,9 @@ fn line(update: &Update) -> Line {
         Happening::MinisockEnded { state, lasted_ns, end } => {
             Line { what: what!("{state} {}", end.word()), after_ns: Some(lasted_ns.cast_signed()), task: None }
         }
-        Happening::Disagreed { believed, found } => only(what!("!{} is {}", state_or_dash(*believed), state_or_dash(*found))),
+        Happening::Disagreed { believed, found } => {
+            only(what!("!{} is {}", state_or_dash(*believed), state_or_dash(*found)))
+        }
         Happening::Unexpected { believed, old } => only(what!("?{believed} was {old}")),
         Happening::Ended(_) => only(Column::default()),
     }

@@ -12,7 +12,7 @@ use crate::{
         session::{Options, Outcome, Session, StartError},
     },
     monotonic::now_ns,
-    tcp::{decode::decode, event::Event, loss::Losses},
+    tcp::{decode::decode, event::Event, loss::Losses, reset::ResetReasons},
 };
 
 /// Reading the counters costs system calls: not at every tick.
@@ -59,6 +59,11 @@ impl Live {
     /// If there are more than the kernel side can remember.
     pub fn remember(&mut self, cookies: &[u64]) -> io::Result<()> {
         self.session.remember(cookies)
+    }
+
+    /// What the kernel's numbers of reasons for a RST mean.
+    pub fn reset_reasons(&self) -> &ResetReasons {
+        self.session.reset_reasons()
     }
 
     /// What became of each probe.

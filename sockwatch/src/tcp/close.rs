@@ -5,7 +5,7 @@
 
 use super::{
     event::CloseEvidence,
-    state::TcpState::{self, CloseWait, Closing, FinWait2, LastAck, Listen, SynSent},
+    state::TcpState::{self, CloseWait, Closing, FinWait1, FinWait2, LastAck, Listen, SynRecv, SynSent},
 };
 
 /// How a connection ended.
@@ -21,15 +21,16 @@ pub enum Ending {
     Orphaned,
     /// A RST came from the remote end.
     ResetByPeer,
-    /// This end sent a RST: unread data at close, linger 0, `TCP_LINGER2` < 0, or a disconnect.
+    /// This end dropped the connection, mostly with a RST: unread data at close, linger 0, `TCP_LINGER2` < 0, data after
+    /// close, or a disconnect.
     Aborted,
-    /// connect() was answered with a RST.
+    /// connect() was answered with a RST, or with an ICMP port unreachable.
     Refused,
     /// connect() was given up by its own process, or failed before it reached the wire.
     ConnectAborted,
     /// The other end did not answer.
     TimedOut(Timeout),
-    /// ICMP said that the destination cannot be reached.
+    /// connect() was answered by ICMP: the destination cannot be reached.
     Unreachable,
     /// An administrator destroyed it (`ss -K`).
     Destroyed,
@@ -44,11 +45,15 @@ pub enum Ending {
 /// What ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timeout {
+    /// The SYN was not answered.
+    Syn,
     /// Keepalive probes were not answered.
     Keepalive,
-    /// `TCP_USER_TIMEOUT`.
+    /// `TCP_USER_TIMEOUT`, which stands in for every other limit once a connection is open.
     UserTimeout,
-    /// Retransmissions were not acknowledged, or the SYN was not answered.
+    /// The other end's window stayed closed, and probes of it were not answered or nobody owns the socket.
+    ZeroWindow,
+    /// Retransmissions were not acknowledged.
     Retransmission,
 }
 
@@ -57,12 +62,18 @@ const ECONNABORTED: u16 = 103;
 const ECONNRESET: u16 = 104;
 const ETIMEDOUT: u16 = 110;
 const ECONNREFUSED: u16 = 111;
-const EHOSTUNREACH: u16 = 113;
+
+/// `sk_shutdown`: nothing will be read any more.
+const RCV_SHUTDOWN: u8 = 1;
 
 /// Applies the table to a transition from `old` to `CLOSE`. `was_queued` tells of a child that nobody accepted.
 pub fn verdict(old: TcpState, evidence: &CloseEvidence, was_queued: bool) -> Ending {
     if old == Listen {
         return Ending::Stopped;
+    }
+    // Before any error: with IP_RECVERR, or after a disconnect, `sk_err` may be an old one that nobody has read.
+    if let Some(ending) = by_fins(old, evidence) {
+        return ending;
     }
     match evidence.error {
         0 => without_error(old, evidence, was_queued),
@@ -80,38 +91,82 @@ pub fn verdict_without_evidence(old: TcpState, reset_received: bool) -> Option<E
     }
 }
 
+/// Both FINs have come and were acknowledged: nothing but that leads to these.
+fn by_fins(old: TcpState, evidence: &CloseEvidence) -> Option<Ending> {
+    match old {
+        FinWait2 if evidence.done => Some(Ending::LocalFin),
+        Closing if evidence.all_acked => Some(Ending::BothFin),
+        LastAck if evidence.all_acked => Some(Ending::PeerFin),
+        _ => None,
+    }
+}
+
 fn with_error(old: TcpState, error: u16, evidence: &CloseEvidence) -> Ending {
     match error {
         ECONNABORTED => Ending::Destroyed,
-        ECONNREFUSED if old == SynSent => Ending::Refused,
         ECONNRESET => Ending::ResetByPeer,
         EPIPE if old == CloseWait => Ending::ResetByPeer,
-        EHOSTUNREACH if old == SynSent && evidence.soft_error == 0 => Ending::Unreachable,
-        ETIMEDOUT => Ending::TimedOut(timeout(evidence)),
-        _ if evidence.soft_error != 0 => Ending::TimedOut(timeout(evidence)),
+        ETIMEDOUT => Ending::TimedOut(timeout(old, evidence)),
+        ECONNREFUSED if old == SynSent => Ending::Refused,
+        // No matter whether the message ended it at once or was only remembered (a soft error) until the last SYN timed
+        // out: the process sees its errno.
+        _ if matches!(old, SynSent | SynRecv) => Ending::Unreachable,
+        // `tcp_write_err()` reports a soft error in place of ETIMEDOUT.
+        _ if error == evidence.soft_error => Ending::TimedOut(timeout(old, evidence)),
         _ => Ending::Aborted,
     }
 }
 
-fn timeout(evidence: &CloseEvidence) -> Timeout {
-    if evidence.probes > 0 {
-        Timeout::Keepalive
+fn timeout(old: TcpState, evidence: &CloseEvidence) -> Timeout {
+    if matches!(old, SynSent | SynRecv) {
+        Timeout::Syn
     } else if evidence.user_timeout_ms > 0 {
         Timeout::UserTimeout
-    } else {
+    } else if evidence.probes > 0 && evidence.all_acked {
+        // Keepalive only asks while nothing else is on the way.
+        Timeout::Keepalive
+    } else if evidence.retransmits > 0 || evidence.all_acked {
         Timeout::Retransmission
+    } else {
+        Timeout::ZeroWindow
     }
 }
 
 fn without_error(old: TcpState, evidence: &CloseEvidence, was_queued: bool) -> Ending {
     match old {
-        FinWait2 if evidence.done => Ending::LocalFin,
         FinWait2 if evidence.dead && evidence.linger2 >= 0 => Ending::Orphaned,
-        Closing if evidence.done && evidence.all_acked => Ending::BothFin,
-        LastAck => Ending::PeerFin,
         SynSent => Ending::ConnectAborted,
         _ if was_queued && !evidence.has_socket && !evidence.dead => Ending::ListenerClosed,
         _ => Ending::Aborted,
+    }
+}
+
+/// What a RST that this end sent just after its `CLOSE` makes of the verdict: data came that nobody would read. The
+/// kernel then goes the way of an orphan, or of a RST received (`tcp_reset()`), before it sends its own.
+pub fn verdict_after_reset(ending: Ending, old: TcpState, evidence: &CloseEvidence) -> Ending {
+    let shut = evidence.shutdown & RCV_SHUTDOWN != 0;
+    match (ending, old) {
+        (Ending::Orphaned, FinWait2) => Ending::Aborted,
+        (Ending::ResetByPeer, FinWait1 | FinWait2) if shut => Ending::Aborted,
+        (ending, _) => ending,
+    }
+}
+
+/// Whether the current task made the transition to `CLOSE`; else it is whoever the softirq interrupted.
+pub fn is_made_by_task(ending: Ending, evidence: Option<&CloseEvidence>) -> bool {
+    match ending {
+        Ending::ConnectAborted | Ending::Destroyed | Ending::ListenerClosed | Ending::Stopped => true,
+        // An orphan's abort, by data or `TCP_LINGER2` < 0, comes with a segment.
+        Ending::Aborted => evidence.is_some_and(|evidence| evidence.has_socket),
+        Ending::LocalFin
+        | Ending::PeerFin
+        | Ending::BothFin
+        | Ending::Orphaned
+        | Ending::ResetByPeer
+        | Ending::Refused
+        | Ending::TimedOut(_)
+        | Ending::Unreachable
+        | Ending::Vanished => false,
     }
 }
 
@@ -135,34 +190,12 @@ impl Ending {
             Self::Vanished => "vanished",
         }
     }
-
-    /// The same in a few words.
-    pub const fn sentence(self) -> &'static str {
-        match self {
-            Self::LocalFin => "this end closed first; TIME_WAIT is on this side",
-            Self::PeerFin => "the remote end closed first; TIME_WAIT is on its side",
-            Self::BothFin => "both ends closed at once; TIME_WAIT is on both sides",
-            Self::Orphaned => "this end closed first and waits in FIN_WAIT2 without a process",
-            Self::ResetByPeer => "reset by the remote end",
-            Self::Aborted => "reset by this end",
-            Self::Refused => "connection refused",
-            Self::ConnectAborted => "connect given up before it was answered",
-            Self::TimedOut(Timeout::Keepalive) => "keepalive probes were not answered",
-            Self::TimedOut(Timeout::UserTimeout) => "TCP_USER_TIMEOUT ran out",
-            Self::TimedOut(Timeout::Retransmission) => "retransmissions were not answered",
-            Self::Unreachable => "destination unreachable",
-            Self::Destroyed => "destroyed by an administrator",
-            Self::ListenerClosed => "its listener was closed while it was in the accept queue",
-            Self::Stopped => "listener closed",
-            Self::Vanished => "no longer in the kernel's socket table",
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tcp::state::TcpState::{Established, FinWait1, SynRecv};
+    use crate::tcp::state::TcpState::Established;
 
     fn check(old: TcpState, change: impl FnOnce(&mut CloseEvidence), expected: Ending) {
         let mut evidence = CloseEvidence::default();
@@ -173,24 +206,48 @@ mod tests {
     #[test]
     fn fins_tell_who_closed_first() {
         check(FinWait2, |e| e.done = true, Ending::LocalFin);
-        check(LastAck, |e| e.dead = true, Ending::PeerFin);
+        check(LastAck, |e| (e.dead, e.all_acked) = (true, true), Ending::PeerFin);
+        check(LastAck, |e| (e.has_socket, e.unread_bytes) = (true, 3), Ending::Aborted);
         check(Closing, |e| (e.done, e.all_acked) = (true, true), Ending::BothFin);
         check(Closing, |e| e.done = true, Ending::Aborted);
         check(FinWait2, |e| e.dead = true, Ending::Orphaned);
         check(FinWait2, |e| (e.dead, e.linger2) = (true, -1), Ending::Aborted);
     }
 
+    /// With `IP_RECVERR`, or after a disconnect and a new connect(), `sk_err` is set and means nothing.
+    #[test]
+    fn fins_count_more_than_an_error_that_nobody_read() {
+        check(FinWait2, |e| (e.done, e.error) = (true, 113), Ending::LocalFin);
+        check(LastAck, |e| (e.all_acked, e.error) = (true, 104), Ending::PeerFin);
+        check(Established, |e| (e.has_socket, e.error) = (true, 113), Ending::Aborted);
+    }
+
     #[test]
     fn errors_tell_resets_from_timeouts() {
+        let timed_out = |timeout| Ending::TimedOut(timeout);
         check(SynSent, |e| e.error = 111, Ending::Refused);
         check(Established, |e| e.error = 104, Ending::ResetByPeer);
         check(CloseWait, |e| e.error = 32, Ending::ResetByPeer);
-        check(Established, |e| (e.error, e.probes) = (110, 9), Ending::TimedOut(Timeout::Keepalive));
-        check(Established, |e| (e.error, e.user_timeout_ms) = (110, 500), Ending::TimedOut(Timeout::UserTimeout));
-        check(FinWait1, |e| (e.error, e.retransmits) = (110, 15), Ending::TimedOut(Timeout::Retransmission));
-        check(SynSent, |e| (e.error, e.soft_error) = (113, 113), Ending::TimedOut(Timeout::Retransmission));
-        check(SynSent, |e| e.error = 113, Ending::Unreachable);
+        check(Established, |e| (e.error, e.probes, e.all_acked) = (110, 9, true), timed_out(Timeout::Keepalive));
+        check(Established, |e| (e.error, e.probes) = (110, 9), timed_out(Timeout::ZeroWindow));
+        check(Established, |e| (e.error, e.user_timeout_ms) = (110, 500), timed_out(Timeout::UserTimeout));
+        check(FinWait1, |e| (e.error, e.retransmits) = (110, 15), timed_out(Timeout::Retransmission));
+        check(FinWait1, |e| (e.error, e.dead) = (110, true), timed_out(Timeout::ZeroWindow));
+        check(
+            Established,
+            |e| (e.error, e.soft_error, e.retransmits) = (113, 113, 15),
+            timed_out(Timeout::Retransmission),
+        );
+        check(SynSent, |e| (e.error, e.user_timeout_ms) = (110, 500), timed_out(Timeout::Syn));
         check(Established, |e| e.error = 103, Ending::Destroyed);
+    }
+
+    #[test]
+    fn icmp_ends_a_connect_at_once_or_later() {
+        check(SynSent, |e| e.error = 113, Ending::Unreachable);
+        check(SynSent, |e| (e.error, e.soft_error) = (113, 113), Ending::Unreachable);
+        check(SynSent, |e| e.error = 101, Ending::Unreachable);
+        check(SynSent, |e| (e.error, e.soft_error) = (13, 101), Ending::Unreachable);
     }
 
     #[test]
@@ -208,5 +265,17 @@ mod tests {
         check(SynSent, |e| e.shutdown = 3, Ending::ConnectAborted);
         check(Established, |e| (e.dead, e.unread_bytes) = (true, 5), Ending::Aborted);
         assert_eq!(verdict(SynRecv, &CloseEvidence::default(), true), Ending::ListenerClosed);
+    }
+
+    #[test]
+    fn a_reset_that_follows_tells_of_data_after_the_close() {
+        let check = |ending, old, shutdown, expected| {
+            let evidence = CloseEvidence { shutdown, ..CloseEvidence::default() };
+            assert_eq!(verdict_after_reset(ending, old, &evidence), expected);
+        };
+        check(Ending::Orphaned, FinWait2, 3, Ending::Aborted);
+        check(Ending::ResetByPeer, FinWait2, 3, Ending::Aborted);
+        check(Ending::ResetByPeer, FinWait2, 2, Ending::ResetByPeer);
+        check(Ending::ResetByPeer, Established, 0, Ending::ResetByPeer);
     }
 }

@@ -1,11 +1,14 @@
 //! One connection's timeline, from birth to destroy.
 
 use super::{
-    close::Ending,
+    close::{Ending, verdict_after_reset},
     endpoint::Endpoint,
     event::{CloseEvidence, SocketKey, Task},
     state::TcpState,
 };
+
+/// A RST that this end sends because of its `CLOSE` follows within microseconds. A minisock's may come any time later.
+const RESET_BELONGS_NS: u64 = 1_000_000;
 
 /// Which part a socket plays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,6 +197,23 @@ impl Connection {
         self.state = state;
         self.state_since_ns = Some(at_ns);
         lasted_ns
+    }
+
+    /// A RST was sent. Just after `CLOSE` it may tell more of the ending than the transition did.
+    pub fn note_reset_sent(&mut self, at_ns: u64) {
+        self.resets.sent += 1;
+        if self.ended_ns.is_some_and(|ended_ns| at_ns.saturating_sub(ended_ns) < RESET_BELONGS_NS) {
+            self.ending = self.ending_after_reset();
+        }
+    }
+
+    /// The ending as it would be if a RST from this end followed.
+    pub fn ending_after_reset(&self) -> Option<Ending> {
+        let ending = self.ending?;
+        match (self.spans.last(), &self.evidence) {
+            (Some(span), Some(evidence)) => Some(verdict_after_reset(ending, span.state, evidence)),
+            (None, _) | (_, None) => Some(ending),
+        }
     }
 
     /// Whether it was ever in a state.

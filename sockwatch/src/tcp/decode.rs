@@ -38,7 +38,7 @@ const INET6: u8 = 10;
 /// `SOCK_DEAD`, `SOCK_DONE` and `SOCK_LINGER` in `sk_flags` (`enum sock_flags`, the same from 5.10 to 7.2).
 const DEAD: u16 = 1 << 0;
 const DONE: u16 = 1 << 1;
-const LINGER: u16 = 1 << 5;
+const LINGER: u16 = 1 << 4;
 
 /// The common part of a record, read.
 struct Stub {

@@ -65,6 +65,13 @@ pub struct Task {
     pub comm: Comm,
 }
 
+impl fmt::Display for Task {
+    /// `nginx/1234`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.comm, self.pid)
+    }
+}
+
 /// What a transition to `CLOSE` leaves to judge it by: fields of the socket at that instant (KERNEL names).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CloseEvidence {

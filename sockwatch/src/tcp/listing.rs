@@ -75,6 +75,9 @@ pub struct Agreement {
     pub unknown: u64,
     /// Sockets that we believed in and that two listings in a row did not show.
     pub absent: u64,
+    /// Minisocks that went before their time without a word: a SYN that found the accept queue full takes one away, and is
+    /// dropped itself.
+    pub displaced: u64,
     /// Listings that could not be had: of a namespace that nobody may enter, or that no process is in.
     pub unlisted: u64,
 }

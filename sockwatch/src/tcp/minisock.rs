@@ -19,8 +19,9 @@ use super::{
 /// `TCP_TIMEWAIT_LEN`: a constant of the kernel.
 pub const TIME_WAIT_NS: u64 = 60_000_000_000;
 
-/// A minisock's timer fires late, 0.1 to 0.7 s of 60 s as measured on 6.18: until then it may still be there.
-pub const GRACE_NS: u64 = 1_000_000_000;
+/// A minisock's timer fires late: a timer of 60 s is exact to 512 jiffies (`LVL_GRAN`), 2 s at 250 Hz and 5.1 s at 100 Hz. Until
+/// then it may still be there.
+pub const GRACE_NS: u64 = 5_500_000_000;
 
 /// What ended a minisock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +118,11 @@ impl Minisock {
 
     fn ended(&self, at_ns: u64, end: MinisockEnd) -> Update {
         let lasted_ns = at_ns.saturating_sub(self.since_ns);
-        Update { at_ns, subject: self.subject, happening: Happening::MinisockEnded { state: self.state, lasted_ns, end } }
+        Update {
+            at_ns,
+            subject: self.subject,
+            happening: Happening::MinisockEnded { state: self.state, lasted_ns, end },
+        }
     }
 }
 
@@ -171,7 +176,13 @@ impl Minisocks {
     }
 
     /// Ends the one with these ends.
-    pub(super) fn end(&mut self, tuple: &Tuple, at_ns: u64, end: MinisockEnd, updates: &mut Vec<Update>) -> Option<Minisock> {
+    pub(super) fn end(
+        &mut self,
+        tuple: &Tuple,
+        at_ns: u64,
+        end: MinisockEnd,
+        updates: &mut Vec<Update>,
+    ) -> Option<Minisock> {
         let minisock = self.by_tuple.remove(tuple)?;
         updates.push(minisock.ended(at_ns, end));
         Some(minisock)

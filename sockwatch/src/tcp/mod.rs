@@ -11,6 +11,8 @@ pub mod listing;
 pub mod loss;
 pub mod minisock;
 pub mod order;
+pub mod reset;
+pub mod sentence;
 pub mod state;
 pub mod tracker;
 pub mod update;

@@ -13,7 +13,7 @@ use std::collections::{HashMap, VecDeque};
 
 use self::{reconcile::History, room::Unnamed};
 use super::{
-    close::{Ending, verdict, verdict_without_evidence},
+    close::{Ending, is_made_by_task, verdict, verdict_without_evidence},
     connection::{Connection, Queued, Role},
     endpoint::Endpoint,
     event::{Certainty, CloseEvidence, Event, EventKind, SocketKey, Task},
@@ -27,6 +27,9 @@ pub use self::{reconcile::TOLERANCE_NS, room::MAX_SOCKETS};
 
 /// A socket that nobody destroys is reported as ended so long after its `CLOSE`: late resets have come by then.
 const CLOSE_SETTLES_NS: u64 = 1_000_000_000;
+
+/// A RST that explains an orphan's end follows its destroy within microseconds.
+const RESET_FOLLOWS_NS: u64 = 1_000_000;
 
 /// Set in the cookie of a socket that had none when it was first seen: the rest counts them. Cookies count from 1.
 pub const NAMELESS: u64 = 1 << 63;
@@ -43,6 +46,8 @@ pub struct Tracker {
     unnamed: HashMap<u64, Unnamed, foldhash::fast::FixedState>,
     /// Sockets that reached `CLOSE` and were not destroyed, in the order of their times.
     settling: VecDeque<(u64, SocketKey, u32)>,
+    /// Sockets that were destroyed and whose ending a RST may yet explain, in the order of their times.
+    departing: VecDeque<(u64, SocketKey, u32)>,
     /// Those of them whose end was reported, the oldest first: they make room.
     reported: VecDeque<(SocketKey, u32)>,
     /// Sockets and minisocks at once at most.
@@ -89,6 +94,7 @@ impl Tracker {
             by_address: HashMap::default(),
             unnamed: HashMap::default(),
             settling: VecDeque::new(),
+            departing: VecDeque::new(),
             reported: VecDeque::new(),
             limit,
             history: None,
@@ -182,6 +188,17 @@ impl Tracker {
     }
 
     fn settle_until(&mut self, now_ns: u64, updates: &mut Vec<Update>) {
+        while let Some((at_ns, key, incarnation)) = self.departing.front().copied() {
+            if at_ns.saturating_add(RESET_FOLLOWS_NS) > now_ns {
+                break;
+            }
+            self.departing.pop_front();
+            if self.sockets.get(&key).is_some_and(|tracked| tracked.connection.incarnation == incarnation)
+                && let Some(tracked) = self.take_out(key)
+            {
+                tracked.report_last(at_ns, updates);
+            }
+        }
         while let Some((at_ns, key, incarnation)) = self.settling.front().copied() {
             if at_ns.saturating_add(CLOSE_SETTLES_NS) > now_ns {
                 return;
@@ -372,8 +389,7 @@ impl Tracker {
             Some(evidence) => Some(verdict(old, evidence, connection.is_queued())),
             None => verdict_without_evidence(old, connection.resets.received != 0),
         };
-        let local = matches!(ending, Some(Ending::Aborted | Ending::ConnectAborted | Ending::Stopped));
-        let by = local.then_some(current);
+        let by = ending.is_some_and(|ending| is_made_by_task(ending, evidence)).then_some(current);
         connection.ownership.closer = connection.ownership.closer.or(by);
         // A close() of a socket that is closed already says nothing new.
         if connection.ended_ns.is_none() || old != TcpState::Close {
@@ -466,6 +482,12 @@ impl Tracker {
 
     fn destroy(&mut self, key: SocketKey, event: &Event, updates: &mut Vec<Update>) {
         self.by_address.remove(&event.skaddr);
+        if let Some(Tracked { connection, reported: false, .. }) = self.sockets.get(&key)
+            && connection.ending_after_reset() != connection.ending
+        {
+            self.departing.push_back((event.at_ns, key, connection.incarnation));
+            return;
+        }
         if let Some(tracked) = self.take_out(key) {
             tracked.report_last(event.at_ns, updates);
         }

@@ -284,6 +284,43 @@ fn text_lines_up() {
     assert!(of_transitions >= 13 && of_connections == 2, "{text}");
 }
 
+/// A sentence below each finished connection, and only there.
+#[test]
+fn why_is_told_below() {
+    let Some(_machine) = shared("why_is_told_below") else { return };
+    let address = place();
+    let arguments = ["--port", &address.port().to_string(), "--connections", "--why"];
+    let text = text(&arguments, 2, || converse(address));
+    let told: Vec<_> = text.lines().filter(|line| line.starts_with("             ")).map(str::trim).collect();
+    assert_eq!(told.len(), 2, "{text}");
+    let client = told.iter().find(|line| line.ends_with("closed first; 60 s TIME_WAIT on the client's side"));
+    assert!(client.is_some_and(|line| line.contains(&format!("/{} ", std::process::id()))), "{text}");
+    let server = "client closed first; TIME_WAIT on the client's side; server ";
+    assert!(told.iter().any(|line| line.starts_with(server)), "{text}");
+}
+
+/// The kernel says since 6.10 why it sent a RST; its number means another reason in another kernel.
+#[test]
+fn reasons_of_resets_are_named() {
+    let Some(machine) = shared("reasons_of_resets_are_named") else { return };
+    let address = place();
+    let mut trace = Trace::start(machine, &["--port", &address.port().to_string()]);
+    let listener = TcpListener::bind(address).unwrap();
+    let client = std::net::TcpStream::connect(address).unwrap();
+    let (mut server, _) = listener.accept().unwrap();
+    std::io::Write::write_all(&mut server, b"unread").unwrap();
+    client.peek(&mut [0; 6]).unwrap();
+    drop(client);
+    trace.until_finished(1);
+    drop((server, listener));
+    let ended = trace.finish();
+    let sent = ended.all("reset_sent").next().unwrap();
+    match sent.number("reason").unwrap() {
+        0 => crate::harness::skip("reasons_of_resets_are_named", "this kernel gives no reason"),
+        _ => assert_eq!(sent.0["reason_name"], "TCP_ABORT_ON_CLOSE"),
+    }
+}
+
 /// A thread's name is anybody's to choose: no control byte of it reaches the output, text or JSON.
 #[test]
 fn thread_names_cannot_write_to_the_terminal() {

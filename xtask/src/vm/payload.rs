@@ -11,7 +11,7 @@ use super::variant::Payload;
 use crate::musl;
 
 /// Programs that the live tests start. busybox' `ip` knows no network namespaces.
-const PROGRAMS: &[&str] = &["/usr/sbin/ip", "/usr/sbin/tc", "/usr/bin/bash"];
+const PROGRAMS: &[&str] = &["/usr/sbin/ip", "/usr/sbin/tc", "/usr/bin/ss", "/usr/bin/bash"];
 
 /// What was built for the guests. The tests know sockwatch's path from the build: it stays the same in the guest.
 pub(crate) struct Binaries {

@@ -116,6 +116,9 @@ pub enum Line<'a> {
         socket: &'a RawValue,
         /// The running kernel's `enum sk_rst_reason`; 0 if it has none.
         reason: u32,
+        /// Its name in that kernel, without `SK_RST_REASON_`; absent where it gives no reason.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason_name: Option<&'a str>,
     },
     /// A RST was received.
     ResetReceived {
@@ -300,9 +303,9 @@ pub struct Finished<'a> {
     /// How it ended, in a word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) end: Option<&'static str>,
-    /// How it ended, in a few words.
+    /// Who ended it and why, in a sentence for people: its words may change within a version.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) why: Option<&'static str>,
+    pub(super) why: Option<String>,
     /// It left the accept queue before anybody accepted it.
     pub(super) abandoned: bool,
     /// Who called connect() or listen().
@@ -344,7 +347,7 @@ pub struct Finished<'a> {
     /// Payload bytes received.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) received_bytes: Option<u64>,
-    /// Bytes that nobody had read at the end.
+    /// Bytes that nobody had read when it ended; after a FIN or a RST they may still be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) unread_bytes: Option<u32>,
     /// `sk_err` at the end, an errno; 0 if none.
@@ -423,14 +426,17 @@ pub struct AgreementCounts {
     pub(super) unknown: u64,
     /// Sockets believed in that two listings in a row did not show.
     pub(super) absent: u64,
+    /// Minisocks that went before their time without a word: a SYN that finds the accept queue full takes one away, and is
+    /// dropped itself.
+    pub(super) displaced: u64,
     /// Listings of network namespaces that could not be had.
     pub(super) unlisted: u64,
 }
 
 impl From<&Agreement> for AgreementCounts {
     fn from(agreement: &Agreement) -> Self {
-        let &Agreement { rounds, compared, agreed, adopted, differing, unknown, absent, unlisted } = agreement;
-        Self { rounds, compared, agreed, adopted, differing, unknown, absent, unlisted }
+        let &Agreement { rounds, compared, agreed, adopted, differing, unknown, absent, displaced, unlisted } = agreement;
+        Self { rounds, compared, agreed, adopted, differing, unknown, absent, displaced, unlisted }
     }
 }
 

@@ -2,7 +2,6 @@
 
 use super::Tracker;
 use crate::tcp::{
-    close::Ending,
     connection::{Connection, Role},
     event::{Event, Incident, SocketKey},
     minisock::MinisockEnd,
@@ -31,7 +30,7 @@ impl Tracker {
         let happening = match incident {
             Incident::AcceptFailed { by, errno } => Happening::AcceptFailed { by, errno },
             Incident::ResetSent { reason, .. } => {
-                connection.resets.sent += 1;
+                connection.note_reset_sent(event.at_ns);
                 Happening::ResetSent { reason }
             }
             Incident::ResetReceived => {
@@ -54,7 +53,13 @@ impl Tracker {
 
     /// What happens to a minisock: a segment may end it, prolong it, or be the FIN that an orphan was waiting for. Returns
     /// whether that is all that is to be said.
-    fn minisock_incident(&mut self, key: SocketKey, event: &Event, incident: Incident, updates: &mut Vec<Update>) -> bool {
+    fn minisock_incident(
+        &mut self,
+        key: SocketKey,
+        event: &Event,
+        incident: Incident,
+        updates: &mut Vec<Update>,
+    ) -> bool {
         let Some(minisock) = self.minisocks.of(key, event.tuple) else { return false };
         let at_ns = event.at_ns;
         let (tuple, subject) = (minisock.tuple(), minisock.subject);
@@ -63,9 +68,6 @@ impl Tracker {
             Incident::ResetSent { minisock: false, .. } => {
                 if minisock.state == TcpState::FinWait2 && at_ns.saturating_sub(minisock.since_ns) < ABORT_NS {
                     self.minisocks.remove(&tuple);
-                    if let Some(tracked) = self.sockets.get_mut(&key) {
-                        tracked.connection.ending = Some(Ending::Aborted);
-                    }
                 }
                 false
             }

@@ -47,9 +47,7 @@ pub(super) struct History {
 impl History {
     pub(super) fn note(&mut self, connection: &Connection) {
         let stays = self.stays.entry(connection.key).or_default();
-        stays.extend(
-            connection.stays().map(|(state, from_ns, to_ns)| Stay { state, from_ns, to_ns, minisock: false }),
-        );
+        stays.extend(connection.stays().map(|(state, from_ns, to_ns)| Stay { state, from_ns, to_ns, minisock: false }));
     }
 
     pub(super) fn note_minisock(&mut self, minisock: &Minisock) {
@@ -226,10 +224,11 @@ impl Tracker {
             if minisock.absences < PROOF && !(must && reused(minisock)) {
                 continue;
             }
-            // One without a cookie cannot be found by it, and nobody tells the end of one whose time is over.
-            let told = minisock.surely_until_ns > ended_ns && key.cookie & NAMELESS == 0 && !reused(minisock);
-            agreement.absent += u64::from(told);
-            let occasion = if told { disagreement } else { Occasion::Expected };
+            // Nobody tells of it: a SYN takes a minisock away (`TCP_TW_SYN`), and is dropped where the accept queue is full. One
+            // without a cookie cannot be found by it.
+            let early = minisock.surely_until_ns > ended_ns && key.cookie & NAMELESS == 0 && !reused(minisock);
+            agreement.displaced += u64::from(early);
+            let occasion = Occasion::Expected;
             let place = if reused(minisock) { Place::Taken } else { Place::Free };
             events.push(event(listing.to_ns, key, tuple, EventKind::Lost { minisock: Some(place), occasion }));
         }
@@ -311,8 +310,7 @@ impl Tracker {
             connection.enter(TcpState::Close, at_ns);
             connection.ended_ns = Some(at_ns);
             connection.sampled_ns = connection.sampled_ns.max(occasion.interval_ns());
-            connection.ending =
-                Some(if state == TcpState::TimeWait { Ending::LocalFin } else { Ending::Orphaned });
+            connection.ending = Some(if state == TcpState::TimeWait { Ending::LocalFin } else { Ending::Orphaned });
             subject = Some(Subject::from(&*connection));
             self.settle(key, at_ns);
         }
