@@ -19,7 +19,7 @@ fn state(name: &str) -> TcpState {
     ALL.into_iter().find(|state| state.name() == name).unwrap()
 }
 
-/// One event: `MILLISECONDS COOKIE WHAT`, where WHAT is `A>B`, `accept`, `enqueue`, `destroy`, `rst`, `again A>B` (a relief's),
+/// One event: `MILLISECONDS COOKIE WHAT`, where WHAT is `A>B`, `accept`, `enqueue`, `destroy`, `rst`, `aborts` (sends a RST), `again A>B` (a relief's),
 /// `listed STATE`, `gone`, `closed A` without evidence, or `closed A ERRNO FLAGS` with the flags d(ead) and f(in received).
 fn event(text: &str) -> Event {
     let words: Vec<_> = text.split_whitespace().collect();
@@ -36,6 +36,7 @@ fn event(text: &str) -> Event {
         }
         ["destroy"] => EventKind::Destroy,
         ["rst"] => EventKind::Incident(Incident::ResetReceived),
+        ["aborts"] => EventKind::Incident(Incident::ResetSent { reason: 8, minisock: false }),
         ["listed", name] => EventKind::Listed { state: state(name), queue: None, interval_ns: 100 * MS },
         ["gone"] => EventKind::Unlisted { interval_ns: 100 * MS },
         ["closed", old, errno, ref flags @ ..] => {
@@ -130,6 +131,31 @@ fn a_reconnected_descriptor_begins_a_new_life() {
             "active [SYN_SENT 3ms] life 3ms wait ? shake ? owner opener end timed-out",
         ],
     );
+}
+
+/// Data for an orphan: the kernel goes the way of an orphan in FIN_WAIT2, destroys the socket, and only then sends its RST.
+#[test]
+fn an_orphan_s_end_waits_for_the_reset_that_explains_it() {
+    let orphan = "0 5 CLOSE>SYN_SENT; 3 5 SYN_SENT>ESTABLISHED; 4 5 ESTABLISHED>FIN_WAIT1; 5 5 FIN_WAIT1>FIN_WAIT2;
+         6 5 closed FIN_WAIT2 0 d; 6 5 destroy";
+    for (after, minisocks, expected) in [("6 5 aborts", 0, "end aborted"), ("60 5 aborts", 1, "end orphaned")] {
+        let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
+        for text in orphan.split(';').chain([after]) {
+            let event = event(text);
+            tracker.expire(event.at_ns, &mut updates);
+            tracker.apply(&event, &mut updates);
+        }
+        tracker.expire(100 * MS, &mut updates);
+        let ended: Vec<_> = updates
+            .iter()
+            .filter_map(|update| match &update.happening {
+                Happening::Ended(connection) => Some(finished(connection)),
+                _ => None,
+            })
+            .collect();
+        assert!(ended.len() == 1 && ended[0].ends_with(expected), "{ended:?}");
+        assert_eq!(tracker.len(), minisocks, "its minisock");
+    }
 }
 
 #[test]

@@ -6,9 +6,9 @@ use std::{
     process::Command,
 };
 
-use nix::libc;
+use nix::sys::socket::setsockopt;
 
-use super::{check, disconnect, fill, set_option};
+use super::{Linger2, QuickAck, check, fill};
 use crate::workload::linger_zero;
 
 const SERVER_SENT_AFTER: &str = "active aborted: reset: server sent more after client PROCESS had closed";
@@ -18,7 +18,7 @@ const RESET_BY_CLIENT: &str = "passive peer-rst: reset by client, which had clos
 fn linger2_below_zero() {
     let client = "active aborted: reset: client PROCESS closed with TCP_LINGER2 below 0";
     check("linger2_below_zero", &[client, RESET_BY_CLIENT], |pair| {
-        set_option(pair.client(), libc::IPPROTO_TCP, libc::TCP_LINGER2, -1);
+        setsockopt(pair.client(), Linger2, &-1).unwrap();
         pair.client().shutdown(Shutdown::Write).unwrap();
         pair.until("active", "FIN_WAIT2");
         pair.client = None;
@@ -31,8 +31,8 @@ fn linger2_below_zero() {
 fn linger2_below_zero_at_close() {
     let client = "active aborted: reset: client PROCESS closed with TCP_LINGER2 below 0";
     check("linger2_below_zero_at_close", &[client, RESET_BY_CLIENT], |pair| {
-        set_option(pair.client(), libc::IPPROTO_TCP, libc::TCP_LINGER2, -1);
-        set_option(pair.server(), libc::IPPROTO_TCP, libc::TCP_QUICKACK, 0);
+        setsockopt(pair.client(), Linger2, &-1).unwrap();
+        setsockopt(pair.server(), QuickAck, &0).unwrap();
         pair.client = None;
         pair.until("passive", "CLOSE");
     });
@@ -42,7 +42,7 @@ fn linger2_below_zero_at_close() {
 #[test]
 fn data_after_close_with_the_ack() {
     check("data_after_close_with_the_ack", &[SERVER_SENT_AFTER, RESET_BY_CLIENT], |pair| {
-        set_option(pair.server(), libc::IPPROTO_TCP, libc::TCP_QUICKACK, 0);
+        setsockopt(pair.server(), QuickAck, &0).unwrap();
         pair.client = None;
         pair.server().write_all(b"more").unwrap();
         pair.until("passive", "CLOSE");
@@ -53,7 +53,7 @@ fn data_after_close_with_the_ack() {
 #[test]
 fn data_after_close_to_an_orphan() {
     check("data_after_close_to_an_orphan", &[SERVER_SENT_AFTER, RESET_BY_CLIENT], |pair| {
-        set_option(pair.client(), libc::IPPROTO_TCP, libc::TCP_LINGER2, 90);
+        setsockopt(pair.client(), Linger2, &90).unwrap();
         pair.client = None;
         pair.until("active", "FIN_WAIT2");
         pair.server().write_all(b"more").unwrap();
@@ -139,7 +139,7 @@ fn linger_zero_in_last_ack() {
 fn disconnected() {
     let client = "active aborted: reset: client PROCESS disconnected (connect to AF_UNSPEC)";
     check("disconnected", &[client, "passive peer-rst: reset by client"], |pair| {
-        disconnect(pair.client());
+        rustix::net::connect_unspec(pair.client()).unwrap();
         pair.until("passive", "CLOSE");
     });
 }

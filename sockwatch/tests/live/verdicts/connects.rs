@@ -5,10 +5,12 @@ use std::{net::TcpStream, os::fd::AsRawFd};
 use nix::{
     errno::Errno,
     libc,
-    sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, getsockopt, socket, sockopt},
+    sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrStorage, connect, getsockopt, setsockopt, socket, sockopt,
+    },
 };
 
-use super::{assert_endings, check_near, connect_blocking, connected, nonblocking, set_option};
+use super::{assert_endings, check_near, connect_blocking, connected, nonblocking};
 use crate::{
     harness::{Trace, shared},
     network::{Firewall, Network, set},
@@ -110,7 +112,7 @@ fn syn_unanswered_within_user_timeout() {
     check_near("syn_unanswered_within_user_timeout", &[expected], Network::silence, |network, _| {
         network.near.run(|| {
             let client = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
-            set_option(&client, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, 1500);
+            setsockopt(&client, sockopt::TcpUserTimeout, &1500).unwrap();
             let result = connect(client.as_raw_fd(), &SockaddrStorage::from(network.server));
             assert_eq!(result, Err(Errno::ETIMEDOUT));
         });

@@ -9,14 +9,13 @@ mod timeouts;
 use std::{
     io::Write,
     net::{SocketAddr, TcpListener, TcpStream},
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::OwnedFd,
     time::Instant,
 };
 
 use nix::{
-    errno::Errno,
-    libc,
-    sys::socket::{AddressFamily, SockFlag, SockType, socket},
+    getsockopt_impl, libc, setsockopt_impl, sockopt_impl,
+    sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socket},
 };
 
 use crate::{
@@ -131,43 +130,38 @@ fn fill(stream: &TcpStream) -> usize {
 fn close_window(stream: &TcpStream) {
     fill(stream);
     let deadline = Instant::now() + patience();
-    // What is sent between the two is in the first and not in the second.
-    while outstanding(stream, libc::TIOCOUTQ) != outstanding(stream, SIOCOUTQNSD) {
+    while getsockopt(stream, Info).unwrap().tcpi_unacked != 0 {
         assert!(Instant::now() < deadline, "the window does not close");
         std::thread::yield_now();
     }
 }
 
-/// Bytes written and not yet sent.
-const SIOCOUTQNSD: libc::Ioctl = 0x894b;
+sockopt_impl!(
+    /// `struct tcp_info`.
+    Info,
+    GetOnly,
+    libc::IPPROTO_TCP,
+    libc::TCP_INFO,
+    libc::tcp_info
+);
 
-/// How many bytes the kernel still has to send, or to see acknowledged.
-fn outstanding(stream: &TcpStream, request: libc::Ioctl) -> i32 {
-    let mut bytes = 0;
-    #[expect(unsafe_code, reason = "nix has no function for these requests")]
-    // SAFETY: both requests write an integer, which lives during the call.
-    let result = unsafe { libc::ioctl(stream.as_raw_fd(), request, &raw mut bytes) };
-    Errno::result(result).unwrap();
-    bytes
-}
+sockopt_impl!(
+    /// Seconds in FIN_WAIT2 without a process.
+    Linger2,
+    SetOnly,
+    libc::IPPROTO_TCP,
+    libc::TCP_LINGER2,
+    libc::c_int
+);
 
-fn set_option(socket: &impl AsRawFd, level: i32, name: i32, value: i32) {
-    let size = size_of::<i32>() as libc::socklen_t;
-    #[expect(unsafe_code, reason = "nix does not know all options")]
-    // SAFETY: the option's value is an integer that lives during the call.
-    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size) };
-    Errno::result(result).unwrap();
-}
-
-/// connect() to no family at all.
-fn disconnect(socket: &impl AsRawFd) {
-    let nobody = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
-    let size = size_of::<libc::sockaddr>() as libc::socklen_t;
-    #[expect(unsafe_code, reason = "nix has no address without a family")]
-    // SAFETY: the address lives during the call, and the size is its own.
-    let result = unsafe { libc::connect(socket.as_raw_fd(), &raw const nobody, size) };
-    Errno::result(result).unwrap();
-}
+sockopt_impl!(
+    /// Whether what arrives is acknowledged at once.
+    QuickAck,
+    SetOnly,
+    libc::IPPROTO_TCP,
+    libc::TCP_QUICKACK,
+    libc::c_int
+);
 
 fn nonblocking() -> OwnedFd {
     socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None).unwrap()

@@ -2,19 +2,19 @@
 
 use std::{io::Write, net::TcpStream};
 
-use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt};
 
-use super::{check_near, close_window, connected, set_option};
+use super::{check_near, close_window, connected};
 use crate::{
     harness::Trace,
     network::{Network, set},
 };
 
 fn keepalive(stream: &TcpStream) {
-    set_option(stream, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1);
-    for (name, value) in [(libc::TCP_KEEPIDLE, 1), (libc::TCP_KEEPINTVL, 1), (libc::TCP_KEEPCNT, 2)] {
-        set_option(stream, libc::IPPROTO_TCP, name, value);
-    }
+    setsockopt(stream, sockopt::KeepAlive, &true).unwrap();
+    setsockopt(stream, sockopt::TcpKeepIdle, &1).unwrap();
+    setsockopt(stream, sockopt::TcpKeepInterval, &1).unwrap();
+    setsockopt(stream, sockopt::TcpKeepCount, &2).unwrap();
 }
 
 /// Until the client's socket is closed by the kernel.
@@ -48,7 +48,7 @@ fn keepalive_within_user_timeout() {
         |network, trace| {
             let (client, _server) = connected(network);
             keepalive(&client);
-            set_option(&client, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, 1500);
+            setsockopt(&client, sockopt::TcpUserTimeout, &1500).unwrap();
             network.silence();
             until_closed(trace);
         },
@@ -65,7 +65,7 @@ fn data_unacknowledged_within_user_timeout() {
         |_| (),
         |network, trace| {
             let (mut client, _server) = connected(network);
-            set_option(&client, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, 500);
+            setsockopt(&client, sockopt::TcpUserTimeout, &500).unwrap();
             network.silence();
             client.write_all(b"lost").unwrap();
             until_closed(trace);
