@@ -22,9 +22,9 @@ use sockwatch::{
 use super::{
     filter,
     signals::Stop,
-    start,
+    start, tell,
     trace::{clock, start_line, summary},
-    tell, wants_colour,
+    wants_colour,
 };
 use crate::cli::{AuditArgs, CollectArgs, Format, Reconcile, SourceName, Time};
 

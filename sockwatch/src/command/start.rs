@@ -141,9 +141,7 @@ pub(crate) fn refused(error: &anyhow::Error) -> anyhow::Error {
 pub(crate) fn source(args: &CollectArgs, resolved: &Resolved) -> anyhow::Result<Started> {
     let started = match args.source {
         SourceName::Poll => poll(args, resolved)?,
-        SourceName::Ebpf => {
-            Started::Live(Box::new(live(args, resolved).map_err(|error| refused(&error))?))
-        }
+        SourceName::Ebpf => Started::Live(Box::new(live(args, resolved).map_err(|error| refused(&error))?)),
         SourceName::Auto => match live(args, resolved) {
             Ok(live) => Started::Live(Box::new(live)),
             Err(error) if error.downcast_ref::<StartError>().is_some() => {

@@ -40,7 +40,16 @@ impl Live {
         let (session, rings) = Session::start(options)?;
         let ring = Rings::new(rings, latency).map_err(|error| StartError::Mismatch(error.to_string()))?;
         let lost = Losses::default();
-        Ok(Self { session, ring, decode_failed: 0, bytes: 0, lost, counted_at: Instant::now(), attached_ns: now_ns(), reconciler: None })
+        Ok(Self {
+            session,
+            ring,
+            decode_failed: 0,
+            bytes: 0,
+            lost,
+            counted_at: Instant::now(),
+            attached_ns: now_ns(),
+            reconciler: None,
+        })
     }
 
     /// Whether sockets are told apart by cookie; only then [`Self::remember`] is of use.

@@ -260,7 +260,8 @@ impl Owners {
     }
 
     fn record(&self, listed: &Listed, first: bool) -> Record {
-        let expires_in_ns = listed.timer.filter(|_| listed.minisock).map(|timer| u64::from(timer.expires_ms) * 1_000_000);
+        let expires_in_ns =
+            listed.timer.filter(|_| listed.minisock).map(|timer| u64::from(timer.expires_ms) * 1_000_000);
         let holder = self.holders.as_ref().filter(|_| first);
         Record {
             key: listed.key,

@@ -114,7 +114,7 @@ fn listener_closed_with_a_queue() {
 fn abandoned_in_the_queue() {
     let server = format!("{QUEUED} ESTABLISHED>CLOSE_WAIT CLOSE_WAIT>CLOSE reset_sent end unqueued abandoned");
     let client = "active: CLOSE>SYN_SENT SYN_SENT>ESTABLISHED ESTABLISHED>FIN_WAIT1 FIN_WAIT1>FIN_WAIT2 \
-                  FIN_WAIT2>CLOSE end orphaned minisock_segment";
+                  FIN_WAIT2>CLOSE end orphaned minisock_segment minisock_end";
     check("abandoned_in_the_queue", &[LISTENER, &server, client], |address, trace| {
         let listener = TcpListener::bind(address).unwrap();
         drop(TcpStream::connect(address).unwrap());
@@ -129,7 +129,7 @@ fn abandoned_in_the_queue() {
 #[test]
 fn orphaned() {
     let client = "active: CLOSE>SYN_SENT SYN_SENT>ESTABLISHED ESTABLISHED>FIN_WAIT1 FIN_WAIT1>FIN_WAIT2 \
-                  FIN_WAIT2>CLOSE end orphaned minisock_segment";
+                  FIN_WAIT2>CLOSE end orphaned minisock_segment FIN_WAIT2>TIME_WAIT";
     let server = accepted("ESTABLISHED>CLOSE_WAIT CLOSE_WAIT>LAST_ACK LAST_ACK>CLOSE end peer-fin");
     check("orphaned", &[LISTENER, client, &server], |address, trace| {
         let listener = TcpListener::bind(address).unwrap();

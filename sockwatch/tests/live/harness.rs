@@ -196,13 +196,16 @@ impl Probes {
 
     /// An expected story without the words that this trace cannot know.
     pub(crate) fn tell(&self, story: &str) -> String {
+        // A minisock is recognised by its cookie, which the classic tracepoint does not generate.
+        let deaf = !self.has("drop") || self.taken("state") == "tracepoint";
         let unknown = [
             ("enqueue", !self.has("enqueue")),
             ("reset_sent", !self.has("reset")),
             ("reset_received", !self.has("reset")),
             ("accept_failed 24", !self.has("accept-return")),
-            // A minisock is recognised by its cookie, which the classic tracepoint does not generate.
-            ("minisock_segment", !self.has("drop") || self.taken("state") == "tracepoint"),
+            ("minisock_segment", deaf),
+            ("minisock_end", deaf),
+            ("FIN_WAIT2>TIME_WAIT", deaf),
         ];
         unknown.into_iter().filter(|(_, unknown)| *unknown).fold(story.to_owned(), |story, (word, _)| {
             let story = format!("{story} ").replace(&format!(" {word} "), " ");

@@ -213,7 +213,7 @@ fn note(line: &str) -> Option<((bool, u64), u16)> {
             FINISHED
         }
         // Of the network, not of the trace.
-        "minisock_segment" | "retransmit" => return None,
+        "minisock_segment" | "minisock_end" | "retransmit" => return None,
         // A transition that is missing: counted as such, and compared with `missed`.
         "unexpected" => return None,
         kind => panic!("unforeseen {kind}: {line}"),

@@ -29,6 +29,11 @@ impl Copy {
         let copy = Self { directory };
         fs::copy(env!("CARGO_BIN_EXE_sockwatch"), copy.program()).unwrap();
         fs::set_permissions(copy.program(), fs::Permissions::from_mode(0o755)).unwrap();
+        // Another test's child that was forked while the copy was written has it open until its own exec.
+        let busy = |error: std::io::Error| error.kind() == std::io::ErrorKind::ExecutableFileBusy;
+        while Command::new(copy.program()).arg("--version").output().is_err_and(busy) {
+            std::thread::yield_now();
+        }
         copy
     }
 

@@ -435,7 +435,8 @@ pub struct AgreementCounts {
 
 impl From<&Agreement> for AgreementCounts {
     fn from(agreement: &Agreement) -> Self {
-        let &Agreement { rounds, compared, agreed, adopted, differing, unknown, absent, displaced, unlisted } = agreement;
+        let &Agreement { rounds, compared, agreed, adopted, differing, unknown, absent, displaced, unlisted } =
+            agreement;
         Self { rounds, compared, agreed, adopted, differing, unknown, absent, displaced, unlisted }
     }
 }
