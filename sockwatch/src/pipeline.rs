@@ -86,11 +86,7 @@ pub async fn run(
             () = &mut deadline => break Ok(()),
             tick = source.next(&mut pipeline.events) => tick?,
         };
-        match source.table() {
-            TableNews::Nothing => {}
-            TableNews::Expected => pipeline.tracker.expect_round(),
-            TableNews::Listed(round) => pipeline.round = Some(round),
-        }
+        pipeline.hear(source);
         if let Err(error) = pipeline.advance(tick, sink, limits.connections) {
             break Err(error);
         }
@@ -129,6 +125,18 @@ impl Pipeline {
         self.reconcile(tick.now_ns);
         self.tracker.expire(tick.now_ns, &mut self.updates);
         self.show(tick, sink, limit)
+    }
+
+    /// Hears what the source has to say of the kernel's table; one round after the other.
+    fn hear(&mut self, source: &mut impl Source) {
+        if self.round.is_some() {
+            return;
+        }
+        match source.table() {
+            TableNews::Nothing => {}
+            TableNews::Expected => self.tracker.expect_round(),
+            TableNews::Listed(round) => self.round = Some(round),
+        }
     }
 
     /// Compares a round of listings that all earlier events have been taken in for.

@@ -42,6 +42,7 @@ pub struct Json<W> {
     show: Show,
     clock: Clock,
     losses_told: LossCounts,
+    rounds_told: u64,
     reasons: ResetReasons,
     /// Each living socket's JSON: it stands in all of its lines, and seldom changes between them.
     sockets: HashMap<(SocketKey, u32), (Subject, Box<RawValue>), FixedState>,
@@ -60,6 +61,7 @@ impl<W: Write> Json<W> {
             show,
             clock,
             losses_told,
+            rounds_told: 0,
             reasons: ResetReasons::default(),
             sockets: HashMap::default(),
         };
@@ -131,6 +133,10 @@ impl<W: Write> Sink for Json<W> {
         if losses != self.losses_told {
             self.losses_told = losses;
             self.line(&Line::Losses(losses))?;
+        }
+        if totals.agreement.rounds != self.rounds_told && self.show.transitions {
+            self.rounds_told = totals.agreement.rounds;
+            self.line(&Line::Reconciled(AgreementCounts::from(&totals.agreement)))?;
         }
         if self.buffer.is_empty() { Ok(()) } else { self.flush() }
     }

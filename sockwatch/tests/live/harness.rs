@@ -302,6 +302,20 @@ impl Trace {
         });
     }
 
+    /// Does something that the trace sleeps through.
+    pub(crate) fn freeze(&mut self, what: impl FnOnce()) {
+        let pid = Pid::from_raw(self.child.id().try_into().unwrap());
+        kill(pid, Signal::SIGSTOP).unwrap();
+        what();
+        kill(pid, Signal::SIGCONT).unwrap();
+    }
+
+    /// Ends it without a look at what it lost.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     fn give_up(&mut self, reason: &str) -> ! {
         panic!("{reason}; said: {:?}; saw:\n{}", self.said, stories(&self.seen).join("\n"));
     }

@@ -4,6 +4,7 @@
 //! `SOCKWATCH_LIVE=required` (CI) it fails instead. Tests never sleep to wait for something: they read the trace.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod chaos;
 mod endings;
 mod filters;
 mod harness;
@@ -19,4 +20,5 @@ mod timelines;
 mod unprivileged;
 mod verdicts;
 mod without_btf;
+mod witness;
 mod workload;

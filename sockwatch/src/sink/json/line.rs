@@ -210,6 +210,8 @@ pub enum Line<'a> {
     Connection(Box<Finished<'a>>),
     /// Losses have grown.
     Losses(LossCounts),
+    /// The kernel's socket table was compared with what we believe; counts since the start.
+    Reconciled(AgreementCounts),
     /// What an audit found, before its last line.
     Audit(AgreementCounts),
     /// The last line of a trace that ended by itself, by signal or by limit.
