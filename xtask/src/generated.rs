@@ -65,8 +65,7 @@ fn sockwatch(workspace: &Path, subcommand: &str) -> Result<Vec<u8>> {
     shell::read(&mut command, "sockwatch must build and know this subcommand")
 }
 
-/// Of no kernel, until the matrix has run.
 fn kernel_support(workspace: &Path) -> Result<Vec<u8>> {
-    let run = std::fs::read(workspace.join(support::RUN)).unwrap_or_else(|_| b"[]".to_vec());
+    let run = std::fs::read(workspace.join(support::RUN)).with_context(|| format!("cannot read {}", support::RUN))?;
     Ok(support::page(&run, &sockwatch(workspace, "probes")?)?.into_bytes())
 }
