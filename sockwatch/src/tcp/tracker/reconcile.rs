@@ -373,3 +373,6 @@ fn news(occasion: Occasion, state: TcpState, queue: Option<(u32, u32)>) -> Happe
         Occasion::Disagreement { .. } => Happening::Disagreed { believed: None, found: Some(state) },
     }
 }
+
+#[cfg(test)]
+mod tests;

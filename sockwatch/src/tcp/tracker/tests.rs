@@ -21,7 +21,7 @@ fn state(name: &str) -> TcpState {
 
 /// One event: `MILLISECONDS COOKIE WHAT`, where WHAT is `A>B`, `accept`, `enqueue`, `destroy`, `rst`, `aborts` (sends a RST), `again A>B` (a relief's),
 /// `listed STATE`, `gone`, `closed A` without evidence, or `closed A ERRNO FLAGS` with the flags d(ead) and f(in received).
-fn event(text: &str) -> Event {
+pub(super) fn event(text: &str) -> Event {
     let words: Vec<_> = text.split_whitespace().collect();
     let tuple = (Endpoint::v4([127, 0, 0, 1], 80), Endpoint::v4([127, 0, 0, 1], 5000));
     let (certainty, what) = match words[2..] {

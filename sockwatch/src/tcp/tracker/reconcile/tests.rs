@@ -1,0 +1,167 @@
+//! Text in, text out: events and listings, and what is said of minisocks and of disagreements.
+
+use super::super::tests::event;
+use super::*;
+use crate::tcp::{endpoint::Endpoint, state::ALL};
+
+const MS: u64 = 1_000_000;
+
+fn ends(port: u16) -> (Endpoint, Endpoint) {
+    (Endpoint::v4([127, 0, 0, 1], 80), Endpoint::v4([127, 0, 0, 1], port))
+}
+
+/// One record: `COOKIE STATE`, `COOKIE STATE tw MILLISECONDS` for a minisock, or the same with `COOKIE@PORT`.
+fn record(text: &str, at_ns: u64) -> Record {
+    let words: Vec<_> = text.split_whitespace().collect();
+    let (cookie, port) = words[0].split_once('@').unwrap_or((words[0], "5000"));
+    let expires_in_ns = words.get(3).map(|millis| millis.parse::<u64>().unwrap() * MS);
+    Record {
+        key: SocketKey { netns: 1, cookie: cookie.parse().unwrap() },
+        tuple: ends(port.parse().unwrap()),
+        state: ALL.into_iter().find(|state| state.name() == words[1]).unwrap(),
+        expires_in_ns,
+        queue: None,
+        from_ns: at_ns,
+        to_ns: at_ns + MS,
+        holder: None,
+        ours: true,
+    }
+}
+
+/// Steps, separated by `;`: events as in the tracker's own tests, and `MILLISECONDS expect`, `MILLISECONDS first RECORD, ...`,
+/// `MILLISECONDS round RECORD, ...`, `MILLISECONDS pass`.
+fn check(steps: &str, expected: &[&str]) {
+    let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
+    for step in steps.split(';').map(str::trim) {
+        let (at, rest) = step.split_once(' ').unwrap();
+        let at_ns = at.parse::<u64>().unwrap() * MS;
+        let (word, records) = rest.split_once(' ').unwrap_or((rest, ""));
+        match word {
+            "expect" => tracker.expect_round(),
+            "pass" => tracker.expire(at_ns, &mut updates),
+            "first" | "round" => {
+                let records = records.split(',').filter(|text| !text.trim().is_empty());
+                let records = records.map(|text| record(text, at_ns)).collect();
+                let listing = Listing { netns: 1, from_ns: at_ns, to_ns: at_ns + MS, first: word == "first", records };
+                let round = Round { listings: vec![listing], to_ns: at_ns + MS, ..Round::default() };
+                for event in tracker.compare(&round) {
+                    tracker.apply(&event, &mut updates);
+                }
+            }
+            _ => tracker.apply(&event(step), &mut updates),
+        }
+    }
+    let name = |state: &Option<TcpState>| state.map_or("nothing", TcpState::name);
+    let mut said: Vec<_> = updates
+        .iter()
+        .filter_map(|update| {
+            let what = match &update.happening {
+                Happening::Disagreed { believed, found } => format!("{} is {}", name(believed), name(found)),
+                Happening::MinisockEnded { state, lasted_ns, end } => {
+                    format!("{state} {} after {} ms", end.word(), lasted_ns / MS)
+                }
+                Happening::Transition { old, new: TcpState::TimeWait, .. } => format!("{old}>TIME_WAIT"),
+                Happening::Listed { state, .. } => format!("there is {state}"),
+                Happening::Ended(connection) => format!("end {}", connection.ending.map_or("-", Ending::word)),
+                _ => return None,
+            };
+            Some(format!("{} {what}", update.subject.key.cookie))
+        })
+        .collect();
+    let counts = tracker.agreement();
+    said.push(format!("{} of {} agree", counts.agreed, counts.compared));
+    assert_eq!(said, expected);
+}
+
+/// A client that closed first, at 4 ms.
+const WAITS: &str = "0 5 CLOSE>SYN_SENT; 1 5 SYN_SENT>ESTABLISHED; 2 5 ESTABLISHED>FIN_WAIT1; 3 5 FIN_WAIT1>FIN_WAIT2;
+    4 5 closed FIN_WAIT2 0 df; 4 5 destroy";
+
+#[test]
+fn a_time_wait_expires() {
+    let still = "100 round 5 TIME_WAIT tw 59904; 65000 pass";
+    check(&format!("{WAITS}; {still}"), &["5 end local-fin", "1 of 1 agree"]);
+    let over = "100 round 5 TIME_WAIT tw 59905; 66000 pass";
+    check(&format!("{WAITS}; {over}"), &["5 end local-fin", "5 TIME_WAIT expired after 60002 ms", "1 of 1 agree"]);
+}
+
+#[test]
+fn a_new_connection_takes_its_place() {
+    check(
+        &format!("{WAITS}; 1000 6 LISTEN>SYN_RECV; 1001 round 6 SYN_RECV"),
+        &["5 end local-fin", "5 TIME_WAIT reused after 996 ms", "1 of 1 agree"],
+    );
+    // The port of a connect() is not known yet; the table has it.
+    check(
+        &format!("{WAITS}; 1000 round 6 SYN_SENT"),
+        &["5 end local-fin", "5 TIME_WAIT reused after 997 ms", "6 nothing is SYN_SENT", "0 of 1 agree"],
+    );
+}
+
+#[test]
+fn a_minisock_that_is_gone_without_a_word_is_no_disagreement() {
+    check(
+        &format!("{WAITS}; 1000 round; 2000 round"),
+        &["5 end local-fin", "5 TIME_WAIT gone after 1997 ms", "0 of 0 agree"],
+    );
+}
+
+#[test]
+fn what_was_there_before_is_taken_over() {
+    check(
+        "10 first 5 ESTABLISHED, 6@5001 TIME_WAIT tw 3000, 7@5002 LISTEN; 100 round 5 ESTABLISHED, 6@5001 TIME_WAIT tw 2900, 7@5002 LISTEN",
+        &["5 there is ESTABLISHED", "6 there is TIME_WAIT", "7 there is LISTEN", "3 of 3 agree"],
+    );
+}
+
+#[test]
+fn what_was_missed_is_corrected() {
+    let open = "0 5 CLOSE>SYN_SENT; 1 5 SYN_SENT>ESTABLISHED";
+    check(
+        &format!("{open}; 100 round 5 CLOSE_WAIT; 200 round 5 CLOSE_WAIT"),
+        &["5 ESTABLISHED is CLOSE_WAIT", "1 of 2 agree"],
+    );
+    check(&format!("{open}; 100 round; 200 round"), &["5 ESTABLISHED is nothing", "5 end vanished", "0 of 0 agree"]);
+    check(
+        &format!("{open}; 100 round 5 TIME_WAIT tw 59000; 200 round 5 TIME_WAIT tw 58900; 2000 pass"),
+        &["5 ESTABLISHED is TIME_WAIT", "5 end local-fin", "1 of 2 agree"],
+    );
+    check("100 round 5 ESTABLISHED", &["5 nothing is ESTABLISHED", "0 of 1 agree"]);
+}
+
+/// One listing may skip a socket whose neighbour goes while it is written.
+#[test]
+fn a_single_absence_proves_nothing() {
+    check(
+        "0 5 CLOSE>SYN_SENT; 1 5 SYN_SENT>ESTABLISHED; 100 round; 200 round 5 ESTABLISHED; 300 round; 400 round 5 ESTABLISHED",
+        &["2 of 2 agree"],
+    );
+}
+
+#[test]
+fn a_record_agrees_within_its_window_and_the_tolerance() {
+    let open = "0 5 CLOSE>SYN_SENT; 1 5 SYN_SENT>ESTABLISHED; 50 5 ESTABLISHED>CLOSE_WAIT";
+    check(&format!("{open}; 46 round 5 CLOSE_WAIT"), &["1 of 1 agree"]);
+    check(&format!("{open}; 53 round 5 ESTABLISHED"), &["1 of 1 agree"]);
+    check(&format!("{open}; 54 round 5 ESTABLISHED"), &["5 CLOSE_WAIT is ESTABLISHED", "0 of 1 agree"]);
+}
+
+#[test]
+fn what_ends_while_a_round_is_under_way_is_remembered() {
+    let life = "0 5 CLOSE>SYN_SENT; 1 5 SYN_SENT>ESTABLISHED; 5 expect; 20 5 closed ESTABLISHED 104; 20 5 destroy";
+    check(&format!("{life}; 10 round 5 ESTABLISHED"), &["5 end peer-rst", "1 of 1 agree"]);
+    check(
+        &format!("{life}; 10 round 5 ESTABLISHED; 100 round 5 ESTABLISHED"),
+        &["5 end peer-rst", "5 nothing is ESTABLISHED", "1 of 2 agree"],
+    );
+}
+
+/// A request has its child's cookie, and is nobody's state yet.
+#[test]
+fn a_request_is_nothing_that_we_follow() {
+    check("100 round 5 SYN_RECV; 200 round 5 SYN_RECV", &["0 of 0 agree"]);
+    check(
+        "0 5 LISTEN>SYN_RECV; 0 5 SYN_RECV>ESTABLISHED; 100 round 5 SYN_RECV; 200 round 5 ESTABLISHED",
+        &["1 of 1 agree"],
+    );
+}
