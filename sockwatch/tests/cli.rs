@@ -290,3 +290,14 @@ fn list_has_a_schema_and_help() {
     assert!(text.contains("Examples:") && text.contains("--netns all") && text.contains("minisock"), "{text}");
     assert!(text.lines().all(|line| line.chars().count() <= 120), "too wide:\n{text}");
 }
+
+#[test]
+fn audit_and_reconcile_refuse_what_makes_no_sense() {
+    let refused = |arguments: &[&str], words: &[&str]| refused_as(arguments, words);
+    refused(&["audit", "--duration", "0s"], &["--duration", "more than nothing"]);
+    refused(&["audit", "--interval", "5"], &["--interval", "500ms"]);
+    refused(&["audit", "--port", "0"], &["--port", "1 to 65535"]);
+    refused(&["audit", "--buffer", "3MiB"], &["--buffer", "power of two"]);
+    refused(&["trace", "--reconcile", "never"], &["--reconcile", "off"]);
+    refused(&["trace", "--reconcile", "1ms"], &["--reconcile", "between 50ms and 1h"]);
+}

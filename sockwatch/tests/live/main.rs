@@ -4,6 +4,7 @@
 //! `SOCKWATCH_LIVE=required` (CI) it fails instead. Tests never sleep to wait for something: they read the trace.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod audit;
 mod chaos;
 mod endings;
 mod filters;
