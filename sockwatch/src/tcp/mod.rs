@@ -8,6 +8,7 @@ pub mod endpoint;
 pub mod event;
 pub mod filter;
 pub mod loss;
+pub mod notation;
 pub mod order;
 pub mod state;
 pub mod tracker;

@@ -1,8 +1,9 @@
-//! `sockwatch lab`: experiments with real sockets on loopback, traced.
+//! A server that sleeps before each accept: connections wait in the accept queue while the kernel has long finished their
+//! handshakes. The newcomer's first command: it works for every user, on loopback, by polling where eBPF is refused.
 
 use std::{
-    io::{self, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    io::{self, Read, Write},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     process::ExitCode,
     sync::mpsc,
     thread,
@@ -10,49 +11,54 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use sockwatch::tcp::filter::Ports;
+use sockwatch::{pipeline::Limits, tcp::filter::Ports};
 
 use super::{
-    filter::resolve,
-    signals::Stop,
-    start,
-    trace::{clock, show, summary},
+    Lab, Run,
+    running::{collect, show},
 };
-use crate::cli::{CollectArgs, FilterArgs, Format, LabArgs, LabName, ShowArgs, SourceName, Time};
+use crate::{
+    cli::{FilterArgs, Format, LabArgs, SourceName, Time},
+    command::{
+        filter::resolve,
+        signals::Stop,
+        start,
+        trace::{clock, summary},
+    },
+};
+
+pub(super) const LAB: Lab = Lab {
+    name: "slow-accept",
+    summary: "a server that accepts late: connections wait in its accept queue",
+    story:
+        "Clients connect at once to a server that sleeps before each accept. The kernel finishes every handshake at once
+(SHAKE) and queues the connection, which then waits for the process (WAIT). The clients see nothing of it.",
+    run: Run::Here(slow_accept),
+};
 
 /// How long the trace goes on after the experiment if it has not seen everything.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-pub(crate) fn run(args: &LabArgs) -> anyhow::Result<ExitCode> {
-    match args.name {
-        LabName::SlowAccept => slow_accept(args),
-    }
-}
+/// How long the server sleeps before each accept, unless told otherwise.
+const DELAY: Duration = Duration::from_millis(200);
+/// How many clients there are, unless told otherwise.
+const CLIENTS: u32 = 5;
 
 /// A server that sleeps before each accept; clients that all connect at once.
-fn slow_accept(args: &LabArgs) -> anyhow::Result<ExitCode> {
+fn slow_accept(_lab: &Lab, args: &LabArgs) -> anyhow::Result<ExitCode> {
     start::prepare();
+    let (clients, delay) = (args.clients.unwrap_or(CLIENTS), args.delay.unwrap_or(DELAY));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on loopback")?;
     let server = listener.local_addr()?;
     if args.format == Format::Text {
-        explain(args, server)?;
+        explain(clients, delay, server)?;
     }
     let resolved = resolve(&FilterArgs { port: vec![Ports(server.port()..=server.port())], ..FilterArgs::default() })?;
-    let collect = CollectArgs {
-        source: SourceName::Auto,
-        latency: Duration::from_millis(20),
-        interval: Duration::from_millis(20),
-        buffer: None,
-        no_handshake: false,
-        probe: Vec::new(),
-        with_empty_probe: false,
-    };
     let totals = start::runtime()?.block_on(async {
         let stop = Stop::register()?;
         let clock = clock(Time::Relative);
-        let mut source = start::source(&collect, &resolved)?;
-        let experiment = Experiment::start(listener, args.clients, args.delay)?;
-        let shown = shown(args);
+        let mut source = start::source(&collect(args, SourceName::Auto), &resolved)?;
+        let experiment = Experiment::start(listener, clients, delay)?;
+        let limits = Limits { duration: None, connections: Some(2 * u64::from(clients)) };
         let finished = async {
             tokio::select! {
                 () = stop.wait() => {}
@@ -60,18 +66,18 @@ fn slow_accept(args: &LabArgs) -> anyhow::Result<ExitCode> {
                 _ = experiment.finished => tokio::time::sleep(PATIENCE).await,
             }
         };
-        let totals = show(&mut source, &shown, clock, Box::new(io::stdout()), finished).await?;
+        let totals = show(&mut source, args, clock, None, limits, finished).await?;
         summary(&totals, source.bytes());
         anyhow::Ok(totals)
     })?;
-    if totals.connections < u64::from(args.clients) {
-        return Err(anyhow!("only {} of {} connections were seen to their end", totals.connections, args.clients));
+    if totals.connections < u64::from(clients) {
+        return Err(anyhow!("only {} of {clients} connections were seen to their end", totals.connections));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn explain(args: &LabArgs, server: SocketAddr) -> io::Result<()> {
-    let (clients, delay) = (args.clients, args.delay.as_millis());
+fn explain(clients: u32, delay: Duration, server: SocketAddr) -> io::Result<()> {
+    let delay = delay.as_millis();
     writeln!(
         io::stdout(),
         "{clients} clients connect at once to {server}. Its thread slow-accept sleeps {delay} ms before each accept.
@@ -79,18 +85,6 @@ The kernel finishes every handshake at once (SHAKE, microseconds) and queues the
 the k-th one then waits k times {delay} ms for the process to pick it up (WAIT). The clients see nothing of it.
 "
     )
-}
-
-fn shown(args: &LabArgs) -> ShowArgs {
-    ShowArgs {
-        transitions: false,
-        connections: false,
-        format: args.format,
-        time: Time::Relative,
-        duration: None,
-        count: Some(2 * u64::from(args.clients)),
-        output: None,
-    }
 }
 
 /// The running server and clients.
@@ -139,7 +133,11 @@ fn connect_all(server: SocketAddr, clients: u32, connected: &mpsc::Sender<()>) {
 fn accept_late(listener: &TcpListener, connected: &mpsc::Receiver<()>, delay: Duration) {
     for () in connected {
         thread::sleep(delay);
-        let Ok((stream, _)) = listener.accept() else { return };
-        drop(stream);
+        let Ok((mut stream, _)) = listener.accept() else { return };
+        // Closed only once the client has closed: without an owner, it would depend on a delayed ACK whether FIN_WAIT2
+        // becomes an orphan's.
+        if stream.shutdown(Shutdown::Write).is_ok() {
+            let _ = stream.read(&mut [0]);
+        }
     }
 }
