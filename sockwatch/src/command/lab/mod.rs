@@ -14,20 +14,40 @@ mod watch;
 
 mod backlog;
 mod bind_listen_accept;
+mod both_close;
 mod client_closes;
 mod close_wait_leak;
+mod defer_accept;
+mod destroyed;
+mod fast_open;
+mod given_up;
 mod half_close;
+mod handed_over;
 mod killed;
 mod killed_unread;
 mod linger_zero;
+mod link_down;
 mod listener_closes;
+mod multipath;
+mod no_route;
+mod orphan;
+mod orphan_sending;
+mod out_of_descriptors;
+mod overflow;
+mod prefork;
 mod queue_fin;
 mod queue_rst;
 mod refused;
+mod reuseport;
+mod second_listen;
+mod self_connect;
 mod server_closes;
 mod slow_accept;
+mod time_wait_reuse;
+mod unanswered;
 mod unread_bytes;
 mod unread_data;
+mod user_timeout;
 
 use std::process::ExitCode;
 
@@ -65,17 +85,40 @@ pub(crate) const LABS: &[Lab] = &[
     unread_bytes::LAB,
     client_closes::LAB,
     server_closes::LAB,
+    both_close::LAB,
     half_close::LAB,
     unread_data::LAB,
     linger_zero::LAB,
     refused::LAB,
+    unanswered::LAB,
+    given_up::LAB,
+    no_route::LAB,
+    self_connect::LAB,
     queue_fin::LAB,
     queue_rst::LAB,
     listener_closes::LAB,
     backlog::LAB,
+    overflow::SILENT,
+    overflow::RESET,
+    overflow::COOKIES,
+    defer_accept::LAB,
+    fast_open::LAB,
+    second_listen::LAB,
+    reuseport::LAB,
+    reuseport::MIGRATE,
+    prefork::LAB,
+    handed_over::LAB,
+    out_of_descriptors::LAB,
     close_wait_leak::LAB,
     killed::LAB,
     killed_unread::LAB,
+    orphan::LAB,
+    orphan_sending::LAB,
+    time_wait_reuse::LAB,
+    user_timeout::LAB,
+    link_down::LAB,
+    destroyed::LAB,
+    multipath::LAB,
 ];
 
 /// The names that the command line takes.

@@ -18,8 +18,6 @@ use super::netlink;
 
 /// Where the near end of a cable is.
 pub(super) const NEAR: [u8; 4] = [10, 0, 0, 1];
-/// Where the far end is.
-pub(super) const FAR: [u8; 4] = [10, 0, 0, 2];
 
 /// A network namespace.
 pub(super) struct Netns {

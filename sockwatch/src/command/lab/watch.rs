@@ -13,14 +13,6 @@ pub(super) fn entered(role: Role, state: TcpState) -> impl Fn(&Update) -> bool {
     }
 }
 
-/// The same at this local port.
-pub(super) fn entered_at(port: u16, state: TcpState) -> impl Fn(&Update) -> bool {
-    move |update| {
-        update.subject.local.port == port
-            && matches!(update.happening, Happening::Transition { new, .. } if new == state)
-    }
-}
-
 /// A connection has entered the accept queue.
 pub(super) fn queued() -> impl Fn(&Update) -> bool {
     entered(Role::Passive, TcpState::Established)
@@ -34,4 +26,12 @@ pub(super) fn accepted() -> impl Fn(&Update) -> bool {
 /// A socket of this role is gone.
 pub(super) fn ended(role: Role) -> impl Fn(&Update) -> bool {
     move |update| update.subject.role == role && matches!(update.happening, Happening::Ended(_))
+}
+
+/// A socket with this remote port enters this state.
+pub(super) fn entered_peer(port: u16, state: TcpState) -> impl Fn(&Update) -> bool {
+    move |update| {
+        update.subject.remote.port == port
+            && matches!(update.happening, Happening::Transition { new, .. } if new == state)
+    }
 }
