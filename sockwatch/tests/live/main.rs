@@ -7,6 +7,7 @@
 mod endings;
 mod filters;
 mod harness;
+mod labs;
 mod load;
 mod netns;
 mod output;

@@ -12,12 +12,20 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::{
+    net::if_::if_nametoindex,
+    sched::{CloneFlags, setns, unshare},
+};
 
 use super::netlink;
 
 /// Where the near end of a cable is.
 pub(super) const NEAR: [u8; 4] = [10, 0, 0, 1];
+/// Where the far end is.
+const FAR: [u8; 4] = [10, 0, 0, 2];
+/// Their hardware addresses, as [`plug_in`] says them.
+const NEAR_HARDWARE: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const FAR_HARDWARE: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 /// A network namespace.
 pub(super) struct Netns {
@@ -60,16 +68,19 @@ impl Netns {
     }
 }
 
-/// Joins the calling thread's namespace to another one by a cable, its ends named near and far, with addresses. Their
-/// hardware addresses are fixed, and ARP is neither needed nor answered: see [`hold`].
+/// Joins the calling thread's namespace to another one by a cable, its ends named near and far, with addresses. ARP is
+/// neither needed nor answered: see [`hold`]. Nothing is sent again within three seconds, so that a held cable shows no
+/// retransmissions.
 pub(super) fn plug_in(far: &Netns) -> anyhow::Result<()> {
     let there = format!("/proc/{}/fd/{}", std::process::id(), far.file.as_raw_fd());
     let ends = "address 02:00:00:00:00:01 type veth peer name far address 02:00:00:00:00:02";
     ip(&format!("link add near {ends} netns {there}"))?;
     ip("address add 10.0.0.1/24 dev near")?;
     ip("link set near up")?;
+    ip("route replace 10.0.0.0/24 dev near src 10.0.0.1 rto_min 3s")?;
     far.ip("address add 10.0.0.2/24 dev far")?;
     far.ip("link set far up")?;
+    far.ip("route replace 10.0.0.0/24 dev far src 10.0.0.2 rto_min 3s")?;
     sysctl("net/ipv4/conf/near/arp_ignore", 8)?;
     far.acting("sysctl", || Ok(sysctl("net/ipv4/conf/far/arp_ignore", 8)))??;
     release(far)
@@ -78,14 +89,14 @@ pub(super) fn plug_in(far: &Netns) -> anyhow::Result<()> {
 /// From now on the segments of both sides wait at their own end of the cable: the kernel does not know where to send them.
 /// It asks for three seconds; nobody answers.
 pub(super) fn hold(far: &Netns) -> anyhow::Result<()> {
-    ip("neighbour del 10.0.0.2 dev near")?;
-    far.ip("neighbour del 10.0.0.1 dev far")
+    acting("cable", || netlink::forget_neighbour(if_nametoindex("near")?, FAR))?;
+    far.acting("cable", || netlink::forget_neighbour(if_nametoindex("far")?, NEAR))
 }
 
 /// Sends what waits, and all that comes later.
 pub(super) fn release(far: &Netns) -> anyhow::Result<()> {
-    ip("neighbour replace 10.0.0.2 lladdr 02:00:00:00:00:02 dev near nud permanent")?;
-    far.ip("neighbour replace 10.0.0.1 lladdr 02:00:00:00:00:01 dev far nud permanent")
+    acting("cable", || netlink::set_neighbour(if_nametoindex("near")?, FAR, FAR_HARDWARE))?;
+    far.acting("cable", || netlink::set_neighbour(if_nametoindex("far")?, NEAR, NEAR_HARDWARE))
 }
 
 /// `ip ARGUMENTS` in the calling thread's namespace.

@@ -17,23 +17,24 @@ use super::{
     netns::{acting, sysctl},
     sockets::{Deaf, SERVER, bind, close, deafen, reset},
     stage::Stage,
-    watch::{accepted, entered, queued},
+    table::Row,
+    watch::{self, accepted, entered},
 };
 
 pub(super) const SILENT: Lab = Lab {
     name: "overflow",
     summary: "the final ACK is dropped at a full queue: the client is ESTABLISHED, the server is not",
-    story: "The queue takes one. Two handshakes are under way; their final ACKs are held back, so that both clients are ESTABLISHED
-and the server has only requests. Then the second one's data finds the queue full: it is dropped. The client
-retransmits to a server that knows nothing of a connection.",
+    story: "The queue takes three, and two are in it. Two more handshakes are under way; their final ACKs are lost, so that both
+clients are ESTABLISHED and the server has only requests. The first one's data takes the last place, the second one's
+data finds the queue full: it is dropped. That client retransmits to a server that knows nothing of its connection.",
     run: Run::Alone(silent),
 };
 
 pub(super) const RESET: Lab = Lab {
     name: "overflow-reset",
     summary: "the same with tcp_abort_on_overflow=1: the client is reset",
-    story: "As in lab overflow, but with tcp_abort_on_overflow=1: the client whose final ACK finds the queue full is reset. No
-state of the server tells: it never had a socket for it.",
+    story: "As in lab overflow, but with tcp_abort_on_overflow=1: the client that finds the queue full is reset. No state of the
+server tells: it never had a socket for it.",
     run: Run::Alone(reset_on_overflow),
 };
 
@@ -45,34 +46,45 @@ full, the client is ESTABLISHED with a server that has neither a socket nor a re
     run: Run::Alone(cookies),
 };
 
+/// How many connections are in the queue before; with a limit as high it takes one more.
+const WAITING: usize = 2;
+
 /// A server with room for one, and two clients that believe to be connected. The first one is.
 struct Crowd {
     listener: TcpListener,
-    first: TcpStream,
+    /// Those that are in the queue.
+    queued: Vec<TcpStream>,
     second: TcpStream,
-    /// How many requests the kernel had while the final ACKs were held back.
+    /// How many requests the kernel had when the final ACKs were lost.
     requests: usize,
 }
 
 fn crowd(stage: &mut Stage) -> anyhow::Result<Crowd> {
     let listener = acting("server", || {
         let socket = bind(SERVER)?;
-        deafen(&socket, Deaf::ButForSyn)?;
-        socket.listen(0)?;
+        socket.listen(WAITING as i32)?;
         Ok(socket)
     })?;
+    let mut queued = Vec::new();
+    for _ in 0..WAITING {
+        queued.push(acting("client", || TcpStream::connect(SERVER))?);
+    }
+    stage.until_count(WAITING, "queued connections", watch::queued())?;
+    acting("server", || deafen(&listener, Deaf::ButForSyn))?;
     let mut first = acting("client", || TcpStream::connect(SERVER))?;
     let second = acting("client", || TcpStream::connect(SERVER))?;
-    stage.until_count(2, "clients", entered(Role::Active, TcpState::Established))?;
-    let of_server = |row: &&super::table::Row| row.local_port == SERVER.port() && row.state == TcpState::SynRecv;
+    stage.until_count(WAITING + 2, "clients", entered(Role::Active, TcpState::Established))?;
+    let of_server = |row: &&Row| row.local_port == SERVER.port() && row.state == TcpState::SynRecv;
     let requests = stage.until_listed("the table", |rows| Some(rows.iter().filter(of_server).count()))?;
     stage.say(format_args!(
-        "Both clients are ESTABLISHED; the server has {requests} requests. Now the first one's data comes through."
+        "Four clients are ESTABLISHED, {WAITING} are in the queue; the server has {requests} requests."
     ));
+    stage.say(format_args!("The third one sends, and takes the last place."));
     hear(&listener)?;
     acting("client", || first.write_all(b"first"))?;
-    stage.until("a queued connection", queued())?;
-    Ok(Crowd { listener: listener.into(), first, second, requests })
+    stage.until_count(WAITING + 1, "queued connections", watch::queued())?;
+    queued.push(first);
+    Ok(Crowd { listener: listener.into(), queued, second, requests })
 }
 
 fn hear(listener: &Socket) -> anyhow::Result<()> {
@@ -83,33 +95,38 @@ fn retransmitted() -> impl Fn(&Update) -> bool {
     |update| matches!(update.happening, Happening::Retransmitted { .. })
 }
 
-/// The second one gets in when the first one is accepted. Returns how long it was alone, in milliseconds.
+/// The last one gets in when the others are accepted. Returns how long it was alone, in milliseconds.
 fn wait_outside(stage: &mut Stage, crowd: Crowd) -> anyhow::Result<u64> {
-    let Crowd { listener, first, mut second, .. } = crowd;
-    stage.say(format_args!("The second one's data finds the queue full."));
+    let Crowd { listener, queued: mut clients, mut second, .. } = crowd;
+    stage.say(format_args!("The fourth one sends, and finds the queue full."));
     acting("client", || second.write_all(b"second"))?;
     stage.until("a retransmission", retransmitted())?;
-    stage.say(format_args!(
-        "It was dropped, and so was its retransmission. The server accepts the first one: there is room."
-    ));
-    let (one, _) = acting("server", || listener.accept())?;
-    let begun = stage.until_count(2, "clients", entered(Role::Active, TcpState::Established))?;
-    let done = stage.until_count(2, "queued connections", queued())?;
-    let (two, _) = acting("server", || listener.accept())?;
-    stage.until_count(2, "accepts", accepted())?;
-    for server in [one, two] {
+    stage.say(format_args!("It was dropped, and so was its retransmission. The server accepts: there is room."));
+    let all = WAITING + 2;
+    let mut servers = Vec::new();
+    for count in 1..all {
+        servers.push(acting("server", || listener.accept())?);
+        stage.until_count(count, "accepts", accepted())?;
+    }
+    let begun = stage.until_count(all, "clients", entered(Role::Active, TcpState::Established))?;
+    let done = stage.until_count(all, "queued connections", watch::queued())?;
+    servers.push(acting("server", || listener.accept())?);
+    stage.until_count(all, "accepts", accepted())?;
+    for (server, _) in servers {
         reset("server", server)?;
     }
-    stage.until_count(2, "ends", entered(Role::Active, TcpState::Close))?;
-    close("client", (first, second))?;
+    stage.until_count(all, "ends", entered(Role::Active, TcpState::Close))?;
+    clients.push(second);
+    close("client", clients)?;
     close("server", listener)?;
     Ok((done.at_ns - begun.at_ns) / 1_000_000)
 }
 
 fn silent(stage: &mut Stage) -> anyhow::Result<String> {
+    sysctl("net/ipv4/tcp_syncookies", 0)?;
     let crowd = crowd(stage)?;
     let alone_ms = wait_outside(stage, crowd)?;
-    Ok(format!("The second client was ESTABLISHED {alone_ms} ms before the server had a socket for it."))
+    Ok(format!("The fourth client was ESTABLISHED {alone_ms} ms before the server had a socket for it."))
 }
 
 fn cookies(stage: &mut Stage) -> anyhow::Result<String> {
@@ -118,21 +135,25 @@ fn cookies(stage: &mut Stage) -> anyhow::Result<String> {
     let requests = crowd.requests;
     let alone_ms = wait_outside(stage, crowd)?;
     Ok(format!(
-        "With cookies the server had {requests} requests; for {alone_ms} ms only the second client knew of its connection."
+        "With cookies the server had {requests} requests; for {alone_ms} ms only the fourth client knew of its connection."
     ))
 }
 
 fn reset_on_overflow(stage: &mut Stage) -> anyhow::Result<String> {
+    sysctl("net/ipv4/tcp_syncookies", 0)?;
     sysctl("net/ipv4/tcp_abort_on_overflow", 1)?;
-    let Crowd { listener, first, mut second, .. } = crowd(stage)?;
-    stage.say(format_args!("The second one's data finds the queue full: it is answered by a RST."));
+    let Crowd { listener, queued, mut second, .. } = crowd(stage)?;
+    stage.say(format_args!("The fourth one sends, finds the queue full, and is answered by a RST."));
     acting("client", || second.write_all(b"second"))?;
     stage.until("the reset", entered(Role::Active, TcpState::Close))?;
     let said = acting("client", || SockRef::from(&second).take_error())?;
     close("client", second)?;
-    reset("client", first)?;
-    stage.until("the first one's end", entered(Role::Passive, TcpState::Close))?;
+    let count = queued.len();
+    for client in queued {
+        reset("client", client)?;
+    }
+    stage.until_count(count, "the others' ends", entered(Role::Passive, TcpState::Close))?;
     close("server", listener)?;
     let said = said.map_or_else(|| "no error".to_owned(), |error| error.to_string());
-    Ok(format!("The second client got: {said}. The server's trace shows no connection of it."))
+    Ok(format!("The fourth client got: {said}. The server's trace shows no connection of it."))
 }
