@@ -71,7 +71,7 @@ pub(super) fn run(lab: &'static Lab, args: &LabArgs, steps: Steps) -> anyhow::Re
                 result = &mut experiment => learned = Some(result),
             }
         };
-        let totals = show(&mut source, args, clock, Some(tap), Limits::default(), ended).await?;
+        let totals = show(&mut source, args, clock, tap, ended).await?;
         summary(&totals, source.bytes());
         anyhow::Ok((learned, totals))
     })?;
@@ -117,8 +117,7 @@ pub(super) async fn show(
     source: &mut Started,
     args: &LabArgs,
     clock: Clock,
-    tap: Option<Sender<Update>>,
-    limits: Limits,
+    tap: Sender<Update>,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<Totals> {
     let show = Show { transitions: true, connections: true };
@@ -128,14 +127,14 @@ pub(super) async fn show(
         Format::Text => {
             let colour = if wants_colour() { Colour::On } else { Colour::Off };
             let mut sink = Tapped::new(Text::new(io::stdout(), show, clock, colour), tap);
-            pipeline::run(&mut source, &mut sink, limits, stop).await?
+            pipeline::run(&mut source, &mut sink, Limits::default(), stop).await?
         }
         Format::Json => {
             let kernel = kernel_release();
             let start = start_line(clock, name, &kernel);
             let sink = Json::new(io::stdout(), show, clock, start).context("cannot write the output")?;
             let mut sink = Tapped::new(sink, tap);
-            let totals = pipeline::run(&mut source, &mut sink, limits, stop).await?;
+            let totals = pipeline::run(&mut source, &mut sink, Limits::default(), stop).await?;
             sink.sink.end(&totals).context("cannot write the output")?;
             totals
         }
@@ -151,31 +150,27 @@ pub(super) async fn show(
 /// A sink that tells the experiment what it has shown, once that is written.
 struct Tapped<S> {
     sink: S,
-    tap: Option<Sender<Update>>,
+    tap: Sender<Update>,
     untold: Vec<Update>,
 }
 
 impl<S: Sink> Tapped<S> {
-    fn new(sink: S, tap: Option<Sender<Update>>) -> Self {
+    fn new(sink: S, tap: Sender<Update>) -> Self {
         Self { sink, tap, untold: Vec::new() }
     }
 }
 
 impl<S: Sink> Sink for Tapped<S> {
     fn update(&mut self, update: &Update) -> io::Result<()> {
-        if self.tap.is_some() {
-            self.untold.push(update.clone());
-        }
+        self.untold.push(update.clone());
         self.sink.update(update)
     }
 
     fn tick(&mut self, totals: &Totals) -> io::Result<()> {
         self.sink.tick(totals)?;
         for update in self.untold.drain(..) {
-            if let Some(tap) = &self.tap {
-                // An experiment that has ended, or failed, listens no more.
-                let _ = tap.send(update);
-            }
+            // An experiment that has ended, or failed, listens no more.
+            let _ = self.tap.send(update);
         }
         Ok(())
     }

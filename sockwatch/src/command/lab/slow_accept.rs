@@ -7,11 +7,14 @@ use std::{
     process::ExitCode,
     sync::mpsc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, anyhow};
-use sockwatch::{pipeline::Limits, tcp::filter::Ports};
+use sockwatch::tcp::{
+    filter::Ports,
+    update::{Happening, Update},
+};
 
 use super::{
     Lab, Run,
@@ -57,16 +60,15 @@ fn slow_accept(_lab: &Lab, args: &LabArgs) -> anyhow::Result<ExitCode> {
         let stop = Stop::register()?;
         let clock = clock(Time::Relative);
         let mut source = start::source(&collect(args, SourceName::Auto), &resolved)?;
-        let experiment = Experiment::start(listener, clients, delay)?;
-        let limits = Limits { duration: None, connections: Some(2 * u64::from(clients)) };
+        let (tap, updates) = mpsc::channel();
+        let experiment = Experiment::start(listener, clients, delay, updates)?;
         let finished = async {
             tokio::select! {
                 () = stop.wait() => {}
-                // Both ends of every connection are closed by then; the count ends the trace once all of that is seen.
-                _ = experiment.finished => tokio::time::sleep(PATIENCE).await,
+                _ = experiment.finished => {}
             }
         };
-        let totals = show(&mut source, args, clock, None, limits, finished).await?;
+        let totals = show(&mut source, args, clock, tap, finished).await?;
         summary(&totals, source.bytes());
         anyhow::Ok(totals)
     })?;
@@ -93,7 +95,12 @@ struct Experiment {
 }
 
 impl Experiment {
-    fn start(listener: TcpListener, clients: u32, delay: Duration) -> anyhow::Result<Self> {
+    fn start(
+        listener: TcpListener,
+        clients: u32,
+        delay: Duration,
+        updates: mpsc::Receiver<Update>,
+    ) -> anyhow::Result<Self> {
         let address = listener.local_addr()?;
         let (connected, all_connected) = mpsc::channel();
         let (finish, finished) = tokio::sync::oneshot::channel();
@@ -105,6 +112,8 @@ impl Experiment {
             accept_late(&listener, &all_connected, delay);
             drop(listener);
             let _ = client.join();
+            // Both ends of every connection, and the listener.
+            wait_for_ends(&updates, 2 * clients as usize + 1);
             // Nobody waits any more if the trace was interrupted.
             let _ = finish.send(());
         };
@@ -139,5 +148,15 @@ fn accept_late(listener: &TcpListener, connected: &mpsc::Receiver<()>, delay: Du
         if stream.shutdown(Shutdown::Write).is_ok() {
             let _ = stream.read(&mut [0]);
         }
+    }
+}
+
+/// Waits until the trace has shown so many ends; by polling it may never.
+fn wait_for_ends(updates: &mpsc::Receiver<Update>, count: usize) {
+    let deadline = Instant::now() + PATIENCE;
+    let mut ended = 0;
+    while ended < count {
+        let Ok(update) = updates.recv_timeout(deadline.saturating_duration_since(Instant::now())) else { return };
+        ended += usize::from(matches!(update.happening, Happening::Ended(_)));
     }
 }
