@@ -1,5 +1,5 @@
-//! Labs: what each shows of the running kernel is what its golden file says, and so is what its recorded events tell without
-//! a kernel.
+//! Labs: what each shows of the running kernel is what its golden file says, and so is what its recorded events tell
+//! without a kernel.
 //!
 //! `SOCKWATCH_LABS=record` writes both files of each lab anew instead of comparing them.
 
@@ -39,10 +39,11 @@ macro_rules! labs {
 }
 
 labs! {
-    slow_accept bind_listen_accept unread_bytes client_closes server_closes both_close half_close unread_data linger_zero
-    refused unanswered given_up no_route self_connect queue_fin queue_rst listener_closes backlog overflow overflow_reset
-    syn_cookies defer_accept fast_open second_listen reuseport reuseport_migrate prefork handed_over out_of_descriptors
-    close_wait_leak killed killed_unread orphan orphan_sending time_wait_reuse user_timeout link_down destroyed multipath
+    slow_accept bind_listen_accept unread_bytes client_closes server_closes both_close half_close unread_data
+    linger_zero refused unanswered given_up no_route self_connect queue_fin queue_rst listener_closes backlog
+    overflow overflow_reset syn_cookies defer_accept fast_open second_listen reuseport reuseport_migrate prefork
+    handed_over out_of_descriptors close_wait_leak killed killed_unread orphan orphan_sending time_wait_reuse
+    user_timeout link_down destroyed multipath
 }
 
 #[test]
@@ -98,8 +99,8 @@ fn live(name: &str) {
     if let Some(reason) = said.iter().find(|line| line.contains("cannot run here")) {
         return skip(name, reason);
     }
-    assert!(output.status.success(), "{name}: {said:?}");
-    let lines = String::from_utf8(output.stdout).unwrap().lines().map(parse).collect();
+    let lines: Vec<_> = String::from_utf8(output.stdout).unwrap().lines().map(parse).collect();
+    assert!(output.status.success(), "{name}: {said:?}; saw:\n{}", stories(&lines).join("\n"));
     let ended = Ended::checked(lines, &said);
     if record {
         let stories = folded(&ended.stories(), &ended.probes);

@@ -1,5 +1,5 @@
-//! Processes of labs that do what they are told: this program once more, for what takes a process to show (who owns, who
-//! dies). Commands come on standard input, answers go back on it; standard output is what was handed over.
+//! Processes of labs that do what they are told: this program once more, for what takes a process to show (who owns,
+//! who dies). Commands come on standard input, answers go back on it; standard output is what was handed over.
 
 use std::{
     fs,

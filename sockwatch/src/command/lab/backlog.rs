@@ -15,9 +15,9 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "backlog",
     summary: "listen(1) takes two; the third client's SYN is dropped, and sent again after a second",
-    story: "The server says listen(1) and does not accept. The queue takes one more than its limit: two clients are connected. The
-third one's SYN is dropped without a word; its kernel tries again a second later. So a full queue shows at clients as
-connects that take 1, 3, 7 ... seconds.",
+    story: "The server says listen(1) and does not accept. The queue takes one more than its limit: two clients
+are connected. The third one's SYN is dropped without a word; its kernel tries again a second later.
+So a full queue shows at clients as connects that take 1, 3, 7 ... seconds.",
     run: Run::Alone(run),
 };
 

@@ -46,7 +46,7 @@ fn run(stage: &mut Stage) -> anyhow::Result<String> {
     close("client", client)?;
     close("server", listener)?;
     Ok(format!(
-        "The accept queue went {before} -> {waiting} -> {after}. The connection was ready {} ms before accept() took it.",
+        "The accept queue went {before} -> {waiting} -> {after}. The connection was ready {} ms before accept().",
         (taken.at_ns - ready.at_ns) / 1_000_000
     ))
 }

@@ -15,8 +15,8 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "both-close",
     summary: "both ends close at once: CLOSING, and TIME_WAIT on both sides",
-    story: "Client and server close before either has the other's FIN: the two FINs cross on the cable, which is held meanwhile.
-Both ends go through CLOSING, and both keep a TIME_WAIT.",
+    story: "Client and server close before either has the other's FIN: the two FINs cross on the cable, which is
+held meanwhile. Both ends go through CLOSING, and both keep a TIME_WAIT.",
     run: Run::Wired(run),
 };
 

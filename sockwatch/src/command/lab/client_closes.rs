@@ -15,8 +15,8 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "client-closes",
     summary: "the client closes first: TIME_WAIT stays on its side",
-    story: "The client closes first. The server's end goes to CLOSE_WAIT, where it stays until its process closes, too.
-Whoever closed first keeps the connection in TIME_WAIT for a minute, without a process.",
+    story: "The client closes first. The server's end goes to CLOSE_WAIT, where it stays until its process
+closes, too. Whoever closed first keeps the connection in TIME_WAIT for a minute, without a process.",
     run: Run::Alone(run),
 };
 

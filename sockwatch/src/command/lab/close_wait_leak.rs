@@ -17,8 +17,8 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "close-wait-leak",
     summary: "a server forgets to close: CLOSE_WAIT piles up, and its process is the culprit",
-    story: "A server process accepts three clients and forgets them. The clients close; the server's ends stay in CLOSE_WAIT until
-their process closes them or dies. No timeout helps: only the process can.",
+    story: "A server process accepts three clients and forgets them. The clients close; the server's ends stay
+in CLOSE_WAIT until their process closes them or dies. No timeout helps: only the process can.",
     run: Run::Alone(run),
 };
 

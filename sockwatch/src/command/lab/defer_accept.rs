@@ -19,8 +19,9 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "defer-accept",
     summary: "TCP_DEFER_ACCEPT: the server has no connection until data comes",
-    story: "The listener asks for connections with data only (TCP_DEFER_ACCEPT, as nginx's `deferred`). The client's final ACK is
-dropped: it is ESTABLISHED, the server keeps a request. The connection is born when the first bytes come.",
+    story: "The listener asks for connections with data only (TCP_DEFER_ACCEPT, as nginx's `deferred`). The
+client's final ACK is dropped: it is ESTABLISHED, the server keeps a request. The connection is born
+when the first bytes come.",
     run: Run::Alone(run),
 };
 

@@ -18,8 +18,8 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "destroyed",
     summary: "an administrator destroys a connection (ss -K)",
-    story: "Somebody kills the server's end from outside, as `ss -K` does. Its process keeps the descriptor and gets ECONNABORTED;
-the client gets a RST.",
+    story: "Somebody kills the server's end from outside, as `ss -K` does. Its process keeps the descriptor and
+gets ECONNABORTED; the client gets a RST.",
     run: Run::Alone(run),
 };
 

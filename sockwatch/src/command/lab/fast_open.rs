@@ -19,8 +19,8 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "fast-open",
     summary: "TCP Fast Open: data in the SYN, and a connection in the queue before the handshake ends",
-    story: "Client and server have Fast Open: the SYN carries data. The server's connection is born by the SYN and queued at
-once, in SYN_RECV; accept() may take it before the handshake is over.",
+    story: "Client and server have Fast Open: the SYN carries data. The server's connection is born by the SYN
+and queued at once, in SYN_RECV; accept() may take it before the handshake is over.",
     run: Run::Alone(run),
 };
 

@@ -13,8 +13,8 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "given-up",
     summary: "a client closes while its connect is not answered",
-    story: "The server does not answer; the client's own timeout is shorter than the kernel's, as in most HTTP clients. It closes
-in SYN_SENT: no error, no RST, nothing on the wire.",
+    story: "The server does not answer; the client's own timeout is shorter than the kernel's, as in most HTTP
+clients. It closes in SYN_SENT: no error, no RST, nothing on the wire.",
     run: Run::Alone(run),
 };
 

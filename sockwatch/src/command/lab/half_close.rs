@@ -18,8 +18,9 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "half-close",
     summary: "one direction is closed, the other still carries data",
-    story: "The client has no more to say, but goes on listening: shutdown(SHUT_WR). The server answers in CLOSE_WAIT, which is
-no leak here. The server's FIN turns the client's end into TIME_WAIT although its descriptor is still open.",
+    story: "The client has no more to say, but goes on listening: shutdown(SHUT_WR). The server answers in
+CLOSE_WAIT, which is no leak here. The server's FIN turns the client's end into TIME_WAIT although
+its descriptor is still open.",
     run: Run::Alone(run),
 };
 

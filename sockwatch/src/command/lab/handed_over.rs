@@ -19,8 +19,8 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "handed-over",
     summary: "one process accepts, another one serves and closes (inetd, systemd's Accept=yes)",
-    story: "A superserver accepts, and hands the connection to a process that it starts for it, as inetd does. No event tells of
-the handover: the acceptor is one process, and who closes is another.",
+    story: "A superserver accepts, and hands the connection to a process that it starts for it, as inetd does.
+No event tells of the handover: the acceptor is one process, and who closes is another.",
     run: Run::Alone(run),
 };
 

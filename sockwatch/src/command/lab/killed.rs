@@ -15,8 +15,9 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "killed",
     summary: "clients are killed (SIGTERM, SIGKILL): the kernel closes for them, and keeps TIME_WAIT",
-    story: "One client process is killed by SIGTERM, another one by SIGKILL. Neither can say goodbye, and yet the server sees a FIN
-of both: the kernel closes what a process leaves behind, and keeps the connection's last state without it.",
+    story: "One client process is killed by SIGTERM, another one by SIGKILL. Neither can say goodbye, and yet
+the server sees a FIN of both: the kernel closes what a process leaves behind, and keeps the
+connection's last state without it.",
     run: Run::Alone(run),
 };
 

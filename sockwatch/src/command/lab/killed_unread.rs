@@ -17,8 +17,8 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "killed-unread",
     summary: "a client is killed before it has read everything: the server gets a RST",
-    story: "The server sends an answer; the client process is killed before it reads it. As with close(), unread data turns the
-FIN into a RST: the server sees `connection reset by peer`.",
+    story: "The server sends an answer; the client process is killed before it reads it. As with close(), unread
+data turns the FIN into a RST: the server sees `connection reset by peer`.",
     run: Run::Alone(run),
 };
 

@@ -20,8 +20,9 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "link-down",
     summary: "the client's cable is pulled: ESTABLISHED stays, until keepalive looks",
-    story: "Two clients on another host are connected. Then that host's cable is pulled: nothing is sent, so nothing is missed, and
-both connections stay ESTABLISHED for ever. The server asked for keepalive on one of them: that one ends.",
+    story: "Two clients on another host are connected. Then that host's cable is pulled: nothing is sent, so
+nothing is missed, and both connections stay ESTABLISHED for ever. The server asked for keepalive on
+one of them: that one ends.",
     run: Run::Wired(run),
 };
 

@@ -13,8 +13,8 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "listener-closes",
     summary: "a listener is closed while clients wait in its queue: each gets a RST",
-    story: "Three clients are connected, as far as they know; the server has accepted none of them. Then it stops, as in a restart
-without draining: the kernel resets every connection in the queue.",
+    story: "Three clients are connected, as far as they know; the server has accepted none of them. Then it
+stops, as in a restart without draining: the kernel resets every connection in the queue.",
     run: Run::Alone(run),
 };
 

@@ -20,8 +20,8 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "multipath",
     summary: "MPTCP: what the trace shows are its subflows",
-    story: "Client and server speak MPTCP. Below the sockets that the processes hold, the kernel opens TCP connections of its
-own, the subflows: these are what a TCP trace shows.",
+    story: "Client and server speak MPTCP. Below the sockets that the processes hold, the kernel opens TCP
+connections of its own, the subflows: these are what a TCP trace shows.",
     run: Run::Alone(run),
 };
 

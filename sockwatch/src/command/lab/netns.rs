@@ -86,8 +86,8 @@ pub(super) fn plug_in(far: &Netns) -> anyhow::Result<()> {
     release(far)
 }
 
-/// From now on the segments of both sides wait at their own end of the cable: the kernel does not know where to send them.
-/// It asks for three seconds; nobody answers.
+/// From now on the segments of both sides wait at their own end of the cable: the kernel does not know where to send
+/// them. It asks for three seconds; nobody answers.
 pub(super) fn hold(far: &Netns) -> anyhow::Result<()> {
     acting("cable", || netlink::forget_neighbour(if_nametoindex("near")?, FAR))?;
     far.acting("cable", || netlink::forget_neighbour(if_nametoindex("far")?, NEAR))

@@ -7,8 +7,8 @@ use super::{Lab, Run, netns::acting, sockets::at, stage::Stage};
 pub(super) const LAB: Lab = Lab {
     name: "no-route",
     summary: "no route: connect() fails before TCP begins, and there is nothing to trace",
-    story: "The client connects to an address that no route leads to. connect() fails before the socket leaves its first state:
-no TCP event tells of it. What a trace does not show may still have happened.",
+    story: "The client connects to an address that no route leads to. connect() fails before the socket leaves
+its first state: no TCP event tells of it. What a trace does not show may still have happened.",
     run: Run::Alone(run),
 };
 

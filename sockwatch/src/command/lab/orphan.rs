@@ -15,9 +15,9 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "orphan",
     summary: "FIN_WAIT2 without a process lasts tcp_fin_timeout; then the peer's data meets a RST",
-    story: "The client closes and is gone; the server does not close. The kernel keeps the client's end in FIN_WAIT2 without a
-process, for tcp_fin_timeout (60 s by default, one second here), then forgets it. The server does not learn of it until
-it writes: a RST.",
+    story: "The client closes and is gone; the server does not close. The kernel keeps the client's end in
+FIN_WAIT2 without a process, for tcp_fin_timeout (60 s by default, one second here), then forgets
+it. The server does not learn of it until it writes: a RST.",
     run: Run::Alone(run),
 };
 

@@ -18,9 +18,9 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "orphan-sending",
     summary: "FIN_WAIT1 without a process: data is still under way to a peer that does not read",
-    story: "The client sends more than the server's receive buffer takes, and closes. The server does not read: its window is
-zero, so neither the rest nor the FIN can go. The kernel keeps both without a process, and asks the server now and
-then. When the server reads, all arrives.",
+    story: "The client sends more than the server's receive buffer takes, and closes. The server does not read:
+its window is zero, so neither the rest nor the FIN can go. The kernel keeps both without a process,
+and asks the server now and then. When the server reads, all arrives.",
     run: Run::Alone(run),
 };
 

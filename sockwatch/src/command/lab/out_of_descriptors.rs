@@ -19,8 +19,9 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "out-of-descriptors",
     summary: "accept() fails with EMFILE while the queue grows: clients are connected and not served",
-    story: "The server process has used up its descriptors: accept() fails (EMFILE), and the connection stays in the queue. Its
-client is ESTABLISHED and waits. With more descriptors the server takes it, as if nothing had been.",
+    story: "The server process has used up its descriptors: accept() fails (EMFILE), and the connection stays in
+the queue. Its client is ESTABLISHED and waits. With more descriptors the server takes it, as if
+nothing had been.",
     run: Run::Alone(run),
 };
 

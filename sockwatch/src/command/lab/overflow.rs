@@ -24,25 +24,27 @@ use super::{
 pub(super) const SILENT: Lab = Lab {
     name: "overflow",
     summary: "the final ACK is dropped at a full queue: the client is ESTABLISHED, the server is not",
-    story: "The queue takes three, and two are in it. Two more handshakes are under way; their final ACKs are lost, so that both
-clients are ESTABLISHED and the server has only requests. The first one's data takes the last place, the second one's
-data finds the queue full: it is dropped. That client retransmits to a server that knows nothing of its connection.",
+    story: "The queue takes three, and two are in it. Two more handshakes are under way; their final ACKs are
+lost, so that both clients are ESTABLISHED and the server has only requests. The first one's data
+takes the last place, the second one's data finds the queue full: it is dropped. That client
+retransmits to a server that knows nothing of its connection.",
     run: Run::Alone(silent),
 };
 
 pub(super) const RESET: Lab = Lab {
     name: "overflow-reset",
     summary: "the same with tcp_abort_on_overflow=1: the client is reset",
-    story: "As in lab overflow, but with tcp_abort_on_overflow=1: the client that finds the queue full is reset. No state of the
-server tells: it never had a socket for it.",
+    story: "As in lab overflow, but with tcp_abort_on_overflow=1: the client that finds the queue full is reset.
+No state of the server tells: it never had a socket for it.",
     run: Run::Alone(reset_on_overflow),
 };
 
 pub(super) const COOKIES: Lab = Lab {
     name: "syn-cookies",
     summary: "SYN cookies on a full queue: the client is ESTABLISHED, the server has nothing at all",
-    story: "The server answers SYNs by cookies (tcp_syncookies=2): it keeps nothing until the final ACK. When that finds the queue
-full, the client is ESTABLISHED with a server that has neither a socket nor a request for it.",
+    story: "The server answers SYNs by cookies (tcp_syncookies=2): it keeps nothing until the final ACK. When
+that finds the queue full, the client is ESTABLISHED with a server that has neither a socket nor a
+request for it.",
     run: Run::Alone(cookies),
 };
 
@@ -135,7 +137,8 @@ fn cookies(stage: &mut Stage) -> anyhow::Result<String> {
     let requests = crowd.requests;
     let alone_ms = wait_outside(stage, crowd)?;
     Ok(format!(
-        "With cookies the server had {requests} requests; for {alone_ms} ms only the fourth client knew of its connection."
+        "With cookies the server had {requests} requests. For {alone_ms} ms only the fourth client knew of its
+connection."
     ))
 }
 

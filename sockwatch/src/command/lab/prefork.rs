@@ -17,8 +17,9 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "prefork",
     summary: "workers share a listener: accept names the worker, the listener's owner is the master",
-    story: "A master listens, two worker processes inherit its listener and accept one connection each, as in Apache or PHP-FPM.
-The connection's owner is whoever accepted it. One worker is killed: only its own connection ends.",
+    story: "A master listens, two worker processes inherit its listener and accept one connection each, as in
+Apache or PHP-FPM. The connection's owner is whoever accepted it. One worker is killed: only its own
+connection ends.",
     run: Run::Alone(run),
 };
 

@@ -15,9 +15,9 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "queue-fin",
     summary: "clients leave the accept queue: CLOSE_WAIT without a process",
-    story: "Two clients connect and close before the server accepts. Their connections stay in the accept queue, in CLOSE_WAIT,
-and `ss -p` shows no process for them: only the listener's process can help. It accepts the first one; the second one
-goes with the listener.",
+    story: "Two clients connect and close before the server accepts. Their connections stay in the accept queue,
+in CLOSE_WAIT, and `ss -p` shows no process for them: only the listener's process can help. It
+accepts the first one; the second one goes with the listener.",
     run: Run::Alone(run),
 };
 

@@ -15,8 +15,8 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "queue-rst",
     summary: "a client resets while it waits in the accept queue: dead on arrival",
-    story: "A client connects, and resets before the server accepts. The connection is closed, `ss` shows it no more, and yet it
-is in the queue: accept() returns a descriptor of a dead connection.",
+    story: "A client connects, and resets before the server accepts. The connection is closed, `ss` shows it no
+more, and yet it is in the queue: accept() returns a descriptor of a dead connection.",
     run: Run::Alone(run),
 };
 

@@ -20,17 +20,17 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "reuseport",
     summary: "SO_REUSEPORT: each listener has its own queue, and takes it to the grave",
-    story: "Two listeners share a port (SO_REUSEPORT). The kernel chooses a queue by the client's address, whatever its length. The
-listener of a queued connection is closed, as in a worker's restart: the client is reset although another listener is
-there.",
+    story: "Two listeners share a port (SO_REUSEPORT). The kernel chooses a queue by the client's address,
+whatever its length. The listener of a queued connection is closed, as in a worker's restart: the
+client is reset although another listener is there.",
     run: Run::Alone(run),
 };
 
 pub(super) const MIGRATE: Lab = Lab {
     name: "reuseport-migrate",
     summary: "the same with tcp_migrate_req=1: the connection moves to the other listener",
-    story: "As in lab reuseport, but with tcp_migrate_req=1 (5.14 and later): when the listener is closed, the connection moves to
-the queue of the other one, and is accepted there. The client sees nothing.",
+    story: "As in lab reuseport, but with tcp_migrate_req=1 (5.14 and later): when the listener is closed, the
+connection moves to the queue of the other one, and is accepted there. The client sees nothing.",
     run: Run::Alone(migrate),
 };
 

@@ -15,8 +15,9 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "second-listen",
     summary: "a second listen() changes the queue's limit, without any event",
-    story: "The server says listen(1), then listen(5) on the same socket, as some servers do on reload. The limit changes at once,
-the state does not, and no event tells. The next connection's `enqueued` shows the new limit.",
+    story: "The server says listen(1), then listen(5) on the same socket, as some servers do on reload. The
+limit changes at once, the state does not, and no event tells. The next connection's `enqueued`
+shows the new limit.",
     run: Run::Alone(run),
 };
 

@@ -15,9 +15,9 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "self-connect",
     summary: "a client is connected to itself: simultaneous open and close in one socket",
-    story: "A client connects to a port of its own host that nobody listens on, and the kernel gives it that very port to connect
-from. Its SYN meets itself: a simultaneous open. Clients that retry against a local port of the ephemeral range get
-there one day, and keep the server from binding.",
+    story: "A client connects to a port of its own host that nobody listens on, and the kernel gives it that
+very port to connect from. Its SYN meets itself: a simultaneous open. Clients that retry against a
+local port of the ephemeral range get there one day, and keep the server from binding.",
     run: Run::Alone(run),
 };
 

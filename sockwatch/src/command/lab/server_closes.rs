@@ -15,8 +15,9 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "server-closes",
     summary: "the server closes first: TIME_WAIT stays on its side, at its port",
-    story: "The server closes first, as HTTP servers without keep-alive do. TIME_WAIT is on its side now: a busy server
-collects one for each connection, and a restart without SO_REUSEADDR cannot bind for a minute.",
+    story: "The server closes first, as HTTP servers without keep-alive do. TIME_WAIT is on its side now: a busy
+server collects one for each connection, and a restart without SO_REUSEADDR cannot bind for a
+minute.",
     run: Run::Alone(run),
 };
 

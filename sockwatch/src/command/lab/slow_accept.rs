@@ -1,5 +1,6 @@
-//! A server that sleeps before each accept: connections wait in the accept queue while the kernel has long finished their
-//! handshakes. The newcomer's first command: it works for every user, on loopback, by polling where eBPF is refused.
+//! A server that sleeps before each accept: connections wait in the accept queue while the kernel has long finished
+//! their handshakes. The newcomer's first command: it works for every user, on loopback, by polling where eBPF is
+//! refused.
 
 use std::{
     io::{self, Read, Write},

@@ -18,8 +18,9 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "time-wait-reuse",
     summary: "a SYN from the same port recycles the server's TIME_WAIT at once",
-    story: "The server closes first and has the TIME_WAIT. The client comes back from the same port, as behind a busy NAT: the
-SYN's sequence number is newer, so the kernel drops the TIME_WAIT and takes the connection. Nobody waits a minute.",
+    story: "The server closes first and has the TIME_WAIT. The client comes back from the same port, as behind a
+busy NAT: the SYN's sequence number is newer, so the kernel drops the TIME_WAIT and takes the
+connection. Nobody waits a minute.",
     run: Run::Alone(run),
 };
 
@@ -53,7 +54,8 @@ fn run(stage: &mut Stage) -> anyhow::Result<String> {
     let after = waiting()?;
     close("server", listener)?;
     Ok(format!(
-        "In TIME_WAIT while the clients were connected: {}; afterwards: {after}. The second one took the place of the first.",
+        "In TIME_WAIT while the clients were connected: {}; afterwards: {after}. The second connection took the
+place of the first one's.",
         counts.join(", then ")
     ))
 }

@@ -15,8 +15,9 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "unanswered",
     summary: "nobody answers the SYN: it is sent again, then the connect times out",
-    story: "All segments to the server are lost, as behind a firewall that drops. The kernel sends the SYN again, each time after
-a longer wait. Here tcp_syn_retries is 1: three seconds, instead of the two minutes of the default.",
+    story: "All segments to the server are lost, as behind a firewall that drops. The kernel sends the SYN
+again, each time after a longer wait. Here tcp_syn_retries is 1: three seconds, instead of the two
+minutes of the default.",
     run: Run::Alone(run),
 };
 

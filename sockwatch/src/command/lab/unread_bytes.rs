@@ -18,8 +18,8 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "unread-bytes",
     summary: "25 bytes pile up unread (Recv-Q), then are drained: no state changes",
-    story: "The client writes five bytes at a time, and the server does not read. The kernel acknowledges them and keeps them:
-Recv-Q grows. No state tells a server that does not read; its receive queue does.",
+    story: "The client writes five bytes at a time, and the server does not read. The kernel acknowledges them
+and keeps them: Recv-Q grows. No state tells a server that does not read; its receive queue does.",
     run: Run::Alone(run),
 };
 

@@ -18,8 +18,9 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "unread-data",
     summary: "close() with unread data sends a RST instead of a FIN",
-    story: "The client sends 25 bytes; the server closes without reading them. The kernel will not pretend that they arrived:
-it sends a RST, and the client gets `connection reset by peer` although nobody meant to reset anything.",
+    story: "The client sends 25 bytes; the server closes without reading them. The kernel will not pretend that
+they arrived: it sends a RST, and the client gets `connection reset by peer` although nobody meant
+to reset anything.",
     run: Run::Alone(run),
 };
 

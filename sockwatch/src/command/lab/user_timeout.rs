@@ -19,8 +19,8 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "user-timeout",
     summary: "data is not acknowledged: TCP_USER_TIMEOUT ends the connection",
-    story: "The server no longer hears the client. The client sends; the kernel retransmits, by default for a quarter of an hour.
-TCP_USER_TIMEOUT says how long is enough: half a second here.",
+    story: "The server no longer hears the client. The client sends; the kernel retransmits, by default for a
+quarter of an hour. TCP_USER_TIMEOUT says how long is enough: half a second here.",
     run: Run::Alone(run),
 };
 

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use crate::tcp::event::{Event, EventKind, Incident, Task};
 
-/// Makes times relative to the earliest, and numbers namespaces, cookies, addresses, processes and threads from 1 in the order
-/// of their appearance. 0 stays 0, and what was the same stays the same. Ports and descriptors are left as they are.
+/// Makes times relative to the earliest, and numbers namespaces, cookies, addresses, processes and threads from 1 in
+/// the order of their appearance. 0 stays 0, and what was the same stays the same. Ports and descriptors are left as
+/// they are.
 pub fn normalise(events: &mut [Event]) {
     let times = events.iter().flat_map(|event| [Some(event.at_ns), synack(event).copied()]).flatten();
     let start_ns = times.min().unwrap_or(0);
