@@ -36,6 +36,7 @@ fn run(stage: &mut Stage) -> anyhow::Result<String> {
         socket.connect(&SERVER.into())?;
         Ok(socket.into())
     })?;
+    stage.until("LISTEN", entered(Role::Listener, TcpState::Listen))?;
     stage.say(format_args!("connect() has returned, and nothing was sent: no event. The client writes."));
     acting("client", || client.write_all(b"request"))?;
     stage.until("the birth", entered(Role::Passive, TcpState::SynRecv))?;

@@ -45,6 +45,7 @@ mod server_closes;
 mod slow_accept;
 mod time_wait_reuse;
 mod unanswered;
+mod unreachable;
 mod unread_bytes;
 mod unread_data;
 mod user_timeout;
@@ -91,6 +92,7 @@ pub(crate) const LABS: &[Lab] = &[
     linger_zero::LAB,
     refused::LAB,
     unanswered::LAB,
+    unreachable::LAB,
     given_up::LAB,
     no_route::LAB,
     self_connect::LAB,

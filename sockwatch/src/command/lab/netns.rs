@@ -99,6 +99,13 @@ pub(super) fn release(far: &Netns) -> anyhow::Result<()> {
     far.acting("cable", || netlink::set_neighbour(if_nametoindex("far")?, NEAR, NEAR_HARDWARE))
 }
 
+/// Makes the far end a router that knows no way to this network, and says so by ICMP.
+pub(super) fn gateway(far: &Netns, network: &str) -> anyhow::Result<()> {
+    ip(&format!("route add {network} via 10.0.0.2"))?;
+    far.acting("sysctl", || Ok(sysctl("net/ipv4/ip_forward", 1)))??;
+    far.ip(&format!("route add unreachable {network}"))
+}
+
 /// `ip ARGUMENTS` in the calling thread's namespace.
 fn ip(arguments: &str) -> anyhow::Result<()> {
     let output = Command::new("ip").args(arguments.split(' ')).output();

@@ -25,9 +25,9 @@ pub(super) const SILENT: Lab = Lab {
     name: "overflow",
     summary: "the final ACK is dropped at a full queue: the client is ESTABLISHED, the server is not",
     story: "The queue takes three, and two are in it. Two more handshakes are under way; their final ACKs are
-lost, so that both clients are ESTABLISHED and the server has only requests. The first one's data
-takes the last place, the second one's data finds the queue full: it is dropped. That client
-retransmits to a server that knows nothing of its connection.",
+lost, so that both clients are ESTABLISHED and the server has only requests. The third client's data
+takes the last place, the fourth one's finds the queue full and is dropped. That client retransmits
+to a server that knows nothing of its connection.",
     run: Run::Alone(silent),
 };
 
