@@ -1,16 +1,18 @@
 //! Events that are the same in every run get the same text: times count from the first, names are numbered.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use crate::tcp::event::{Event, EventKind, Incident, Task};
+use crate::tcp::event::{Comm, Event, EventKind, Incident, Task};
 
 /// Makes times relative to the earliest, and numbers namespaces, cookies, addresses, processes and threads from 1 in
 /// the order of their appearance. 0 stays 0, and what was the same stays the same. Ports and descriptors are left as
 /// they are.
+/// Who ran by chance when a timer or a packet closed a socket differs from run to run and means nothing: whoever did
+/// nothing else becomes a bystander.
 pub fn normalise(events: &mut [Event]) {
     let times = events.iter().flat_map(|event| [Some(event.at_ns), synack(event).copied()]).flatten();
     let start_ns = times.min().unwrap_or(0);
-    let mut names = Names::default();
+    let mut names = Names { actors: events.iter().filter_map(actor).collect(), ..Names::default() };
     for event in events {
         event.at_ns -= start_ns;
         let netns = event.key.netns;
@@ -19,6 +21,33 @@ pub fn normalise(events: &mut [Event]) {
         event.skaddr = names.addresses.of(event.skaddr);
         names.within(netns, start_ns, &mut event.kind);
     }
+}
+
+/// The process that did what an event tells, where one did.
+fn actor(event: &Event) -> Option<u32> {
+    let task = match event.kind {
+        EventKind::Opening { by, .. }
+        | EventKind::Accept { by, .. }
+        | EventKind::Incident(Incident::AcceptFailed { by, .. })
+        | EventKind::Transition { by: Some(by), .. } => by,
+        EventKind::Transition { by: None, .. }
+        | EventKind::Birth { .. }
+        | EventKind::Closing { .. }
+        | EventKind::Enqueue { .. }
+        | EventKind::AcceptReturn { .. }
+        | EventKind::Destroy
+        | EventKind::Incident(
+            Incident::ResetSent { .. }
+            | Incident::ResetReceived
+            | Incident::Retransmit
+            | Incident::SynAckRetransmit
+            | Incident::ListenOverflow
+            | Incident::TimeWaitDrop,
+        )
+        | EventKind::Listed { .. }
+        | EventKind::Unlisted { .. } => return None,
+    };
+    Some(task.pid)
 }
 
 fn synack(event: &Event) -> Option<&u64> {
@@ -80,6 +109,8 @@ struct Names {
     addresses: Numbers<u64>,
     /// Processes and threads: a process's first thread has its number.
     tasks: Numbers<u64>,
+    /// Those that did something.
+    actors: HashSet<u32>,
 }
 
 impl Names {
@@ -87,7 +118,8 @@ impl Names {
         match kind {
             EventKind::Transition { by, .. } => by.iter_mut().for_each(|by| self.task(by)),
             EventKind::Opening { by, .. } | EventKind::Incident(Incident::AcceptFailed { by, .. }) => self.task(by),
-            EventKind::Closing { current, .. } => self.task(current),
+            EventKind::Closing { current, .. } if self.actors.contains(&current.pid) => self.task(current),
+            EventKind::Closing { current, .. } => *current = Task { pid: 0, tid: 0, comm: Comm::from("bystander") },
             EventKind::Enqueue { listener, synack_at_ns, .. } => {
                 listener.iter_mut().for_each(|it| *it = self.cookies.of((netns, *it)));
                 synack_at_ns.iter_mut().for_each(|at_ns| *at_ns -= start_ns);

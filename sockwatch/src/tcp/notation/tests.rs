@@ -154,6 +154,8 @@ fn names_are_numbered_in_the_order_of_appearance() {
         "5.0 4026531840:77 @ffff8880 - - opening new=LISTEN by=a/900/901",
         "6.0 4026531840:78 @ffff8990 - - enqueue listener=77 synack_at=4.5",
         "7.0 4026531840:78 @ffff8880 - - accept by=b/900/900 fd=9 listener=77",
+        "8.0 4026531840:78 @ffff8880 - - closing old=LAST_ACK current=b/900/900",
+        "8.5 4026531840:78 @ffff8880 - - closing old=CLOSE current=someone/77/77",
     ]
     .map(|text| parse(text).unwrap());
     normalise(&mut events);
@@ -164,6 +166,8 @@ fn names_are_numbered_in_the_order_of_appearance() {
             "0.500000000 1:1 @1 - - opening new=LISTEN by=a/1/2",
             "1.500000000 1:2 @2 - - enqueue listener=1 synack_at=0.000000000",
             "2.500000000 1:2 @1 - - accept by=b/1/1 fd=9 listener=1",
+            "3.500000000 1:2 @1 - - closing old=LAST_ACK current=b/1/1",
+            "4.000000000 1:2 @1 - - closing old=CLOSE current=bystander/0/0",
         ]
     );
 }
