@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     fmt,
     io::{self, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{TcpListener, TcpStream},
     sync::mpsc::{Receiver, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
@@ -113,15 +113,11 @@ impl Stage {
         })
     }
 
-    /// A listener at `address`, a client, and their connection accepted, each step by the one whose it is.
+    /// A listener, a client, and their connection accepted, each step by the one whose it is.
     pub(super) fn pair(&mut self) -> anyhow::Result<Pair> {
-        self.pair_at(SERVER)
-    }
-
-    fn pair_at(&mut self, address: SocketAddr) -> anyhow::Result<Pair> {
         self.say(format_args!("A server listens; a client connects and is accepted."));
-        let listener = acting("server", || listen(address, 128))?;
-        let client = acting("client", || TcpStream::connect(address))?;
+        let listener = acting("server", || listen(SERVER, 128))?;
+        let client = acting("client", || TcpStream::connect(SERVER))?;
         let (server, _) = acting("server", || listener.accept())?;
         self.until("accept", accepted())?;
         Ok(Pair { listener, client, server })

@@ -15,8 +15,9 @@ use super::{
 pub(super) const LAB: Lab = Lab {
     name: "unreachable",
     summary: "a router answers the SYN by ICMP: no route to host",
-    story: "The client's SYN reaches a router, which knows no way and says so by ICMP. The kernel takes one such answer \
-for a rumour while the connect() is still at work, sends the SYN again a second later, and believes the next one.",
+    story: "The client's SYN reaches a router, which knows no way and says so by ICMP. The kernel takes such an
+answer for a rumour while connect() is still at work, sends the SYN again a second later, and
+believes the next one.",
     run: Run::Wired(run),
 };
 
