@@ -4,10 +4,11 @@ mod list;
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 use sockwatch::tcp::filter::{Ports, Prefix};
 
 pub(crate) use self::list::ListArgs;
+use crate::command::lab;
 
 /// See what happens to TCP sockets inside the Linux kernel, over time.
 #[derive(Debug, Parser)]
@@ -35,8 +36,11 @@ pub(crate) enum Command {
     Audit(Box<AuditArgs>),
     /// Show the TCP sockets that there are: state, queues, timers, owners, and those without a process.
     List(Box<ListArgs>),
-    /// Run a small experiment with real sockets on loopback, and trace it.
+    /// Run a small experiment with real sockets, and trace it.
     Lab(LabArgs),
+    /// A process of a lab.
+    #[command(hide = true)]
+    LabActor(ActorArgs),
     /// Say what this machine allows: each probe with the alternative taken and what is lost.
     Doctor(DoctorArgs),
     /// Explain a TCP state, an END word or a term: what it means, who must act, what to do.
@@ -249,27 +253,42 @@ pub(crate) struct ShowArgs {
 
 /// `sockwatch lab`
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  sockwatch lab                        every experiment, a line for each
+  sockwatch lab slow-accept            connections that wait in the accept queue
+  sockwatch lab close-wait-leak        a server that never closes
+
+Each experiment is told step by step between the lines of its trace. All but slow-accept need root: they run in network
+namespaces of their own, which are gone when they end.")]
 pub(crate) struct LabArgs {
-    /// Which experiment.
-    #[arg(value_enum)]
-    pub(crate) name: LabName,
-    /// How long the server sleeps before each accept.
-    #[arg(long, value_name = "TIME", default_value = "200ms", value_parser = duration)]
-    pub(crate) delay: Duration,
-    /// How many clients connect at once.
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub(crate) clients: u32,
+    /// Which experiment; without one, all are listed.
+    #[arg(value_name = "NAME", value_parser = PossibleValuesParser::new(lab::names()), hide_possible_values = true)]
+    pub(crate) name: Option<String>,
+    /// List the experiments.
+    #[arg(long, conflicts_with = "name")]
+    pub(crate) list: bool,
+    /// slow-accept: how long the server sleeps before each accept [default: 200ms].
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) delay: Option<Duration>,
+    /// slow-accept: how many clients connect at once [default: 5].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) clients: Option<u32>,
     /// How to print.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
+    /// As in `trace`.
+    #[arg(long, hide = true, value_parser = choice)]
+    pub(crate) probe: Vec<(String, String)>,
+    /// Write the events that the trace took in to this file, as lines of text.
+    #[arg(long, hide = true)]
+    pub(crate) record_events: Option<PathBuf>,
 }
 
-/// The experiments.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LabName {
-    /// A server that sleeps before each accept: connections wait in the accept queue while the kernel has long finished
-    /// their handshakes.
-    SlowAccept,
+/// `sockwatch lab-actor`
+#[derive(Args, Debug)]
+pub(crate) struct ActorArgs {
+    /// What the process is called.
+    pub(crate) name: String,
 }
 
 /// `sockwatch doctor`

@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::Audit(args) => command::audit::run(&args),
         Command::List(args) => command::list::run(&args),
         Command::Lab(args) => command::lab::run(&args),
+        Command::LabActor(args) => command::lab::actor::play(&args),
         Command::Doctor(args) => command::doctor::run(&args),
         Command::Explain(args) => command::explain::run(&args),
         Command::Schema => command::schema::run(),

@@ -231,6 +231,42 @@ fn explain_counts_sockets() {
     assert!(explain_json("orphan").get("counts").is_none());
 }
 
+/// Every lab has a line; a name alone would be no help.
+#[test]
+fn labs_are_listed() {
+    let listed = sockwatch(&["lab", "--list"]);
+    assert_eq!(listed.status.code(), Some(0));
+    let text = String::from_utf8(listed.stdout).unwrap();
+    assert_eq!(text, String::from_utf8(sockwatch(&["lab"]).stdout).unwrap(), "without a name, too");
+    assert!(text.lines().all(|line| line.chars().count() <= 120), "{text}");
+    let json = sockwatch(&["lab", "--list", "--format", "json"]).stdout;
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    let labs = json["labs"].as_array().unwrap();
+    assert!(labs.len() > 30 && labs.len() == text.lines().count());
+    for lab in labs {
+        let (name, summary) = (lab["lab"].as_str().unwrap(), lab["summary"].as_str().unwrap());
+        assert!(text.lines().any(|line| line.starts_with(name) && line.ends_with(summary)), "{name}");
+        let story = lab["story"].as_str().unwrap();
+        assert!(story.lines().all(|line| line.chars().count() <= 120), "{name}: {story}");
+        assert_eq!(lab["needs_root"], name != "slow-accept", "{name}");
+    }
+}
+
+#[test]
+fn bad_labs() {
+    let check = |arguments: &[&str], words: &[&str]| {
+        let output = sockwatch(&[&["lab"], arguments].concat());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+        assert!(words.iter().all(|word| said.contains(word)), "{arguments:?}: {said}");
+    };
+    check(&["slow-acept"], &["slow-acept", "slow-accept"]);
+    check(&["refused", "--clients", "3"], &["refused has no --delay and no --clients"]);
+    check(&["refused", "--list"], &["--list"]);
+    check(&["slow-accept", "--delay", "soon"], &["--delay"]);
+}
+
 /// Every number of a trace's last line has a topic.
 #[test]
 fn explain_knows_the_last_line() {

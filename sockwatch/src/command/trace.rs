@@ -62,7 +62,7 @@ pub(crate) fn clock(time: Time) -> Clock {
 }
 
 /// Runs a started source into the sink that was asked for.
-pub(crate) async fn show(
+async fn show(
     source: &mut Started,
     args: &ShowArgs,
     clock: Clock,
@@ -92,6 +92,7 @@ pub(crate) async fn show(
     }
 }
 
+/// The first line in JSON.
 pub(crate) fn start_line<'a>(clock: Clock, source: &'a str, kernel: &'a str) -> Start<'a> {
     Start {
         version: VERSION,

@@ -10,6 +10,7 @@ pub mod filter;
 pub mod listing;
 pub mod loss;
 pub mod minisock;
+pub mod notation;
 pub mod order;
 pub mod reset;
 pub mod sentence;

@@ -72,7 +72,7 @@ fn say(line: &str) {
 
 /// `--probe` options for every trace, from `SOCKWATCH_LIVE_PROBES` (`accept=syscall,enqueue=off`): the same tests, seen by
 /// other probes.
-fn choices() -> Vec<String> {
+pub(crate) fn choices() -> Vec<String> {
     let choices = std::env::var("SOCKWATCH_LIVE_PROBES").unwrap_or_default();
     choices
         .split(',')
@@ -180,7 +180,7 @@ pub(crate) struct Trace {
 pub(crate) struct Probes(HashMap<String, String>);
 
 impl Probes {
-    fn of(announcement: &str) -> Self {
+    pub(crate) fn of(announcement: &str) -> Self {
         let words = announcement.rsplit(": ").next().unwrap_or_default().split(' ');
         Self(words.filter_map(|word| word.split_once('=')).map(|(a, b)| (a.to_owned(), b.to_owned())).collect())
     }
@@ -335,18 +335,7 @@ impl Trace {
     pub(crate) fn wait(mut self) -> Ended {
         let (status, said) = self.collect();
         assert!(status.success(), "{status}: {said:?}");
-        assert!(self.seen.last().is_some_and(|line| line.is("end")), "no end line: {:?}", self.seen.last());
-        let counts = summary(&said);
-        for name in ["lost", "dropped"] {
-            assert_eq!(counts[name], 0, "{said:?}");
-        }
-        if counts["missed"] == 0 {
-            assert_eq!(counts["unexpected"], 0, "{said:?}\n{}", stories(&self.seen).join("\n"));
-        }
-        for line in &self.seen {
-            check_schema(line);
-        }
-        Ended { probes: self.probes.clone(), lines: std::mem::take(&mut self.seen), counts }
+        Ended::checked(std::mem::take(&mut self.seen), &said)
     }
 
     fn collect(&mut self) -> (ExitStatus, Vec<String>) {
@@ -372,6 +361,21 @@ impl Drop for Trace {
 }
 
 impl Ended {
+    /// What holds for every trace that has ended: an `end` line, lines that fit the schema, no losses.
+    pub(crate) fn checked(lines: Vec<Line>, said: &[String]) -> Self {
+        assert!(lines.last().is_some_and(|line| line.is("end")), "no end line: {:?}", lines.last());
+        let counts = summary(said);
+        for name in ["lost", "dropped"] {
+            assert_eq!(counts[name], 0, "{said:?}");
+        }
+        if counts["missed"] == 0 {
+            assert_eq!(counts["unexpected"], 0, "{said:?}\n{}", stories(&lines).join("\n"));
+        }
+        lines.iter().for_each(check_schema);
+        let announced = said.iter().find(|line| line.starts_with("tracing "));
+        Self { probes: announced.map_or_else(Probes::default, |line| Probes::of(line)), lines, counts }
+    }
+
     pub(crate) fn stories(&self) -> Vec<String> {
         stories(&self.lines)
     }
@@ -443,7 +447,7 @@ pub(crate) fn summary(said: &[String]) -> HashMap<String, u64> {
         .collect()
 }
 
-fn parse(line: &str) -> Line {
+pub(crate) fn parse(line: &str) -> Line {
     Line(serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
 }
 

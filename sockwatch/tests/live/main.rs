@@ -10,6 +10,7 @@ mod endings;
 mod filters;
 mod harness;
 mod list;
+mod labs;
 mod load;
 mod netns;
 mod network;

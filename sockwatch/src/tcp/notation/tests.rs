@@ -1,0 +1,184 @@
+use proptest::{option, prelude::*, sample::select};
+
+use super::*;
+use crate::tcp::{
+    event::{Comm, Occasion, Place, Task},
+    state::{ALL, TcpState},
+};
+
+fn any_state() -> impl Strategy<Value = TcpState> {
+    select(ALL.to_vec())
+}
+
+fn any_task() -> impl Strategy<Value = Task> {
+    let comm = proptest::collection::vec(1_u8.., 0..16).prop_map(|name| {
+        let mut comm = [0; 16];
+        comm[..name.len()].copy_from_slice(&name);
+        Comm(comm)
+    });
+    (any::<u32>(), any::<u32>(), comm).prop_map(|(pid, tid, comm)| Task { pid, tid, comm })
+}
+
+fn any_evidence() -> impl Strategy<Value = CloseEvidence> {
+    let numbers = (any::<u64>(), any::<u64>(), any::<u32>(), any::<i32>(), any::<u32>(), any::<u32>());
+    let small = (any::<u16>(), any::<u16>(), any::<u8>(), any::<u8>(), any::<u8>(), any::<u32>());
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    (numbers, small, flags).prop_map(|(numbers, small, flags)| CloseEvidence {
+        acked_bytes: numbers.0,
+        received_bytes: numbers.1,
+        unread_bytes: numbers.2,
+        linger2: numbers.3,
+        user_timeout_ms: numbers.4,
+        segments_out: numbers.5,
+        error: small.0,
+        soft_error: small.1,
+        retransmits: small.2,
+        probes: small.3,
+        shutdown: small.4,
+        fin_timeout_ms: small.5,
+        all_acked: flags.0,
+        dead: flags.1,
+        done: flags.2,
+        linger: flags.3,
+        has_socket: flags.4,
+    })
+}
+
+fn any_incident() -> impl Strategy<Value = Incident> {
+    prop_oneof![
+        (any_task(), any::<i32>()).prop_map(|(by, errno)| Incident::AcceptFailed { by, errno }),
+        (any::<u32>(), any::<bool>()).prop_map(|(reason, minisock)| Incident::ResetSent { reason, minisock }),
+        any_state().prop_map(|state| Incident::MinisockSegment { state }),
+        select(vec![
+            Incident::ResetReceived,
+            Incident::Retransmit,
+            Incident::SynAckRetransmit,
+            Incident::ListenOverflow,
+        ]),
+    ]
+}
+
+fn any_occasion() -> impl Strategy<Value = Occasion> {
+    let interval = option::of(any::<u64>());
+    interval.prop_map(|it| it.map_or(Occasion::Expected, |interval_ns| Occasion::Disagreement { interval_ns }))
+}
+
+fn any_kind() -> impl Strategy<Value = EventKind> {
+    let queue = || option::of((any::<u32>(), any::<u32>()));
+    prop_oneof![
+        (any_state(), any_state(), option::of(any_task())).prop_map(|(old, new, by)| EventKind::Transition {
+            old,
+            new,
+            by
+        }),
+        (any_state(), any_task(), option::of(any::<u32>())).prop_map(|(new, by, limit)| EventKind::Opening {
+            new,
+            by,
+            limit
+        }),
+        queue().prop_map(|queue| EventKind::Birth { queue }),
+        (any_state(), any_task(), option::of(any_evidence()))
+            .prop_map(|(old, current, evidence)| { EventKind::Closing { old, current, evidence } }),
+        (option::of(any::<u64>()), option::of(any::<u64>()), any::<u32>()).prop_map(|it| EventKind::Enqueue {
+            listener: it.0,
+            synack_at_ns: it.1,
+            synack_retransmits: it.2
+        }),
+        (any_task(), option::of(any::<i32>()), option::of(any::<u64>()))
+            .prop_map(|(by, fd, listener)| { EventKind::Accept { by, fd, listener } }),
+        any::<i32>().prop_map(|fd| EventKind::AcceptReturn { fd }),
+        Just(EventKind::Destroy),
+        any_incident().prop_map(EventKind::Incident),
+        (any_state(), queue(), any::<u64>()).prop_map(|(state, queue, interval_ns)| EventKind::Listed {
+            state,
+            queue,
+            interval_ns
+        }),
+        any::<u64>().prop_map(|interval_ns| EventKind::Unlisted { interval_ns }),
+        (any_state(), option::of(any::<u64>()), queue(), option::of(any_task()), any_occasion()).prop_map(|it| {
+            EventKind::Found { state: it.0, expires_in_ns: it.1, queue: it.2, holder: it.3, occasion: it.4 }
+        }),
+        (select(vec![None, Some(Place::Free), Some(Place::Taken)]), any_occasion())
+            .prop_map(|(minisock, occasion)| EventKind::Lost { minisock, occasion }),
+    ]
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let end = || {
+        let address = prop_oneof![any::<[u8; 4]>().prop_map(Into::into), any::<[u8; 16]>().prop_map(Into::into)];
+        (address, any::<u16>()).prop_map(|(address, port)| Endpoint { address, port })
+    };
+    let place = (any::<u64>(), any::<u32>(), any::<u64>(), any::<u64>(), option::of((end(), end())));
+    (place, any_kind(), any::<bool>()).prop_map(|((at_ns, netns, cookie, skaddr, tuple), kind, again)| Event {
+        at_ns,
+        key: SocketKey { netns, cookie },
+        skaddr,
+        tuple,
+        kind,
+        certainty: if again { Certainty::PerhapsRepeated } else { Certainty::Once },
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_is_printed_is_read(event in any_event()) {
+        let text = line(&event);
+        prop_assert!(!text.contains('\n'));
+        prop_assert_eq!(parse(&text), Ok(event), "{}", text);
+    }
+
+    /// Same events, other names: the same text.
+    #[test]
+    fn normalising_twice_is_normalising_once(mut events in proptest::collection::vec(any_event(), 0..8)) {
+        normalise(&mut events);
+        let once = events.clone();
+        normalise(&mut events);
+        prop_assert_eq!(events, once);
+    }
+}
+
+#[test]
+fn a_line_reads_well() {
+    let text = "1.000000250 1:3 @3 [::1]:8080 127.0.0.1:* accept by=my\\x20server/1/2 fd=9 listener=1 again";
+    let event = parse(text).unwrap();
+    assert_eq!(line(&event), text);
+    assert_eq!(event.at_ns, 1_000_000_250);
+    let EventKind::Accept { by, .. } = event.kind else { panic!("{event:?}") };
+    assert_eq!((by.comm.to_string(), by.pid, by.tid), ("my server".into(), 1, 2));
+}
+
+#[test]
+fn nonsense_is_refused_by_name() {
+    let check = |text: &str, expected: &str| assert_eq!(parse(text).unwrap_err().to_string(), expected, "{text}");
+    check("1.0 1:3 @3 - -", "too short for an event");
+    check("x 1:3 @3 - - destroy", "time cannot be \"x\"");
+    check("1.0 13 @3 - - destroy", "key cannot be \"13\"");
+    check("1.0 1:3 @3 - - vanish", "there is no event \"vanish\"");
+    check("1.0 1:3 @3 - - opening new=LISTEN", "no field by");
+    check("1.0 1:3 @3 - - birth queue=3", "queue cannot be \"3\"");
+    check("1.0 1:3 @3 - - destroy at=once", "the event has no field \"at=once\"");
+}
+
+#[test]
+fn names_are_numbered_in_the_order_of_appearance() {
+    let mut events = [
+        "5.0 4026531840:77 @ffff8880 - - opening new=LISTEN by=a/900/901",
+        "6.0 4026531840:78 @ffff8990 - - enqueue listener=77 synack_at=4.5",
+        "7.0 4026531840:78 @ffff8880 - - accept by=b/900/900 fd=9 listener=77",
+        "8.0 4026531840:78 @ffff8880 - - closing old=LAST_ACK current=b/900/900",
+        "8.5 4026531840:78 @ffff8880 - - closing old=CLOSE current=someone/77/77",
+    ]
+    .map(|text| parse(text).unwrap());
+    normalise(&mut events);
+    let lines: Vec<_> = events.iter().map(line).collect();
+    assert_eq!(
+        lines,
+        [
+            "0.500000000 1:1 @1 - - opening new=LISTEN by=a/1/2",
+            "1.500000000 1:2 @2 - - enqueue listener=1 synack_at=0.000000000",
+            "2.500000000 1:2 @1 - - accept by=b/1/1 fd=9 listener=1",
+            "3.500000000 1:2 @1 - - closing old=LAST_ACK current=b/1/1",
+            "4.000000000 1:2 @1 - - closing old=CLOSE current=bystander/0/0",
+        ]
+    );
+}
