@@ -206,9 +206,7 @@ fn parse_incident(word: &str, fields: &mut Fields<'_>) -> Result<Incident, Notat
         "accept_failed" => {
             Incident::AcceptFailed { by: fields.need("by", task::parse)?, errno: fields.need("errno", number)? }
         }
-        "reset_sent" => {
-            Incident::ResetSent { reason: fields.count("reason")?, minisock: fields.flag("minisock") }
-        }
+        "reset_sent" => Incident::ResetSent { reason: fields.count("reason")?, minisock: fields.flag("minisock") },
         "reset_received" => Incident::ResetReceived,
         "retransmit" => Incident::Retransmit,
         "synack_retransmit" => Incident::SynAckRetransmit,
