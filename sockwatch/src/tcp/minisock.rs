@@ -23,6 +23,9 @@ pub const TIME_WAIT_NS: u64 = 60_000_000_000;
 /// then it may still be there.
 pub const GRACE_NS: u64 = 5_500_000_000;
 
+/// Queues with void places are swept when they are longer than twice what they are about, and this.
+pub(super) const SLACK: usize = 16;
+
 /// What ended a minisock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MinisockEnd {
@@ -139,6 +142,12 @@ impl Minisocks {
         self.by_tuple.len()
     }
 
+    /// How many places the queue has.
+    #[cfg(test)]
+    pub(super) fn places(&self) -> usize {
+        self.due.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.by_tuple.is_empty()
     }
@@ -169,7 +178,7 @@ impl Minisocks {
         self.due.push(Reverse((minisock.place_ns, tuple)));
         let former = self.by_tuple.insert(tuple, minisock);
         // Those that ended early leave their places behind.
-        if self.due.len() > 2 * self.by_tuple.len() + 1024 {
+        if self.due.len() > 2 * self.by_tuple.len() + SLACK {
             self.due = self.by_tuple.values().map(|it| Reverse((it.place_ns, it.tuple()))).collect();
         }
         former

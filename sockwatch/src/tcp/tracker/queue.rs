@@ -54,7 +54,7 @@ impl Tracker {
         updates: &mut Vec<Update>,
     ) {
         // A child from before we looked: its state is in no event, and the accept is all that we know of it.
-        let Some(connection) = self.existing(key, event, TcpState::Established) else { return };
+        let Some(connection) = self.existing(key, event, TcpState::Established, updates) else { return };
         if connection.role == Role::Unknown {
             connection.role = Role::Passive;
         }

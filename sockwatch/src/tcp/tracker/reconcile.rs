@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Tracked, Tracker};
+use super::{Tracked, Tracker, role_in};
 use crate::tcp::{
     close::Ending,
     connection::{Connection, Queued, Role},
@@ -42,21 +42,42 @@ struct Stay {
 #[derive(Debug, Default)]
 pub(super) struct History {
     stays: HashMap<SocketKey, Vec<Stay>, foldhash::fast::FixedState>,
+    len: usize,
+    /// There was more than it can hold: it proves nothing.
+    full: bool,
 }
 
+/// How many stays of a socket the history has room for, on average.
+pub(super) const STAYS_PER_SOCKET: usize = 8;
+
 impl History {
-    pub(super) fn note(&mut self, connection: &Connection) {
-        let stays = self.stays.entry(connection.key).or_default();
-        stays.extend(connection.stays().map(|(state, from_ns, to_ns)| Stay { state, from_ns, to_ns, minisock: false }));
+    pub(super) fn note(&mut self, connection: &Connection, limit: usize) {
+        let stays = connection.stays();
+        let stays = stays.map(|(state, from_ns, to_ns)| Stay { state, from_ns, to_ns, minisock: false });
+        self.extend(connection.key, stays, limit);
     }
 
-    pub(super) fn note_minisock(&mut self, minisock: &Minisock) {
-        let stays = self.stays.entry(minisock.subject.key).or_default();
+    pub(super) fn note_minisock(&mut self, minisock: &Minisock, limit: usize) {
         let (from_ns, orphan_until_ns) = (minisock.since_ns, minisock.orphan_until_ns);
-        stays.push(Stay { state: minisock.state, from_ns, to_ns: u64::MAX, minisock: true });
-        if let Some(to_ns) = orphan_until_ns {
-            stays.push(Stay { state: TcpState::FinWait2, from_ns: 0, to_ns, minisock: true });
+        let stay = Stay { state: minisock.state, from_ns, to_ns: u64::MAX, minisock: true };
+        let orphan = |to_ns| Stay { state: TcpState::FinWait2, from_ns: 0, to_ns, minisock: true };
+        self.extend(minisock.subject.key, std::iter::once(stay).chain(orphan_until_ns.map(orphan)), limit);
+    }
+
+    /// Adds stays; `limit` is how many sockets there is room for.
+    fn extend(&mut self, key: SocketKey, stays: impl Iterator<Item = Stay>, limit: usize) {
+        let its = self.stays.entry(key).or_default();
+        let before = its.len();
+        its.extend(stays);
+        self.len += its.len() - before;
+        if self.len > limit.saturating_mul(STAYS_PER_SOCKET) {
+            *self = Self { full: true, ..Self::default() };
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.len
     }
 
     fn agrees(&self, record: &Record, (from_ns, to_ns): (u64, u64)) -> bool {
@@ -92,6 +113,10 @@ impl Tracker {
         self.interval_ns = round.to_ns.saturating_sub(self.compared_ns);
         self.compared_ns = round.to_ns;
         let history = self.history.take().unwrap_or_default();
+        if history.full {
+            self.agreement.unlisted += round.listings.len() as u64;
+            return Vec::new();
+        }
         let nameless = self.nameless_by_ends();
         let mut events = Vec::new();
         for listing in &round.listings {
@@ -206,7 +231,7 @@ impl Tracker {
         for (key, tracked) in sockets.iter_mut().filter(|(key, _)| key.netns == listing.netns) {
             let connection = &tracked.connection;
             let must = connection.state != TcpState::Close
-                && connection.first_seen_ns <= began_ns
+                && !connection.is_known_after(began_ns)
                 && key.cookie & NAMELESS == 0
                 && tracked.round != *round;
             tracked.absences = if must { tracked.absences + 1 } else { 0 };
@@ -250,9 +275,8 @@ impl Tracker {
         match expires_in_ns {
             Some(expires_in_ns) => self.found_minisock(key, event, state, expires_in_ns, occasion, updates),
             None if self.sockets.contains_key(&key) => self.correct(key, event, (state, occasion), updates),
-            None if self.has_room() => {
-                let role = if state == TcpState::Listen { Role::Listener } else { Role::Unknown };
-                let mut connection = Connection::new(key, role, tuple, state, event.at_ns);
+            None if self.has_room(updates) => {
+                let mut connection = Connection::new(key, role_in(state, Role::Unknown), tuple, state, event.at_ns);
                 connection.ownership.holder = holder;
                 if let Some((depth, limit)) = queue {
                     let (depth, limit) = (Some(depth), Some(limit));
@@ -275,12 +299,19 @@ impl Tracker {
         (state, occasion): (TcpState, Occasion),
         updates: &mut Vec<Update>,
     ) {
-        let Some(tracked) = self.sockets.get_mut(&key) else { return };
-        let connection = &mut tracked.connection;
-        let believed = Some(connection.state);
-        connection.enter(state, event.at_ns);
+        let Some(tracked) = self.sockets.get(&key) else { return };
+        let believed = tracked.connection.state;
+        // What was seen since is true now, whatever was missing before.
+        let seen_since = tracked.connection.is_known_after(event.at_ns);
+        if believed == TcpState::Close && state != TcpState::Close && !seen_since {
+            self.revive(key, state, event.at_ns, updates);
+        }
+        let Some(Tracked { connection, .. }) = self.sockets.get_mut(&key) else { return };
+        if connection.state != state && !seen_since {
+            connection.enter(state, event.at_ns);
+        }
         connection.sampled_ns = connection.sampled_ns.max(occasion.interval_ns());
-        let happening = Happening::Disagreed { believed, found: Some(state) };
+        let happening = Happening::Disagreed { believed: Some(believed), found: Some(state) };
         updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&*connection), happening });
     }
 
@@ -304,6 +335,7 @@ impl Tracker {
         // What became of the socket is plain: it closed first.
         if let Some(tracked) = self.sockets.get_mut(&key)
             && tracked.connection.state != TcpState::Close
+            && !tracked.connection.is_known_after(at_ns)
         {
             let connection = &mut tracked.connection;
             believed = Some(connection.state);
@@ -322,7 +354,7 @@ impl Tracker {
             Occasion::Disagreement { .. } => Happening::Disagreed { believed, found: Some(state) },
         };
         updates.push(Update { at_ns, subject, happening });
-        self.admit_minisock(Minisock::new(subject, state, at_ns, Some(expires_in_ns)));
+        self.admit_minisock(Minisock::new(subject, state, at_ns, Some(expires_in_ns)), updates);
     }
 
     /// The kernel's table has it no longer.
@@ -354,9 +386,7 @@ impl Tracker {
         let connection = &mut tracked.connection;
         let happening = Happening::Disagreed { believed: Some(connection.state), found: None };
         connection.sampled_ns = connection.sampled_ns.max(occasion.interval_ns());
-        connection.ending = Some(Ending::Vanished);
-        connection.ended_ns = Some(at_ns);
-        connection.enter(TcpState::Close, at_ns);
+        connection.vanish(at_ns);
         updates.push(Update { at_ns, subject: Subject::from(&*connection), happening });
         tracked.report_last(at_ns, updates);
     }
