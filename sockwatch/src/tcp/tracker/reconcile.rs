@@ -43,6 +43,8 @@ struct Stay {
 pub(super) struct History {
     stays: HashMap<SocketKey, Vec<Stay>, foldhash::fast::FixedState>,
     len: usize,
+    /// Announced and not compared yet: the next may be announced before the last is compared.
+    rounds: u32,
     /// There was more than it can hold: it proves nothing.
     full: bool,
 }
@@ -71,7 +73,7 @@ impl History {
         its.extend(stays);
         self.len += its.len() - before;
         if self.len > limit.saturating_mul(STAYS_PER_SOCKET) {
-            *self = Self { full: true, ..Self::default() };
+            *self = Self { full: true, rounds: self.rounds, ..Self::default() };
         }
     }
 
@@ -101,7 +103,7 @@ enum Finding {
 impl Tracker {
     /// A round of listings is about to begin: what ends from now on may be in it, and is remembered until it is compared.
     pub fn expect_round(&mut self) {
-        self.history.get_or_insert_default();
+        self.history.get_or_insert_default().rounds += 1;
     }
 
     /// Compares a round, once all events up to its end and the tolerance have been taken in. Returns what corrects us, as
@@ -112,36 +114,58 @@ impl Tracker {
         self.agreement.unlisted += round.unlisted;
         self.interval_ns = round.to_ns.saturating_sub(self.compared_ns);
         self.compared_ns = round.to_ns;
-        let history = self.history.take().unwrap_or_default();
+        let mut history = self.history.take().unwrap_or_default();
+        history.rounds = history.rounds.saturating_sub(1);
+        let mut events = Vec::new();
         if history.full {
             self.agreement.unlisted += round.listings.len() as u64;
-            return Vec::new();
+        } else {
+            self.compare_listings(round, &history, &mut events);
         }
+        if history.rounds != 0 {
+            self.history = Some(history);
+        }
+        events
+    }
+
+    fn compare_listings(&mut self, round: &Round, history: &History, events: &mut Vec<Event>) {
         let nameless = self.nameless_by_ends();
-        let mut events = Vec::new();
         for listing in &round.listings {
             let mut openings = HashSet::new();
+            let young = self.young(listing);
             for record in &listing.records {
+                if record.expires_in_ns.is_some() && young.contains(&record.tuple) {
+                    // A new connection has taken its place since.
+                    continue;
+                }
                 if let TcpState::SynRecv | TcpState::SynSent = record.state {
                     openings.insert(record.tuple);
                 }
                 // A listing gives every socket a cookie, one that we had to name ourselves, too.
                 let name = nameless.get(&(record.key.netns, record.tuple));
                 let record = Record { key: name.copied().unwrap_or(record.key), ..*record };
-                self.compare_record(&record, listing, &history, &mut events);
+                self.compare_record(&record, listing, history, events);
             }
-            self.find_absent(listing, &openings, &mut events);
+            self.find_absent(listing, &openings, events);
         }
         for netns in &round.gone {
-            self.find_purged(*netns, round.to_ns, &mut events);
+            self.find_purged(*netns, round.to_ns, events);
         }
-        events
     }
 
     /// Sockets that we had to name ourselves, by their ends.
     fn nameless_by_ends(&self) -> HashMap<(u32, (Endpoint, Endpoint)), SocketKey> {
         let named = self.by_address.values().filter_map(|key| Some((key, &self.sockets.get(key)?.connection)));
         named.map(|(key, it)| ((key.netns, (it.local, it.remote)), *key)).collect()
+    }
+
+    /// The ends of what was born since the listing began.
+    fn young(&self, listing: &Listing) -> HashSet<(Endpoint, Endpoint)> {
+        let since_ns = listing.from_ns.saturating_sub(TOLERANCE_NS);
+        let connections = self.sockets.values().map(|tracked| &tracked.connection);
+        let young =
+            connections.filter(|it| it.key.netns == listing.netns && it.birth_seen && it.first_seen_ns >= since_ns);
+        young.map(|it| (it.local, it.remote)).collect()
     }
 
     fn compare_record(&mut self, record: &Record, listing: &Listing, history: &History, events: &mut Vec<Event>) {
@@ -190,7 +214,7 @@ impl Tracker {
                 && minisock.subject.key == record.key
             {
                 (minisock.round, minisock.absences) = (round, 0);
-                minisock.expires_ns = record.to_ns.saturating_add(expires_in_ns);
+                minisock.learn_time(record.state, record.to_ns.saturating_add(expires_in_ns));
                 if minisock.was_in(record.state, from_ns, to_ns) {
                     return Finding::Agrees;
                 }
@@ -326,6 +350,11 @@ impl Tracker {
     ) {
         let Some((local, remote)) = event.tuple else { return };
         let at_ns = event.at_ns;
+        let known = self.minisocks.get_mut(&(key.netns, local, remote));
+        if known.is_some_and(|minisock| minisock.subject.key != key && minisock.since_ns > at_ns) {
+            // Another has taken its place since.
+            return;
+        }
         let mut believed = None;
         let mut subject = None;
         if let Some(minisock) = self.minisocks.remove(&(key.netns, local, remote)) {

@@ -1,11 +1,14 @@
 //! Text in, text out: a line of events, a line of what the tracker makes of them.
 
+mod kernel;
+mod model;
 mod properties;
 
 use super::*;
 use crate::tcp::{
     connection::{Connection, MAX_SPANS},
     event::{Comm, Incident, Occasion},
+    listing::{Listing, Record, Round},
     state::ALL,
 };
 
@@ -391,4 +394,34 @@ fn events_without_a_name_do_not_pile_up() {
     }
     assert!(tracker.by_address.len() < 100 && tracker.unnamed.len() <= 10);
     assert_eq!(tracker.full(), 990, "the oldest were forgotten");
+}
+
+/// Its listing was written before the FIN came, and is compared after it.
+#[test]
+fn a_listing_does_not_shorten_a_time_wait_that_began_since() {
+    let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
+    ["0 5 CLOSE>SYN_SENT", "3 5 SYN_SENT>ESTABLISHED", "4 5 ESTABLISHED>FIN_WAIT1", "5 5 FIN_WAIT1>FIN_WAIT2"]
+        .into_iter()
+        .chain(["6 5 closed FIN_WAIT2 0 d", "9 5 destroy"])
+        .for_each(|text| tracker.apply(&event(text), &mut updates));
+    tracker.expire(20 * MS, &mut updates);
+    let mut fin = event("31 5 rst");
+    fin.kind = EventKind::Incident(Incident::MinisockSegment { state: TcpState::TimeWait });
+    tracker.apply(&fin, &mut updates);
+    let record = Record {
+        key: fin.key,
+        tuple: fin.tuple.unwrap(),
+        state: TcpState::FinWait2,
+        expires_in_ns: Some(2000 * MS),
+        queue: None,
+        from_ns: 30 * MS,
+        to_ns: 30 * MS,
+        holder: None,
+        ours: true,
+    };
+    let listing = Listing { netns: 1, from_ns: 30 * MS, to_ns: 30 * MS, first: false, records: vec![record] };
+    let round = Round { listings: vec![listing], to_ns: 30 * MS, ..Round::default() };
+    assert_eq!(tracker.compare(&round), [], "it was in FIN_WAIT2 then");
+    tracker.expire(50_000 * MS, &mut updates);
+    assert_eq!(tracker.len(), 1, "60 s from the FIN on");
 }
