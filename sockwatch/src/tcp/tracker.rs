@@ -72,7 +72,8 @@ pub struct Tracker {
 /// A connection, and how far it is from its end.
 #[derive(Debug)]
 struct Tracked {
-    connection: Connection,
+    /// As its end tells it: it is not copied, and the table stays small.
+    connection: Box<Connection>,
     stage: Stage,
     /// The last round of listings that showed it.
     round: u32,
@@ -290,7 +291,7 @@ impl Tracker {
                 self.unexpected += 1;
                 Happening::Unexpected { believed: known.state, old }
             };
-            updates.push(Update { at_ns, subject: Subject::from(&*known), happening });
+            updates.push(Update { at_ns, subject: Subject::from(&**known), happening });
             return;
         }
         if let Some(former) = self.take_out(key) {
@@ -362,7 +363,7 @@ impl Tracker {
             if late || revived && old != TcpState::Close {
                 self.unexpected += 1;
                 let happening = Happening::Unexpected { believed: connection.state, old };
-                updates.push(Update { at_ns: event.at_ns, subject: Subject::from(connection), happening });
+                updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&**connection), happening });
             }
             if late {
                 return None;
@@ -377,7 +378,7 @@ impl Tracker {
     /// A socket that had ended lives again, in `state`: its opening was lost.
     fn revive(&mut self, key: SocketKey, state: TcpState, at_ns: u64, updates: &mut Vec<Update>) {
         let Some(former) = self.take_out(key) else { return };
-        let Connection { role, local, remote, incarnation, .. } = former.connection;
+        let Connection { role, local, remote, incarnation, .. } = *former.connection;
         former.report_last(at_ns, updates);
         let mut connection = Connection::new(key, role_in(state, role), (local, remote), state, at_ns);
         connection.incarnation = incarnation.saturating_add(1);
@@ -416,7 +417,7 @@ impl Tracker {
         updates: &mut Vec<Update>,
     ) {
         let Some(tracked) = self.sockets.get_mut(&key) else { return };
-        let connection = &mut tracked.connection;
+        let connection = &mut *tracked.connection;
         let at_ns = event.at_ns;
         if connection.state != old || !old.can_become(new) {
             self.unexpected += 1;
@@ -439,7 +440,7 @@ impl Tracker {
     /// The kernel replaces a socket that closed first by a minisock.
     fn leave_minisock(&mut self, key: SocketKey, at_ns: u64, updates: &mut Vec<Update>) {
         let Some(tracked) = self.sockets.get(&key) else { return };
-        let connection = &tracked.connection;
+        let connection = &*tracked.connection;
         let orphans_ns = connection.evidence.map_or(0, |evidence| u64::from(evidence.fin_timeout_ms) * 1_000_000);
         let (state, lasts_ns) = match connection.ending {
             _ if connection.ended_ns != Some(at_ns) => return,

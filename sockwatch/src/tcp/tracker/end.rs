@@ -129,7 +129,7 @@ impl Tracker {
 
 impl Tracked {
     pub(super) fn new(connection: Connection) -> Self {
-        Self { connection, stage: Stage::Living, round: 0, absences: 0 }
+        Self { connection: Box::new(connection), stage: Stage::Living, round: 0, absences: 0 }
     }
 
     /// Tells the end, unless it was told, of a socket that is gone: without a copy, it happens for every connection.
@@ -137,8 +137,8 @@ impl Tracked {
         if let Stage::Told(_) = self.stage {
             return;
         }
-        let subject = Subject::from(&self.connection);
-        updates.push(Update { at_ns, subject, happening: Happening::Ended(Box::new(self.connection)) });
+        let subject = Subject::from(&*self.connection);
+        updates.push(Update { at_ns, subject, happening: Happening::Ended(self.connection) });
     }
 
     /// Tells the end, once.
@@ -147,8 +147,8 @@ impl Tracked {
             return;
         }
         self.stage = Stage::Told(at_ns);
-        let subject = Subject::from(&self.connection);
-        let connection = Box::new(self.connection.clone());
+        let subject = Subject::from(&*self.connection);
+        let connection = self.connection.clone();
         updates.push(Update { at_ns, subject, happening: Happening::Ended(connection) });
     }
 }

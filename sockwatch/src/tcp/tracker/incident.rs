@@ -18,7 +18,7 @@ impl Tracker {
         if self.minisock_incident(key, event, incident, updates) {
             return;
         }
-        let connection = self.sockets.get_mut(&key).map(|tracked| &mut tracked.connection);
+        let connection = self.sockets.get_mut(&key).map(|tracked| &mut *tracked.connection);
         let mut stranger = None;
         let connection = match connection {
             Some(connection) => connection,

@@ -44,7 +44,7 @@ impl Tracker {
 
     pub(super) fn unlisted(&mut self, key: SocketKey, at_ns: u64, interval_ns: u64, updates: &mut Vec<Update>) {
         let Some(mut tracked) = self.take_out(key) else { return };
-        let connection = &mut tracked.connection;
+        let connection = &mut *tracked.connection;
         connection.sampled_ns = connection.sampled_ns.max(Some(interval_ns));
         let (old, new) = (connection.state, TcpState::Close);
         let lasted_ns = connection.vanish(at_ns);

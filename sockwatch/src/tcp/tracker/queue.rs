@@ -20,7 +20,7 @@ impl Tracker {
     ) {
         let listener_owner = listener.and_then(|listener| self.listener_owner(key, listener));
         let Some(tracked) = self.sockets.get_mut(&key) else { return };
-        let connection = &mut tracked.connection;
+        let connection = &mut *tracked.connection;
         // A birth up to 6.12 at least tells neither the remote end nor, below a wildcard listener, the local address.
         if let Some(tuple) = event.tuple {
             learn_tuple(connection, tuple);

@@ -253,7 +253,7 @@ impl Tracker {
         let disagreement = Occasion::Disagreement { interval_ns: self.interval_ns };
         let Self { round, sockets, minisocks, agreement, .. } = self;
         for (key, tracked) in sockets.iter_mut().filter(|(key, _)| key.netns == listing.netns) {
-            let connection = &tracked.connection;
+            let connection = &*tracked.connection;
             let must = connection.state != TcpState::Close
                 && !connection.is_known_after(began_ns)
                 && key.cookie & NAMELESS == 0
@@ -336,7 +336,7 @@ impl Tracker {
         }
         connection.sampled_ns = connection.sampled_ns.max(occasion.interval_ns());
         let happening = Happening::Disagreed { believed: Some(believed), found: Some(state) };
-        updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&*connection), happening });
+        updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&**connection), happening });
     }
 
     fn found_minisock(
@@ -366,7 +366,7 @@ impl Tracker {
             && tracked.connection.state != TcpState::Close
             && !tracked.connection.is_known_after(at_ns)
         {
-            let connection = &mut tracked.connection;
+            let connection = &mut *tracked.connection;
             believed = Some(connection.state);
             connection.enter(TcpState::Close, at_ns);
             connection.ended_ns = Some(at_ns);
@@ -412,7 +412,7 @@ impl Tracker {
             return;
         }
         let Some(mut tracked) = self.take_out(key) else { return };
-        let connection = &mut tracked.connection;
+        let connection = &mut *tracked.connection;
         let happening = Happening::Disagreed { believed: Some(connection.state), found: None };
         connection.sampled_ns = connection.sampled_ns.max(occasion.interval_ns());
         connection.vanish(at_ns);
