@@ -45,6 +45,9 @@ impl Role {
     }
 }
 
+/// States that are remembered of one connection at most: none has so many, unless listings repair it again and again.
+pub const MAX_SPANS: usize = 32;
+
 /// A state and how long it lasted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
@@ -190,13 +193,62 @@ impl Connection {
         }
     }
 
+    /// A socket whose birth was seen.
+    pub fn born(key: SocketKey, role: Role, tuple: (Endpoint, Endpoint), state: TcpState, at_ns: u64) -> Self {
+        let new = Self::new(key, role, tuple, state, at_ns);
+        Self { birth_seen: true, state_since_ns: Some(at_ns), ..new }
+    }
+
+    /// Takes over what its birth tells, which came after it was first seen: a filter had held it back while a listing showed it.
+    /// Returns whether it may be its birth.
+    pub fn learn_birth(&mut self, born: &Self) -> bool {
+        if self.birth_seen || self.first_seen_ns < born.first_seen_ns {
+            return false;
+        }
+        if self.spans.is_empty() && self.state_since_ns.is_none() {
+            // Nothing but the listing told of it: its steps come now.
+            let ownership = Ownership { opener: born.ownership.opener, ..self.ownership };
+            *self = Self { incarnation: self.incarnation, ownership, ..born.clone() };
+            return true;
+        }
+        self.role = born.role;
+        self.ownership.opener = self.ownership.opener.or(born.ownership.opener);
+        self.queued = self.queued.or(born.queued);
+        true
+    }
+
     /// Enters a state; returns how long the one before lasted.
     pub fn enter(&mut self, state: TcpState, at_ns: u64) -> Option<u64> {
         let lasted_ns = self.state_since_ns.map(|since| at_ns.saturating_sub(since));
+        if self.spans.len() == MAX_SPANS {
+            self.merge_oldest();
+        }
         self.spans.push(Span { state: self.state, lasted_ns });
         self.state = state;
         self.state_since_ns = Some(at_ns);
         lasted_ns
+    }
+
+    /// The oldest state takes its successor's time as well: memory is bounded, and the sum stays what it was.
+    fn merge_oldest(&mut self) {
+        let second = self.spans.remove(1).lasted_ns;
+        let first = &mut self.spans[0].lasted_ns;
+        *first = first.zip(second).map(|(first, second)| first.saturating_add(second));
+    }
+
+    /// It is no longer in the kernel's table, and nothing told its end.
+    pub fn vanish(&mut self, at_ns: u64) -> Option<u64> {
+        let at_ns = at_ns.max(self.state_since_ns.unwrap_or(0));
+        if self.state != TcpState::Close {
+            self.ending = Some(Ending::Vanished);
+            self.ended_ns = Some(at_ns);
+        }
+        self.enter(TcpState::Close, at_ns)
+    }
+
+    /// Whether something that was seen later is known already.
+    pub fn is_known_after(&self, at_ns: u64) -> bool {
+        self.state_since_ns.unwrap_or(self.first_seen_ns) > at_ns
     }
 
     /// A RST was sent. Just after `CLOSE` it may tell more of the ending than the transition did.

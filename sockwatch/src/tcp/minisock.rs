@@ -23,6 +23,9 @@ pub const TIME_WAIT_NS: u64 = 60_000_000_000;
 /// then it may still be there.
 pub const GRACE_NS: u64 = 5_500_000_000;
 
+/// Queues with void places are swept when they are longer than twice what they are about, and this.
+pub(super) const SLACK: usize = 16;
+
 /// What ended a minisock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MinisockEnd {
@@ -64,6 +67,8 @@ pub(super) struct Minisock {
     pub(super) surely_until_ns: u64,
     /// `FIN_WAIT2` until then, before it came to `TIME_WAIT`.
     pub(super) orphan_until_ns: Option<u64>,
+    /// A segment told of it first: in which state it was before is not known.
+    pub(super) adopted: bool,
     /// The time of its place in the queue of those that are due.
     place_ns: u64,
     /// The last round of listings that showed it.
@@ -82,6 +87,7 @@ impl Minisock {
             expires_ns: since_ns.saturating_add(lasts_ns.unwrap_or(TIME_WAIT_NS)),
             surely_until_ns: since_ns.saturating_add(lasts_ns.unwrap_or(0)),
             orphan_until_ns: None,
+            adopted: false,
             place_ns: 0,
             round: 0,
             absences: 0,
@@ -96,7 +102,15 @@ impl Minisock {
     pub(super) fn was_in(&self, state: TcpState, from_ns: u64, to_ns: u64) -> bool {
         let now = self.state == state && self.since_ns <= to_ns;
         let before = state == TcpState::FinWait2 && self.orphan_until_ns.is_some_and(|until_ns| until_ns >= from_ns);
-        now || before
+        now || before || self.adopted && from_ns < self.since_ns
+    }
+
+    /// A listing showed it in `state` with so much time left. That was before any segment that has come since: one begins the
+    /// 60 s again.
+    pub(super) fn learn_time(&mut self, state: TcpState, expires_ns: u64) {
+        if state == self.state {
+            self.expires_ns = if state == TcpState::TimeWait { self.expires_ns.max(expires_ns) } else { expires_ns };
+        }
     }
 
     /// Comes to `TIME_WAIT`, or begins it again.
@@ -139,6 +153,12 @@ impl Minisocks {
         self.by_tuple.len()
     }
 
+    /// How many places the queue has.
+    #[cfg(test)]
+    pub(super) fn places(&self) -> usize {
+        self.due.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.by_tuple.is_empty()
     }
@@ -169,7 +189,7 @@ impl Minisocks {
         self.due.push(Reverse((minisock.place_ns, tuple)));
         let former = self.by_tuple.insert(tuple, minisock);
         // Those that ended early leave their places behind.
-        if self.due.len() > 2 * self.by_tuple.len() + 1024 {
+        if self.due.len() > 2 * self.by_tuple.len() + SLACK {
             self.due = self.by_tuple.values().map(|it| Reverse((it.place_ns, it.tuple()))).collect();
         }
         former

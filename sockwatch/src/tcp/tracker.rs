@@ -3,15 +3,20 @@
 //! Identity is (network namespace, cookie, incarnation). Addresses of `struct sock` are used only until a cookie is
 //! known: they are reused within microseconds.
 
+mod end;
 mod incident;
 mod polled;
 mod queue;
 mod reconcile;
 mod room;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
-use self::{reconcile::History, room::Unnamed};
+use self::{
+    end::{Places, Stage},
+    reconcile::History,
+    room::Waiting,
+};
 use super::{
     close::{Ending, is_made_by_task, verdict, verdict_without_evidence},
     connection::{Connection, Queued, Role},
@@ -25,31 +30,27 @@ use super::{
 
 pub use self::{reconcile::TOLERANCE_NS, room::MAX_SOCKETS};
 
-/// A socket that nobody destroys is reported as ended so long after its `CLOSE`: late resets have come by then.
-const CLOSE_SETTLES_NS: u64 = 1_000_000_000;
-
-/// A RST that explains an orphan's end follows its destroy within microseconds.
-const RESET_FOLLOWS_NS: u64 = 1_000_000;
-
 /// Set in the cookie of a socket that had none when it was first seen: the rest counts them. Cookies count from 1.
 pub const NAMELESS: u64 = 1 << 63;
+
+type Sockets = HashMap<SocketKey, Tracked, foldhash::fast::FixedState>;
 
 /// The state of all connections.
 #[derive(Debug)]
 pub struct Tracker {
-    sockets: HashMap<SocketKey, Tracked, foldhash::fast::FixedState>,
+    sockets: Sockets,
     /// What connections left that closed first.
     minisocks: Minisocks,
     /// Sockets whose cookie is not known yet, by address.
     by_address: HashMap<u64, SocketKey, foldhash::fast::FixedState>,
     /// First events that wait for the socket's name, by address.
-    unnamed: HashMap<u64, Unnamed, foldhash::fast::FixedState>,
-    /// Sockets that reached `CLOSE` and were not destroyed, in the order of their times.
-    settling: VecDeque<(u64, SocketKey, u32)>,
-    /// Sockets that were destroyed and whose ending a RST may yet explain, in the order of their times.
-    departing: VecDeque<(u64, SocketKey, u32)>,
-    /// Those of them whose end was reported, the oldest first: they make room.
-    reported: VecDeque<(SocketKey, u32)>,
+    unnamed: Waiting,
+    /// Sockets that reached `CLOSE` and were not destroyed.
+    settling: Places,
+    /// Sockets that were destroyed and whose ending a RST may yet explain.
+    departing: Places,
+    /// Sockets that are at their end, told or dead in an accept queue: they make room.
+    finished: Places,
     /// Sockets and minisocks at once at most.
     limit: usize,
     /// What has ended since a round of listings began.
@@ -68,11 +69,12 @@ pub struct Tracker {
     evicted: u64,
 }
 
-/// A connection, and whether its end was reported.
+/// A connection, and how far it is from its end.
 #[derive(Debug)]
 struct Tracked {
-    connection: Connection,
-    reported: bool,
+    /// As its end tells it: it is not copied, and the table stays small.
+    connection: Box<Connection>,
+    stage: Stage,
     /// The last round of listings that showed it.
     round: u32,
     /// Listings in a row that did not.
@@ -92,10 +94,10 @@ impl Tracker {
             sockets: HashMap::default(),
             minisocks: Minisocks::default(),
             by_address: HashMap::default(),
-            unnamed: HashMap::default(),
-            settling: VecDeque::new(),
-            departing: VecDeque::new(),
-            reported: VecDeque::new(),
+            unnamed: Waiting::default(),
+            settling: Places::default(),
+            departing: Places::default(),
+            finished: Places::default(),
             limit,
             history: None,
             round: 0,
@@ -112,38 +114,17 @@ impl Tracker {
 
     /// Takes one event in, in the order of times, and appends what it means.
     pub fn apply(&mut self, event: &Event, updates: &mut Vec<Update>) {
-        if event.key.cookie == 0 {
-            match event.kind {
-                EventKind::Birth { .. } if self.has_room_unnamed() => {
-                    let forgotten = self.unnamed.insert(event.skaddr, Unnamed { birth: Some(*event), enqueue: None });
-                    return self.take_unnamed(forgotten, None, updates);
-                }
-                EventKind::Enqueue { .. } if self.has_room_unnamed() => {
-                    self.unnamed.entry(event.skaddr).or_default().enqueue = Some(*event);
-                    return;
-                }
-                _ => {}
-            }
+        if event.key.cookie == 0 && self.waits_for_name(event, updates) {
+            return;
         }
-        if !self.unnamed.is_empty() {
-            let unnamed = self.unnamed.remove(&event.skaddr);
+        if let Some(unnamed) = self.unnamed.remove(event.skaddr) {
             self.take_unnamed(unnamed, Some(event), updates);
         }
         self.take(event, updates);
     }
 
-    /// First events, under the name that the socket's next event has.
-    fn take_unnamed(&mut self, unnamed: Option<Unnamed>, next: Option<&Event>, updates: &mut Vec<Update>) {
-        let Some(Unnamed { birth, enqueue }) = unnamed else { return };
-        for event in [birth, enqueue].into_iter().flatten() {
-            let key = next.map_or(event.key, |next| next.key);
-            let tuple = next.and_then(|next| next.tuple).or(event.tuple);
-            self.take(&Event { key, tuple, ..event }, updates);
-        }
-    }
-
     fn take(&mut self, event: &Event, updates: &mut Vec<Update>) {
-        let key = self.identify(event);
+        let key = self.identify(event, updates);
         if event.certainty == Certainty::PerhapsRepeated && self.has_seen(key, event.kind) {
             self.repeated += 1;
             return;
@@ -180,38 +161,6 @@ impl Tracker {
     pub fn expire(&mut self, now_ns: u64, updates: &mut Vec<Update>) {
         self.settle_until(now_ns, updates);
         self.minisocks.expire(now_ns, updates);
-    }
-
-    /// Nothing more will settle: reports what has reached `CLOSE` as it is.
-    pub fn settle_all(&mut self, updates: &mut Vec<Update>) {
-        self.settle_until(u64::MAX, updates);
-    }
-
-    fn settle_until(&mut self, now_ns: u64, updates: &mut Vec<Update>) {
-        while let Some((at_ns, key, incarnation)) = self.departing.front().copied() {
-            if at_ns.saturating_add(RESET_FOLLOWS_NS) > now_ns {
-                break;
-            }
-            self.departing.pop_front();
-            if self.sockets.get(&key).is_some_and(|tracked| tracked.connection.incarnation == incarnation)
-                && let Some(tracked) = self.take_out(key)
-            {
-                tracked.report_last(at_ns, updates);
-            }
-        }
-        while let Some((at_ns, key, incarnation)) = self.settling.front().copied() {
-            if at_ns.saturating_add(CLOSE_SETTLES_NS) > now_ns {
-                return;
-            }
-            self.settling.pop_front();
-            if let Some(tracked) = self.sockets.get_mut(&key)
-                && tracked.connection.incarnation == incarnation
-                && !tracked.connection.is_queued()
-            {
-                tracked.report(now_ns.min(at_ns.saturating_add(CLOSE_SETTLES_NS)), updates);
-                self.reported.push_back((key, incarnation));
-            }
-        }
     }
 
     /// How many sockets and minisocks are tracked now.
@@ -251,15 +200,21 @@ impl Tracker {
 
     /// The event's socket. One that had no cookie when it was first seen keeps an identity of our own until its destroy,
     /// by its address: one name in all of its updates.
-    fn identify(&mut self, event: &Event) -> SocketKey {
+    fn identify(&mut self, event: &Event, updates: &mut Vec<Update>) -> SocketKey {
         if event.key.cookie != 0 && self.by_address.is_empty() || event.skaddr == 0 {
             return event.key;
         }
-        // A birth or an opening is another socket at this address, even if no destroy was seen of the one before.
-        if let EventKind::Birth { .. } | EventKind::Opening { .. } = event.kind {
+        if let Some(key) = self.by_address.get(&event.skaddr).copied() {
+            let begins = matches!(event.kind, EventKind::Birth { .. } | EventKind::Opening { .. });
+            let repeats = event.certainty == Certainty::PerhapsRepeated && self.has_seen(key, event.kind);
+            if !begins || repeats {
+                return key;
+            }
+            // Another socket at this address: no destroy was seen of the one before.
             self.by_address.remove(&event.skaddr);
-        } else if let Some(key) = self.by_address.get(&event.skaddr) {
-            return *key;
+            if let Some(former) = self.take_out(key) {
+                former.report_last(event.at_ns, updates);
+            }
         }
         if event.key.cookie != 0 {
             return event.key;
@@ -270,7 +225,7 @@ impl Tracker {
         }
         self.nameless += 1;
         let key = SocketKey { netns: event.key.netns, cookie: NAMELESS | self.nameless };
-        self.by_address.insert(event.skaddr, key);
+        self.note_address(event.skaddr, key);
         key
     }
 
@@ -307,56 +262,47 @@ impl Tracker {
         limit: Option<u32>,
         updates: &mut Vec<Update>,
     ) {
-        let role = if new == TcpState::Listen { Role::Listener } else { Role::Active };
-        let Some(mut connection) = self.born(key, event, role, new, updates) else { return };
+        let Some(tuple) = event.tuple else { return };
+        let mut connection = Connection::born(key, role_in(new, Role::Active), tuple, new, event.at_ns);
         connection.ownership.opener = Some(by);
         connection.queued = limit.map(|_| Queued { at_ns: event.at_ns, limit, ..Queued::default() });
-        self.admit(connection, event.at_ns, (TcpState::Close, new), Some(by), updates);
+        self.begin(connection, TcpState::Close, Some(by), updates);
     }
 
     /// A child's first event.
     fn birth(&mut self, key: SocketKey, event: &Event, queue: Option<(u32, u32)>, updates: &mut Vec<Update>) {
-        let Some(mut connection) = self.born(key, event, Role::Passive, TcpState::SynRecv, updates) else { return };
+        let Some(tuple) = event.tuple else { return };
+        let mut connection = Connection::born(key, Role::Passive, tuple, TcpState::SynRecv, event.at_ns);
         let (depth, limit) = queue.unzip();
         connection.queued = Some(Queued { at_ns: event.at_ns, depth, limit, ..Queued::default() });
-        self.admit(connection, event.at_ns, (TcpState::Listen, TcpState::SynRecv), None, updates);
+        self.begin(connection, TcpState::Listen, None, updates);
     }
 
-    /// A connection whose birth this event is. A former life of the same socket ends here.
-    fn born(
-        &mut self,
-        key: SocketKey,
-        event: &Event,
-        role: Role,
-        state: TcpState,
-        updates: &mut Vec<Update>,
-    ) -> Option<Connection> {
-        let former = self.take_out(key);
-        let incarnation = former.as_ref().map_or(0, |former| former.connection.incarnation.saturating_add(1));
-        if let Some(former) = former {
-            former.report_last(event.at_ns, updates);
-        } else if !self.has_room() {
-            return None;
-        }
-        let mut connection = Connection::new(key, role, event.tuple?, state, event.at_ns);
-        connection.incarnation = incarnation;
-        connection.birth_seen = true;
-        connection.state_since_ns = Some(event.at_ns);
-        Some(connection)
-    }
-
-    fn admit(
-        &mut self,
-        connection: Connection,
-        at_ns: u64,
-        (old, new): (TcpState, TcpState),
-        by: Option<Task>,
-        updates: &mut Vec<Update>,
-    ) {
-        self.displace(&connection, at_ns, updates);
+    /// A new life begins. A former one of the same socket ends here, unless it turns out to be this one.
+    fn begin(&mut self, mut connection: Connection, old: TcpState, by: Option<Task>, updates: &mut Vec<Update>) {
+        let (key, at_ns, new) = (connection.key, connection.first_seen_ns, connection.state);
         let happening = Happening::Transition { old, new, lasted_ns: None, by, sampled_ns: None };
+        if let Some(Tracked { connection: known, .. }) = self.sockets.get_mut(&key)
+            && known.is_known_after(at_ns)
+        {
+            let happening = if known.learn_birth(&connection) {
+                happening
+            } else {
+                self.unexpected += 1;
+                Happening::Unexpected { believed: known.state, old }
+            };
+            updates.push(Update { at_ns, subject: Subject::from(&**known), happening });
+            return;
+        }
+        if let Some(former) = self.take_out(key) {
+            connection.incarnation = former.connection.incarnation.saturating_add(1);
+            former.report_last(at_ns, updates);
+        } else if !self.has_room(updates) {
+            return;
+        }
+        self.displace(&connection, at_ns, updates);
         updates.push(Update { at_ns, subject: Subject::from(&connection), happening });
-        self.sockets.insert(connection.key, Tracked::new(connection));
+        self.sockets.insert(key, Tracked::new(connection));
     }
 
     /// A transition of a socket that lives on.
@@ -368,7 +314,7 @@ impl Tracker {
         by: Option<Task>,
         updates: &mut Vec<Update>,
     ) {
-        let Some(connection) = self.existing(key, event, old) else { return };
+        let Some(connection) = self.moving(key, event, (old, new), updates) else { return };
         if matches!(new, TcpState::FinWait1 | TcpState::LastAck) {
             connection.ownership.closer = connection.ownership.closer.or(by);
         }
@@ -384,7 +330,7 @@ impl Tracker {
         evidence: Option<&CloseEvidence>,
         updates: &mut Vec<Update>,
     ) {
-        let Some(connection) = self.existing(key, event, old) else { return };
+        let Some(connection) = self.moving(key, event, (old, TcpState::Close), updates) else { return };
         let ending = match evidence {
             Some(evidence) => Some(verdict(old, evidence, connection.is_queued())),
             None => verdict_without_evidence(old, connection.resets.received != 0),
@@ -399,23 +345,60 @@ impl Tracker {
             self.settle(key, event.at_ns);
         }
         self.step(key, event, (old, TcpState::Close), by, updates);
-        self.leave_minisock(key, event.at_ns);
+        self.leave_minisock(key, event.at_ns, updates);
     }
 
-    fn settle(&mut self, key: SocketKey, at_ns: u64) {
-        if let Some(tracked) = self.sockets.get(&key) {
-            self.settling.push_back((at_ns, key, tracked.connection.incarnation));
-        }
-    }
-
-    /// The socket's connection; adopted now, in the event's old state, if it was there before we looked.
-    fn existing(&mut self, key: SocketKey, event: &Event, old: TcpState) -> Option<&mut Connection> {
-        if !self.sockets.contains_key(&key) {
-            if !self.has_room() {
+    /// The socket's connection, for a step of it. One that is too late is told and not followed: what came after it is known.
+    /// One of a socket that had ended is another life's.
+    fn moving(
+        &mut self,
+        key: SocketKey,
+        event: &Event,
+        (old, new): (TcpState, TcpState),
+        updates: &mut Vec<Update>,
+    ) -> Option<&mut Connection> {
+        if let Some(Tracked { connection, .. }) = self.sockets.get(&key) {
+            let late = connection.is_known_after(event.at_ns);
+            let revived = connection.state == TcpState::Close && (old, new) != (TcpState::Close, TcpState::Close);
+            if late || revived && old != TcpState::Close {
+                self.unexpected += 1;
+                let happening = Happening::Unexpected { believed: connection.state, old };
+                updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&**connection), happening });
+            }
+            if late {
                 return None;
             }
-            let role = if old == TcpState::Listen { Role::Listener } else { Role::Unknown };
-            let connection = Connection::new(key, role, event.tuple?, old, event.at_ns);
+            if revived {
+                self.revive(key, old, event.at_ns, updates);
+            }
+        }
+        self.existing(key, event, old, updates)
+    }
+
+    /// A socket that had ended lives again, in `state`: its opening was lost.
+    fn revive(&mut self, key: SocketKey, state: TcpState, at_ns: u64, updates: &mut Vec<Update>) {
+        let Some(former) = self.take_out(key) else { return };
+        let Connection { role, local, remote, incarnation, .. } = *former.connection;
+        former.report_last(at_ns, updates);
+        let mut connection = Connection::new(key, role_in(state, role), (local, remote), state, at_ns);
+        connection.incarnation = incarnation.saturating_add(1);
+        self.sockets.insert(key, Tracked::new(connection));
+    }
+
+    /// The socket's connection; adopted now, in `state`, if it was there before we looked.
+    fn existing(
+        &mut self,
+        key: SocketKey,
+        event: &Event,
+        state: TcpState,
+        updates: &mut Vec<Update>,
+    ) -> Option<&mut Connection> {
+        if !self.sockets.contains_key(&key) {
+            let tuple = event.tuple?;
+            if !self.has_room(updates) {
+                return None;
+            }
+            let connection = Connection::new(key, role_in(state, Role::Unknown), tuple, state, event.at_ns);
             self.sockets.insert(key, Tracked::new(connection));
         }
         let connection = &mut self.sockets.get_mut(&key)?.connection;
@@ -434,7 +417,7 @@ impl Tracker {
         updates: &mut Vec<Update>,
     ) {
         let Some(tracked) = self.sockets.get_mut(&key) else { return };
-        let connection = &mut tracked.connection;
+        let connection = &mut *tracked.connection;
         let at_ns = event.at_ns;
         if connection.state != old || !old.can_become(new) {
             self.unexpected += 1;
@@ -455,9 +438,9 @@ impl Tracker {
     }
 
     /// The kernel replaces a socket that closed first by a minisock.
-    fn leave_minisock(&mut self, key: SocketKey, at_ns: u64) {
+    fn leave_minisock(&mut self, key: SocketKey, at_ns: u64, updates: &mut Vec<Update>) {
         let Some(tracked) = self.sockets.get(&key) else { return };
-        let connection = &tracked.connection;
+        let connection = &*tracked.connection;
         let orphans_ns = connection.evidence.map_or(0, |evidence| u64::from(evidence.fin_timeout_ms) * 1_000_000);
         let (state, lasts_ns) = match connection.ending {
             _ if connection.ended_ns != Some(at_ns) => return,
@@ -469,7 +452,7 @@ impl Tracker {
             _ => return,
         };
         let minisock = Minisock::new(Subject::from(connection), state, at_ns, lasts_ns);
-        self.admit_minisock(minisock);
+        self.admit_minisock(minisock, updates);
     }
 
     /// A minisock gives its place to a new connection with the same ends.
@@ -479,45 +462,11 @@ impl Tracker {
             self.end_minisock(&tuple, at_ns, MinisockEnd::Reused, updates);
         }
     }
-
-    fn destroy(&mut self, key: SocketKey, event: &Event, updates: &mut Vec<Update>) {
-        self.by_address.remove(&event.skaddr);
-        if let Some(Tracked { connection, reported: false, .. }) = self.sockets.get(&key)
-            && connection.ending_after_reset() != connection.ending
-        {
-            self.departing.push_back((event.at_ns, key, connection.incarnation));
-            return;
-        }
-        if let Some(tracked) = self.take_out(key) {
-            tracked.report_last(event.at_ns, updates);
-        }
-    }
 }
 
-impl Tracked {
-    fn new(connection: Connection) -> Self {
-        Self { connection, reported: false, round: 0, absences: 0 }
-    }
-
-    /// Tells the end, unless it was told, of a socket that is gone: without a copy, it happens for every connection.
-    fn report_last(self, at_ns: u64, updates: &mut Vec<Update>) {
-        if self.reported {
-            return;
-        }
-        let subject = Subject::from(&self.connection);
-        updates.push(Update { at_ns, subject, happening: Happening::Ended(Box::new(self.connection)) });
-    }
-
-    /// Tells the end, once.
-    fn report(&mut self, at_ns: u64, updates: &mut Vec<Update>) {
-        if self.reported {
-            return;
-        }
-        self.reported = true;
-        let subject = Subject::from(&self.connection);
-        let connection = Box::new(self.connection.clone());
-        updates.push(Update { at_ns, subject, happening: Happening::Ended(connection) });
-    }
+/// The part of a socket that was first seen in `state`.
+fn role_in(state: TcpState, otherwise: Role) -> Role {
+    if state == TcpState::Listen { Role::Listener } else { otherwise }
 }
 
 /// A tuple may be incomplete early (no local port yet) and wiped late: what is known stays.

@@ -4,7 +4,7 @@ use super::Tracker;
 use crate::tcp::{
     connection::{Connection, Role},
     event::{Event, Incident, SocketKey},
-    minisock::MinisockEnd,
+    minisock::{Minisock, MinisockEnd, TIME_WAIT_NS},
     state::TcpState,
     update::{Happening, Subject, Update},
 };
@@ -18,7 +18,7 @@ impl Tracker {
         if self.minisock_incident(key, event, incident, updates) {
             return;
         }
-        let connection = self.sockets.get_mut(&key).map(|tracked| &mut tracked.connection);
+        let connection = self.sockets.get_mut(&key).map(|tracked| &mut *tracked.connection);
         let mut stranger = None;
         let connection = match connection {
             Some(connection) => connection,
@@ -46,9 +46,26 @@ impl Tracker {
                 Happening::SynAckRetransmitted { client }
             }
             Incident::ListenOverflow => Happening::ListenOverflow,
-            Incident::MinisockSegment { .. } => Happening::MinisockSegment,
+            Incident::MinisockSegment { state } => {
+                let subject = Subject::from(&*connection);
+                return self.adopt_minisock(subject, event.at_ns, state, updates);
+            }
         };
         updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&*connection), happening });
+    }
+
+    /// A minisock that was there before we looked.
+    fn adopt_minisock(&mut self, subject: Subject, at_ns: u64, state: TcpState, updates: &mut Vec<Update>) {
+        updates.push(Update { at_ns, subject, happening: Happening::MinisockSegment });
+        let lasts_ns = match state {
+            TcpState::TimeWait => Some(TIME_WAIT_NS),
+            TcpState::FinWait2 => None,
+            // The segment has ended it.
+            _ => return,
+        };
+        let mut minisock = Minisock::new(subject, state, at_ns, lasts_ns);
+        minisock.adopted = true;
+        self.admit_minisock(minisock, updates);
     }
 
     /// What happens to a minisock: a segment may end it, prolong it, or be the FIN that an orphan was waiting for. Returns

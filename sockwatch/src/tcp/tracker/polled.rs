@@ -2,7 +2,6 @@
 
 use super::Tracker;
 use crate::tcp::{
-    close::Ending,
     connection::Queued,
     event::{Event, SocketKey},
     state::TcpState,
@@ -22,7 +21,7 @@ impl Tracker {
     ) {
         let at_ns = event.at_ns;
         let known = self.sockets.contains_key(&key);
-        let Some(connection) = self.existing(key, event, state) else { return };
+        let Some(connection) = self.moving(key, event, (state, state), updates) else { return };
         let sampled_ns = (interval_ns != u64::MAX).then_some(interval_ns);
         connection.sampled_ns = connection.sampled_ns.max(sampled_ns.or(Some(0)));
         if let Some((depth, limit)) = queue {
@@ -45,12 +44,10 @@ impl Tracker {
 
     pub(super) fn unlisted(&mut self, key: SocketKey, at_ns: u64, interval_ns: u64, updates: &mut Vec<Update>) {
         let Some(mut tracked) = self.take_out(key) else { return };
-        let connection = &mut tracked.connection;
+        let connection = &mut *tracked.connection;
         connection.sampled_ns = connection.sampled_ns.max(Some(interval_ns));
-        connection.ending = Some(Ending::Vanished);
-        connection.ended_ns = Some(at_ns);
         let (old, new) = (connection.state, TcpState::Close);
-        let lasted_ns = connection.enter(new, at_ns);
+        let lasted_ns = connection.vanish(at_ns);
         let happening = Happening::Transition { old, new, lasted_ns, by: None, sampled_ns: Some(interval_ns) };
         updates.push(Update { at_ns, subject: Subject::from(&*connection), happening });
         tracked.report_last(at_ns, updates);

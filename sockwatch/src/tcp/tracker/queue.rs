@@ -20,7 +20,7 @@ impl Tracker {
     ) {
         let listener_owner = listener.and_then(|listener| self.listener_owner(key, listener));
         let Some(tracked) = self.sockets.get_mut(&key) else { return };
-        let connection = &mut tracked.connection;
+        let connection = &mut *tracked.connection;
         // A birth up to 6.12 at least tells neither the remote end nor, below a wildcard listener, the local address.
         if let Some(tuple) = event.tuple {
             learn_tuple(connection, tuple);
@@ -54,7 +54,7 @@ impl Tracker {
         updates: &mut Vec<Update>,
     ) {
         // A child from before we looked: its state is in no event, and the accept is all that we know of it.
-        let Some(connection) = self.existing(key, event, TcpState::Established) else { return };
+        let Some(connection) = self.existing(key, event, TcpState::Established, updates) else { return };
         if connection.role == Role::Unknown {
             connection.role = Role::Passive;
         }

@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Tracked, Tracker};
+use super::{Tracked, Tracker, role_in};
 use crate::tcp::{
     close::Ending,
     connection::{Connection, Queued, Role},
@@ -42,21 +42,44 @@ struct Stay {
 #[derive(Debug, Default)]
 pub(super) struct History {
     stays: HashMap<SocketKey, Vec<Stay>, foldhash::fast::FixedState>,
+    len: usize,
+    /// Announced and not compared yet: the next may be announced before the last is compared.
+    rounds: u32,
+    /// There was more than it can hold: it proves nothing.
+    full: bool,
 }
 
+/// How many stays of a socket the history has room for, on average.
+pub(super) const STAYS_PER_SOCKET: usize = 8;
+
 impl History {
-    pub(super) fn note(&mut self, connection: &Connection) {
-        let stays = self.stays.entry(connection.key).or_default();
-        stays.extend(connection.stays().map(|(state, from_ns, to_ns)| Stay { state, from_ns, to_ns, minisock: false }));
+    pub(super) fn note(&mut self, connection: &Connection, limit: usize) {
+        let stays = connection.stays();
+        let stays = stays.map(|(state, from_ns, to_ns)| Stay { state, from_ns, to_ns, minisock: false });
+        self.extend(connection.key, stays, limit);
     }
 
-    pub(super) fn note_minisock(&mut self, minisock: &Minisock) {
-        let stays = self.stays.entry(minisock.subject.key).or_default();
+    pub(super) fn note_minisock(&mut self, minisock: &Minisock, limit: usize) {
         let (from_ns, orphan_until_ns) = (minisock.since_ns, minisock.orphan_until_ns);
-        stays.push(Stay { state: minisock.state, from_ns, to_ns: u64::MAX, minisock: true });
-        if let Some(to_ns) = orphan_until_ns {
-            stays.push(Stay { state: TcpState::FinWait2, from_ns: 0, to_ns, minisock: true });
+        let stay = Stay { state: minisock.state, from_ns, to_ns: u64::MAX, minisock: true };
+        let orphan = |to_ns| Stay { state: TcpState::FinWait2, from_ns: 0, to_ns, minisock: true };
+        self.extend(minisock.subject.key, std::iter::once(stay).chain(orphan_until_ns.map(orphan)), limit);
+    }
+
+    /// Adds stays; `limit` is how many sockets there is room for.
+    fn extend(&mut self, key: SocketKey, stays: impl Iterator<Item = Stay>, limit: usize) {
+        let its = self.stays.entry(key).or_default();
+        let before = its.len();
+        its.extend(stays);
+        self.len += its.len() - before;
+        if self.len > limit.saturating_mul(STAYS_PER_SOCKET) {
+            *self = Self { full: true, rounds: self.rounds, ..Self::default() };
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.len
     }
 
     fn agrees(&self, record: &Record, (from_ns, to_ns): (u64, u64)) -> bool {
@@ -80,7 +103,7 @@ enum Finding {
 impl Tracker {
     /// A round of listings is about to begin: what ends from now on may be in it, and is remembered until it is compared.
     pub fn expect_round(&mut self) {
-        self.history.get_or_insert_default();
+        self.history.get_or_insert_default().rounds += 1;
     }
 
     /// Compares a round, once all events up to its end and the tolerance have been taken in. Returns what corrects us, as
@@ -91,32 +114,58 @@ impl Tracker {
         self.agreement.unlisted += round.unlisted;
         self.interval_ns = round.to_ns.saturating_sub(self.compared_ns);
         self.compared_ns = round.to_ns;
-        let history = self.history.take().unwrap_or_default();
-        let nameless = self.nameless_by_ends();
+        let mut history = self.history.take().unwrap_or_default();
+        history.rounds = history.rounds.saturating_sub(1);
         let mut events = Vec::new();
+        if history.full {
+            self.agreement.unlisted += round.listings.len() as u64;
+        } else {
+            self.compare_listings(round, &history, &mut events);
+        }
+        if history.rounds != 0 {
+            self.history = Some(history);
+        }
+        events
+    }
+
+    fn compare_listings(&mut self, round: &Round, history: &History, events: &mut Vec<Event>) {
+        let nameless = self.nameless_by_ends();
         for listing in &round.listings {
             let mut openings = HashSet::new();
+            let young = self.young(listing);
             for record in &listing.records {
+                if record.expires_in_ns.is_some() && young.contains(&record.tuple) {
+                    // A new connection has taken its place since.
+                    continue;
+                }
                 if let TcpState::SynRecv | TcpState::SynSent = record.state {
                     openings.insert(record.tuple);
                 }
                 // A listing gives every socket a cookie, one that we had to name ourselves, too.
                 let name = nameless.get(&(record.key.netns, record.tuple));
                 let record = Record { key: name.copied().unwrap_or(record.key), ..*record };
-                self.compare_record(&record, listing, &history, &mut events);
+                self.compare_record(&record, listing, history, events);
             }
-            self.find_absent(listing, &openings, &mut events);
+            self.find_absent(listing, &openings, events);
         }
         for netns in &round.gone {
-            self.find_purged(*netns, round.to_ns, &mut events);
+            self.find_purged(*netns, round.to_ns, events);
         }
-        events
     }
 
     /// Sockets that we had to name ourselves, by their ends.
     fn nameless_by_ends(&self) -> HashMap<(u32, (Endpoint, Endpoint)), SocketKey> {
         let named = self.by_address.values().filter_map(|key| Some((key, &self.sockets.get(key)?.connection)));
         named.map(|(key, it)| ((key.netns, (it.local, it.remote)), *key)).collect()
+    }
+
+    /// The ends of what was born since the listing began.
+    fn young(&self, listing: &Listing) -> HashSet<(Endpoint, Endpoint)> {
+        let since_ns = listing.from_ns.saturating_sub(TOLERANCE_NS);
+        let connections = self.sockets.values().map(|tracked| &tracked.connection);
+        let young =
+            connections.filter(|it| it.key.netns == listing.netns && it.birth_seen && it.first_seen_ns >= since_ns);
+        young.map(|it| (it.local, it.remote)).collect()
     }
 
     fn compare_record(&mut self, record: &Record, listing: &Listing, history: &History, events: &mut Vec<Event>) {
@@ -165,7 +214,7 @@ impl Tracker {
                 && minisock.subject.key == record.key
             {
                 (minisock.round, minisock.absences) = (round, 0);
-                minisock.expires_ns = record.to_ns.saturating_add(expires_in_ns);
+                minisock.learn_time(record.state, record.to_ns.saturating_add(expires_in_ns));
                 if minisock.was_in(record.state, from_ns, to_ns) {
                     return Finding::Agrees;
                 }
@@ -204,9 +253,9 @@ impl Tracker {
         let disagreement = Occasion::Disagreement { interval_ns: self.interval_ns };
         let Self { round, sockets, minisocks, agreement, .. } = self;
         for (key, tracked) in sockets.iter_mut().filter(|(key, _)| key.netns == listing.netns) {
-            let connection = &tracked.connection;
+            let connection = &*tracked.connection;
             let must = connection.state != TcpState::Close
-                && connection.first_seen_ns <= began_ns
+                && !connection.is_known_after(began_ns)
                 && key.cookie & NAMELESS == 0
                 && tracked.round != *round;
             tracked.absences = if must { tracked.absences + 1 } else { 0 };
@@ -250,9 +299,8 @@ impl Tracker {
         match expires_in_ns {
             Some(expires_in_ns) => self.found_minisock(key, event, state, expires_in_ns, occasion, updates),
             None if self.sockets.contains_key(&key) => self.correct(key, event, (state, occasion), updates),
-            None if self.has_room() => {
-                let role = if state == TcpState::Listen { Role::Listener } else { Role::Unknown };
-                let mut connection = Connection::new(key, role, tuple, state, event.at_ns);
+            None if self.has_room(updates) => {
+                let mut connection = Connection::new(key, role_in(state, Role::Unknown), tuple, state, event.at_ns);
                 connection.ownership.holder = holder;
                 if let Some((depth, limit)) = queue {
                     let (depth, limit) = (Some(depth), Some(limit));
@@ -275,13 +323,20 @@ impl Tracker {
         (state, occasion): (TcpState, Occasion),
         updates: &mut Vec<Update>,
     ) {
-        let Some(tracked) = self.sockets.get_mut(&key) else { return };
-        let connection = &mut tracked.connection;
-        let believed = Some(connection.state);
-        connection.enter(state, event.at_ns);
+        let Some(tracked) = self.sockets.get(&key) else { return };
+        let believed = tracked.connection.state;
+        // What was seen since is true now, whatever was missing before.
+        let seen_since = tracked.connection.is_known_after(event.at_ns);
+        if believed == TcpState::Close && state != TcpState::Close && !seen_since {
+            self.revive(key, state, event.at_ns, updates);
+        }
+        let Some(Tracked { connection, .. }) = self.sockets.get_mut(&key) else { return };
+        if connection.state != state && !seen_since {
+            connection.enter(state, event.at_ns);
+        }
         connection.sampled_ns = connection.sampled_ns.max(occasion.interval_ns());
-        let happening = Happening::Disagreed { believed, found: Some(state) };
-        updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&*connection), happening });
+        let happening = Happening::Disagreed { believed: Some(believed), found: Some(state) };
+        updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&**connection), happening });
     }
 
     fn found_minisock(
@@ -295,6 +350,11 @@ impl Tracker {
     ) {
         let Some((local, remote)) = event.tuple else { return };
         let at_ns = event.at_ns;
+        let known = self.minisocks.get_mut(&(key.netns, local, remote));
+        if known.is_some_and(|minisock| minisock.subject.key != key && minisock.since_ns > at_ns) {
+            // Another has taken its place since.
+            return;
+        }
         let mut believed = None;
         let mut subject = None;
         if let Some(minisock) = self.minisocks.remove(&(key.netns, local, remote)) {
@@ -304,8 +364,9 @@ impl Tracker {
         // What became of the socket is plain: it closed first.
         if let Some(tracked) = self.sockets.get_mut(&key)
             && tracked.connection.state != TcpState::Close
+            && !tracked.connection.is_known_after(at_ns)
         {
-            let connection = &mut tracked.connection;
+            let connection = &mut *tracked.connection;
             believed = Some(connection.state);
             connection.enter(TcpState::Close, at_ns);
             connection.ended_ns = Some(at_ns);
@@ -322,7 +383,7 @@ impl Tracker {
             Occasion::Disagreement { .. } => Happening::Disagreed { believed, found: Some(state) },
         };
         updates.push(Update { at_ns, subject, happening });
-        self.admit_minisock(Minisock::new(subject, state, at_ns, Some(expires_in_ns)));
+        self.admit_minisock(Minisock::new(subject, state, at_ns, Some(expires_in_ns)), updates);
     }
 
     /// The kernel's table has it no longer.
@@ -351,12 +412,10 @@ impl Tracker {
             return;
         }
         let Some(mut tracked) = self.take_out(key) else { return };
-        let connection = &mut tracked.connection;
+        let connection = &mut *tracked.connection;
         let happening = Happening::Disagreed { believed: Some(connection.state), found: None };
         connection.sampled_ns = connection.sampled_ns.max(occasion.interval_ns());
-        connection.ending = Some(Ending::Vanished);
-        connection.ended_ns = Some(at_ns);
-        connection.enter(TcpState::Close, at_ns);
+        connection.vanish(at_ns);
         updates.push(Update { at_ns, subject: Subject::from(&*connection), happening });
         tracked.report_last(at_ns, updates);
     }

@@ -1,11 +1,14 @@
 //! Text in, text out: a line of events, a line of what the tracker makes of them.
 
-use proptest::prelude::*;
+mod kernel;
+mod model;
+mod properties;
 
 use super::*;
 use crate::tcp::{
-    connection::Connection,
-    event::{Comm, Incident},
+    connection::{Connection, MAX_SPANS},
+    event::{Comm, Incident, Occasion},
+    listing::{Listing, Record, Round},
     state::ALL,
 };
 
@@ -269,43 +272,156 @@ fn listings_show_what_lies_between_them() {
     );
 }
 
-/// Any events of a few sockets, in any order: as after any loss.
-fn any_events() -> impl Strategy<Value = Vec<String>> {
-    let states = || proptest::sample::select(ALL.map(TcpState::name).to_vec());
-    let what = prop_oneof![
-        (states(), states()).prop_filter_map("only SYN_SENT and LISTEN follow CLOSE", |(old, new)| {
-            (old != "CLOSE" && new != "CLOSE" || old == "CLOSE" && ["SYN_SENT", "LISTEN"].contains(&new))
-                .then(|| format!("{old}>{new}"))
-        }),
-        (states(), 0..120_u16, "[df]{0,2}").prop_map(|(old, errno, flags)| format!("closed {old} {errno} {flags}")),
-        proptest::sample::select(vec!["accept", "enqueue", "destroy", "rst", "gone"]).prop_map(str::to_owned),
-        states().prop_map(|state| format!("listed {state}")),
-    ];
-    let again = proptest::sample::select(vec!["", "again "]);
-    let one = (1_u64..4, again, what).prop_map(|(cookie, again, what)| format!("{cookie} {again}{what}"));
-    proptest::collection::vec(one, 0..60)
+#[test]
+fn a_closed_socket_that_moves_again_lives_another_life() {
+    check(
+        "0 5 CLOSE>SYN_SENT; 1 5 closed SYN_SENT 111; 5 5 SYN_SENT>ESTABLISHED; 9 5 closed ESTABLISHED 104; 9 5 destroy",
+        &[
+            "unexpected: believed CLOSE, was SYN_SENT",
+            "active [SYN_SENT 1ms] life 1ms wait ? shake ? owner opener end refused",
+            "active [SYN_SENT ?, ESTABLISHED 4ms] life ? wait ? shake ? owner nobody end peer-rst",
+        ],
+    );
 }
 
-proptest! {
-    #[test]
-    fn any_loss_leaves_durations_that_sum_to_the_lifetime(events in any_events()) {
-        let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
-        for (index, text) in events.iter().enumerate() {
-            let at = index + 1;
-            tracker.apply(&event(&format!("{at} {text}")), &mut updates);
-            tracker.expire(at as u64 * MS, &mut updates);
+#[test]
+fn what_comes_too_late_is_told_and_not_followed() {
+    check(
+        "0 5 CLOSE>SYN_SENT; 3 5 SYN_SENT>ESTABLISHED; 7 5 FIN_WAIT1>FIN_WAIT2; 5 5 ESTABLISHED>FIN_WAIT1;
+         9 5 closed FIN_WAIT2 0 df; 9 5 destroy",
+        &[
+            "unexpected: believed ESTABLISHED, was FIN_WAIT1",
+            "unexpected: believed FIN_WAIT2, was ESTABLISHED",
+            "active [SYN_SENT 3ms, ESTABLISHED 4ms, FIN_WAIT2 2ms] life 9ms wait ? shake ? owner opener end local-fin",
+        ],
+    );
+}
+
+/// A filter held its first events back until its port was known, or its acceptor.
+#[test]
+fn a_listing_may_be_faster_than_a_birth() {
+    let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
+    let mut found = event("4 5 destroy");
+    let occasion = Occasion::Disagreement { interval_ns: MS };
+    let state = TcpState::Established;
+    found.kind = EventKind::Found { state, expires_in_ns: None, queue: None, holder: None, occasion };
+    tracker.apply(&found, &mut updates);
+    ["1 5 CLOSE>SYN_SENT", "3 5 SYN_SENT>ESTABLISHED", "9 5 closed ESTABLISHED 104", "9 5 destroy"]
+        .into_iter()
+        .for_each(|text| tracker.apply(&event(text), &mut updates));
+    let Some(Update { happening: Happening::Ended(connection), .. }) = updates.last() else { panic!("{updates:?}") };
+    assert_eq!(
+        finished(connection),
+        "active [SYN_SENT 2ms, ESTABLISHED 6ms] life 8ms wait ? shake ? owner opener end peer-rst"
+    );
+    assert_eq!((connection.incarnation, tracker.unexpected()), (0, 0));
+}
+
+/// A state that was seen after the listing is true, whatever was missing before.
+#[test]
+fn a_listing_does_not_undo_what_was_seen_since() {
+    let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
+    ["0 5 LISTEN>SYN_RECV", "1 5 SYN_RECV>ESTABLISHED", "9 5 CLOSE_WAIT>LAST_ACK"]
+        .into_iter()
+        .for_each(|text| tracker.apply(&event(text), &mut updates));
+    let mut found = event("5 5 destroy");
+    let occasion = Occasion::Disagreement { interval_ns: MS };
+    let state = TcpState::CloseWait;
+    found.kind = EventKind::Found { state, expires_in_ns: None, queue: None, holder: None, occasion };
+    tracker.apply(&found, &mut updates);
+    tracker.apply(&event("10 5 closed LAST_ACK 0 df"), &mut updates);
+    assert_eq!(tracker.unexpected(), 1, "only CLOSE_WAIT itself is missing");
+}
+
+#[test]
+fn a_relief_s_repetition_of_a_nameless_birth_is_dropped() {
+    let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
+    [nameless("0 5 LISTEN>SYN_RECV"), nameless("0 5 again LISTEN>SYN_RECV"), event("1 5 SYN_RECV>ESTABLISHED")]
+        .iter()
+        .for_each(|event| tracker.apply(event, &mut updates));
+    assert_eq!((tracker.len(), tracker.repeated()), (1, 1));
+}
+
+#[test]
+fn another_socket_at_its_address_ends_a_nameless_one() {
+    let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
+    ["0 5 CLOSE>SYN_SENT", "1 5 SYN_SENT>ESTABLISHED", "8 5 CLOSE>SYN_SENT", "9 5 destroy"]
+        .into_iter()
+        .for_each(|text| tracker.apply(&nameless(text), &mut updates));
+    assert!(tracker.is_empty());
+}
+
+#[test]
+fn states_without_end_do_not_need_memory_without_end() {
+    let steps = (0..1000).map(|at| format!("{at} 5 FIN_WAIT1>FIN_WAIT1"));
+    let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
+    ["0 5 CLOSE>SYN_SENT".into(), "0 5 ESTABLISHED>FIN_WAIT1".into()]
+        .into_iter()
+        .chain(steps)
+        .chain(["1000 5 closed FIN_WAIT1 104".into(), "1000 5 destroy".into()])
+        .for_each(|text| tracker.apply(&event(&text), &mut updates));
+    let Some(Update { happening: Happening::Ended(connection), .. }) = updates.last() else { panic!("{updates:?}") };
+    assert_eq!(connection.spans.len(), MAX_SPANS);
+    assert_eq!(connection.spans.iter().filter_map(|span| span.lasted_ns).sum::<u64>(), 1000 * MS);
+}
+
+/// What died in an accept queue, and was never seen to leave it.
+#[test]
+fn a_dead_child_in_a_queue_makes_room_and_is_told_then() {
+    let (mut tracker, mut updates) = (Tracker::with_limit(1), Vec::new());
+    ["0 5 LISTEN>SYN_RECV", "1 5 closed SYN_RECV 104"]
+        .into_iter()
+        .for_each(|text| tracker.apply(&event(text), &mut updates));
+    tracker.expire(5000 * MS, &mut updates);
+    tracker.apply(&event("5001 6 CLOSE>SYN_SENT"), &mut updates);
+    let ended = updates.iter().filter(|update| matches!(update.happening, Happening::Ended(_))).count();
+    assert_eq!((tracker.len(), tracker.full(), tracker.evicted(), ended), (1, 0, 1, 1));
+}
+
+/// Nothing names them any more: the events behind were lost.
+#[test]
+fn events_without_a_name_do_not_pile_up() {
+    let (mut tracker, mut updates) = (Tracker::with_limit(10), Vec::new());
+    for skaddr in 1..=1000 {
+        let mut return_event = nameless("0 5 destroy");
+        return_event.kind = EventKind::AcceptReturn { fd: 3 };
+        for event in [nameless("0 5 LISTEN>SYN_RECV"), return_event] {
+            tracker.apply(
+                &Event { skaddr: skaddr * 2 + u64::from(event.kind == return_event.kind), ..event },
+                &mut updates,
+            );
         }
-        for update in &updates {
-            if let Happening::Ended(connection) = &update.happening
-                && let Some(lifetime) = connection.lifetime_ns()
-                && connection.state == TcpState::Close
-                && connection.sampled_ns.is_none()
-                && connection.spans.iter().filter(|span| span.state == TcpState::Close).count() == 0
-            {
-                let sum: u64 = connection.spans.iter().filter_map(|span| span.lasted_ns).sum();
-                prop_assert_eq!(sum, lifetime, "{:?}", connection);
-            }
-        }
-        prop_assert!(tracker.len() <= 6, "three sockets and their minisocks");
     }
+    assert!(tracker.by_address.len() < 100 && tracker.unnamed.len() <= 10);
+    assert_eq!(tracker.full(), 990, "the oldest were forgotten");
+}
+
+/// Its listing was written before the FIN came, and is compared after it.
+#[test]
+fn a_listing_does_not_shorten_a_time_wait_that_began_since() {
+    let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
+    ["0 5 CLOSE>SYN_SENT", "3 5 SYN_SENT>ESTABLISHED", "4 5 ESTABLISHED>FIN_WAIT1", "5 5 FIN_WAIT1>FIN_WAIT2"]
+        .into_iter()
+        .chain(["6 5 closed FIN_WAIT2 0 d", "9 5 destroy"])
+        .for_each(|text| tracker.apply(&event(text), &mut updates));
+    tracker.expire(20 * MS, &mut updates);
+    let mut fin = event("31 5 rst");
+    fin.kind = EventKind::Incident(Incident::MinisockSegment { state: TcpState::TimeWait });
+    tracker.apply(&fin, &mut updates);
+    let record = Record {
+        key: fin.key,
+        tuple: fin.tuple.unwrap(),
+        state: TcpState::FinWait2,
+        expires_in_ns: Some(2000 * MS),
+        queue: None,
+        from_ns: 30 * MS,
+        to_ns: 30 * MS,
+        holder: None,
+        ours: true,
+    };
+    let listing = Listing { netns: 1, from_ns: 30 * MS, to_ns: 30 * MS, first: false, records: vec![record] };
+    let round = Round { listings: vec![listing], to_ns: 30 * MS, ..Round::default() };
+    assert_eq!(tracker.compare(&round), [], "it was in FIN_WAIT2 then");
+    tracker.expire(50_000 * MS, &mut updates);
+    assert_eq!(tracker.len(), 1, "60 s from the FIN on");
 }

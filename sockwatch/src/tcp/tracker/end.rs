@@ -1,0 +1,154 @@
+//! Ends: each is told once, when nothing more can change it.
+
+use std::collections::VecDeque;
+
+use super::{Sockets, Tracked, Tracker};
+use crate::tcp::{
+    connection::Connection,
+    event::{Event, SocketKey},
+    minisock::SLACK,
+    update::{Happening, Subject, Update},
+};
+
+/// A socket that nobody destroys is reported as ended so long after its `CLOSE`: late resets have come by then.
+const CLOSE_SETTLES_NS: u64 = 1_000_000_000;
+
+/// A RST that explains an orphan's end follows its destroy within microseconds.
+const RESET_FOLLOWS_NS: u64 = 1_000_000;
+
+/// How far a socket is from its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It lives.
+    Living,
+    /// It reached `CLOSE`, or was accepted in it, at this time, and was not destroyed.
+    Settling(u64),
+    /// It was destroyed at this time, and a RST may yet explain its ending.
+    Departing(u64),
+    /// Its end was told at this time; its destroy is to come, or was lost.
+    Told(u64),
+}
+
+/// Sockets in the order in which they came to a stage. A place is void once its socket is in another stage.
+#[derive(Debug, Default)]
+pub(super) struct Places(VecDeque<(Stage, SocketKey)>);
+
+impl Places {
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Adds a place; void ones must not pile up.
+    fn push(&mut self, stage: Stage, key: SocketKey, sockets: &Sockets) {
+        self.0.push_back((stage, key));
+        if self.0.len() > 2 * sockets.len() + SLACK {
+            self.0.retain(|(stage, key)| sockets.get(key).is_some_and(|tracked| tracked.stage == *stage));
+        }
+    }
+
+    /// The first place, if it is valid; void ones before it are dropped.
+    fn first(&mut self, sockets: &Sockets) -> Option<(Stage, SocketKey)> {
+        while let Some((stage, key)) = self.0.front() {
+            if sockets.get(key).is_some_and(|tracked| tracked.stage == *stage) {
+                return Some((*stage, *key));
+            }
+            self.0.pop_front();
+        }
+        None
+    }
+
+    /// Takes out the first socket whose stage began so long before `now_ns`.
+    fn pop_due(&mut self, now_ns: u64, after_ns: u64, sockets: &Sockets) -> Option<(u64, SocketKey)> {
+        let (Stage::Settling(at_ns) | Stage::Departing(at_ns) | Stage::Told(at_ns), key) = self.first(sockets)? else {
+            return None;
+        };
+        let due = at_ns.saturating_add(after_ns) <= now_ns;
+        due.then(|| self.0.pop_front())?;
+        Some((at_ns, key))
+    }
+
+    /// Takes out the first socket.
+    pub(super) fn pop(&mut self, sockets: &Sockets) -> Option<SocketKey> {
+        let (_, key) = self.first(sockets)?;
+        self.0.pop_front();
+        Some(key)
+    }
+}
+
+impl Tracker {
+    /// Nothing more will settle: reports what has reached `CLOSE` as it is.
+    pub fn settle_all(&mut self, updates: &mut Vec<Update>) {
+        self.settle_until(u64::MAX, updates);
+    }
+
+    pub(super) fn settle_until(&mut self, now_ns: u64, updates: &mut Vec<Update>) {
+        while let Some((at_ns, key)) = self.departing.pop_due(now_ns, RESET_FOLLOWS_NS, &self.sockets) {
+            if let Some(tracked) = self.take_out(key) {
+                tracked.report_last(at_ns, updates);
+            }
+        }
+        while let Some((at_ns, key)) = self.settling.pop_due(now_ns, CLOSE_SETTLES_NS, &self.sockets) {
+            let Some(tracked) = self.sockets.get_mut(&key) else { continue };
+            // What died in an accept queue is told when it leaves it, or when it has to make room.
+            if !tracked.connection.is_queued() {
+                tracked.report(now_ns.min(at_ns.saturating_add(CLOSE_SETTLES_NS)), updates);
+            }
+            let stage = tracked.stage;
+            self.finished.push(stage, key, &self.sockets);
+        }
+    }
+
+    /// Its end is told a while from now, unless it was told.
+    pub(super) fn settle(&mut self, key: SocketKey, at_ns: u64) {
+        let stage = Stage::Settling(at_ns);
+        if let Some(tracked) = self.sockets.get_mut(&key)
+            && !matches!(tracked.stage, Stage::Told(_))
+            && tracked.stage != stage
+        {
+            tracked.stage = stage;
+            self.settling.push(stage, key, &self.sockets);
+        }
+    }
+
+    pub(super) fn destroy(&mut self, key: SocketKey, event: &Event, updates: &mut Vec<Update>) {
+        self.by_address.remove(&event.skaddr);
+        if let Some(tracked) = self.sockets.get_mut(&key)
+            && !matches!(tracked.stage, Stage::Told(_) | Stage::Departing(_))
+            && tracked.connection.ending_after_reset() != tracked.connection.ending
+        {
+            let stage = Stage::Departing(event.at_ns);
+            tracked.stage = stage;
+            return self.departing.push(stage, key, &self.sockets);
+        }
+        if let Some(tracked) = self.take_out(key) {
+            tracked.report_last(event.at_ns, updates);
+        }
+    }
+}
+
+impl Tracked {
+    pub(super) fn new(connection: Connection) -> Self {
+        Self { connection: Box::new(connection), stage: Stage::Living, round: 0, absences: 0 }
+    }
+
+    /// Tells the end, unless it was told, of a socket that is gone: without a copy, it happens for every connection.
+    pub(super) fn report_last(self, at_ns: u64, updates: &mut Vec<Update>) {
+        if let Stage::Told(_) = self.stage {
+            return;
+        }
+        let subject = Subject::from(&*self.connection);
+        updates.push(Update { at_ns, subject, happening: Happening::Ended(self.connection) });
+    }
+
+    /// Tells the end, once.
+    fn report(&mut self, at_ns: u64, updates: &mut Vec<Update>) {
+        if let Stage::Told(_) = self.stage {
+            return;
+        }
+        self.stage = Stage::Told(at_ns);
+        let subject = Subject::from(&*self.connection);
+        let connection = self.connection.clone();
+        updates.push(Update { at_ns, subject, happening: Happening::Ended(connection) });
+    }
+}
