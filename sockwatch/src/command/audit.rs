@@ -109,7 +109,7 @@ fn report(totals: &Totals, duration: Duration) -> io::Result<()> {
     if agreement.displaced != 0 {
         writeln!(
             out,
-            "gone before their time without a word, as a SYN that is dropped at a full accept queue does it: {} minisocks",
+            "minisocks of which no event told what became, as when a SYN that a full accept queue drops takes one's place: {}",
             agreement.displaced
         )?;
     }

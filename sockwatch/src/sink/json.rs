@@ -134,7 +134,7 @@ impl<W: Write> Sink for Json<W> {
             self.losses_told = losses;
             self.line(&Line::Losses(losses))?;
         }
-        if totals.agreement.rounds != self.rounds_told && self.show.transitions {
+        if totals.agreement.rounds != self.rounds_told {
             self.rounds_told = totals.agreement.rounds;
             self.line(&Line::Reconciled(AgreementCounts::from(&totals.agreement)))?;
         }

@@ -76,7 +76,7 @@ pub struct Agreement {
     /// Sockets that we believed in and that two listings in a row did not show.
     pub absent: u64,
     /// Minisocks that went before their time without a word: a SYN that found the accept queue full takes one away, and is
-    /// dropped itself.
+    /// dropped itself. Up to 6.10 also those that came to `TIME_WAIT`, or were reset: no event tells of it there.
     pub displaced: u64,
     /// Listings that could not be had: of a namespace that nobody may enter, or that no process is in.
     pub unlisted: u64,

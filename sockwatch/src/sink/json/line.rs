@@ -429,7 +429,7 @@ pub struct AgreementCounts {
     /// Sockets believed in that two listings in a row did not show.
     pub(super) absent: u64,
     /// Minisocks that went before their time without a word: a SYN that finds the accept queue full takes one away, and is
-    /// dropped itself.
+    /// dropped itself. Up to kernel 6.10 also those that came to TIME_WAIT, or were reset: no event tells of it there.
     pub(super) displaced: u64,
     /// Listings of network namespaces that could not be had.
     pub(super) unlisted: u64,

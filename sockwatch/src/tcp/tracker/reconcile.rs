@@ -96,6 +96,8 @@ enum Finding {
     Agrees,
     /// A request, or a stranger's: nothing that we follow.
     Nothing,
+    /// Not what we believed, and no event could have told us.
+    Untold,
     /// Not what we believed; `None`: we did not know it.
     News(Option<TcpState>),
 }
@@ -175,29 +177,31 @@ impl Tracker {
             return;
         }
         let finding = self.finding(record, window, history);
-        let believed = match finding {
+        let disagreement = Occasion::Disagreement { interval_ns: self.interval_ns };
+        let occasion = match finding {
             Finding::Nothing => return,
             Finding::Agrees => {
                 self.agreement.compared += 1;
                 self.agreement.agreed += 1;
                 return;
             }
-            Finding::News(believed) => believed,
-        };
-        let occasion = match believed {
-            None if listing.first => {
+            Finding::Untold => {
+                self.agreement.displaced += 1;
+                Occasion::Expected
+            }
+            Finding::News(None) if listing.first => {
                 self.agreement.adopted += 1;
                 Occasion::Expected
             }
-            None => {
+            Finding::News(None) => {
                 self.agreement.compared += 1;
                 self.agreement.unknown += 1;
-                Occasion::Disagreement { interval_ns: self.interval_ns }
+                disagreement
             }
-            Some(_) => {
+            Finding::News(Some(_)) => {
                 self.agreement.compared += 1;
                 self.agreement.differing += 1;
-                Occasion::Disagreement { interval_ns: self.interval_ns }
+                disagreement
             }
         };
         let &Record { state, expires_in_ns, queue, holder, .. } = record;
@@ -220,6 +224,9 @@ impl Tracker {
                 }
                 return if history.agrees(record, window) {
                     Finding::Agrees
+                } else if (minisock.state, record.state) == (TcpState::FinWait2, TcpState::TimeWait) {
+                    // Up to 6.10 the kernel does not say which socket a consumed segment was for.
+                    Finding::Untold
                 } else {
                     Finding::News(Some(minisock.state))
                 };
