@@ -205,9 +205,8 @@ impl Tracker {
             return event.key;
         }
         if let Some(key) = self.by_address.get(&event.skaddr).copied() {
-            let begins = matches!(event.kind, EventKind::Birth { .. } | EventKind::Opening { .. });
             let repeats = event.certainty == Certainty::PerhapsRepeated && self.has_seen(key, event.kind);
-            if !begins || repeats {
+            if repeats || !matches!(event.kind, EventKind::Birth { .. }) {
                 return key;
             }
             // Another socket at this address: no destroy was seen of the one before.

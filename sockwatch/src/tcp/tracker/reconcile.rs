@@ -144,8 +144,9 @@ impl Tracker {
                     openings.insert(record.tuple);
                 }
                 // A listing gives every socket a cookie, one that we had to name ourselves, too.
-                let name = nameless.get(&(record.key.netns, record.tuple));
-                let record = Record { key: name.copied().unwrap_or(record.key), ..*record };
+                let name = nameless.get(&(record.key.netns, record.tuple)).copied();
+                let name = name.or_else(|| self.nameless_minisock(record));
+                let record = Record { key: name.unwrap_or(record.key), ..*record };
                 self.compare_record(&record, listing, history, events);
             }
             self.find_absent(listing, &openings, events);
@@ -159,6 +160,13 @@ impl Tracker {
     fn nameless_by_ends(&self) -> HashMap<(u32, (Endpoint, Endpoint)), SocketKey> {
         let named = self.by_address.values().filter_map(|key| Some((key, &self.sockets.get(key)?.connection)));
         named.map(|(key, it)| ((key.netns, (it.local, it.remote)), *key)).collect()
+    }
+
+    fn nameless_minisock(&mut self, record: &Record) -> Option<SocketKey> {
+        let (local, remote) = record.tuple;
+        let minisock = self.minisocks.get_mut(&(record.key.netns, local, remote))?;
+        let key = minisock.subject.key;
+        (record.expires_in_ns.is_some() && key.cookie & NAMELESS != 0).then_some(key)
     }
 
     /// The ends of what was born since the listing began.

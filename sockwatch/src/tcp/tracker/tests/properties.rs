@@ -252,7 +252,7 @@ impl Witness {
         match &update.happening {
             // Perhaps its minisock's.
             Happening::Transition { old: TcpState::FinWait2, new: TcpState::TimeWait, .. } => {
-                drop(self.told.remove(&key))
+                self.told.remove(&key);
             }
             // A birth, perhaps told late.
             Happening::Transition { old: TcpState::Close | TcpState::Listen, .. } => {
