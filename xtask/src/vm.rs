@@ -201,7 +201,7 @@ impl Bench {
                 Err(failure @ Failure::NeverStarted(_)) if tries == 1 => {
                     println!("{:7} {failure}: trying once more", row.name);
                 }
-                Err(failure) => return Err(failure).with_context(|| format!("see {}", log.display())),
+                Err(failure) => bail!("{failure}; see {}", log.display()),
                 Ok(status) => return self.judge(status, reader.column, &log),
             }
         }
@@ -222,9 +222,7 @@ impl Bench {
         let faults = match &self.work {
             Work::Command(_) | Work::Shell => Vec::new(),
             Work::Tests { only: None } => column.faults(&VARIANTS.iter().map(|row| row.name).collect::<Vec<_>>()),
-            Work::Tests { only: Some(_) } => {
-                column.faults(&[]).into_iter().filter(|fault| fault.ends_with(" failed")).collect()
-            }
+            Work::Tests { only: Some(only) } => column.faults_of(only),
         };
         if !faults.is_empty() {
             bail!("{}; see {}", faults.join("; "), log.display());

@@ -56,6 +56,10 @@ pub(crate) fn get(row: &'static Row, machine: &Machine, cache: &Path) -> Result<
     }
     println!("{}: fetching from {}", row.name, row.suite);
     let scratch = directory.join("fetch");
+    if scratch.exists() {
+        // What a fetch that failed has left may be another release's.
+        fs::remove_dir_all(&scratch).with_context(|| format!("cannot remove {}", scratch.display()))?;
+    }
     fetch(row, machine, &scratch)
         .with_context(|| format!("kernel {} cannot be fetched from Debian's {}", row.name, row.suite))?;
     let kernel = unpack(&scratch, &directory)
@@ -135,6 +139,8 @@ fn apt(program: &str, machine: &Machine, scratch: &Path) -> Command {
         format!("APT::Architecture={}", machine.debian),
         format!("APT::Architectures={}", machine.debian),
         "APT::Sandbox::User=root".into(),
+        // Else a mirror that cannot be reached is only a warning.
+        "APT::Update::Error-Mode=any".into(),
         "APT::Update::Post-Invoke::=".into(),
         "APT::Update::Post-Invoke-Success::=".into(),
     ] {

@@ -38,6 +38,9 @@ pub(crate) struct Counts {
     pub(crate) skipped: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) failed: Vec<String>,
+    /// How the tests' process ended, as a shell says it: 134 is SIGABRT. A run that is kept ended well.
+    #[serde(skip)]
+    pub(crate) status: i32,
 }
 
 /// A survey that is being read.
@@ -118,7 +121,10 @@ impl Reader {
             }
             "ran" => {
                 self.variant = None;
-                if !rest.ends_with(" 0") {
+                let (variant, status) = rest.rsplit_once(' ')?;
+                let status = status.parse().unwrap_or(-1);
+                self.column.tests.entry(variant.to_owned()).or_default().status = status;
+                if status != 0 {
                     return Some(format!("{rest}\n{}", self.failures.join("\n")));
                 }
             }
@@ -140,14 +146,10 @@ fn alternatives(survey: &str) -> serde_json::Result<Vec<Alternative>> {
 impl Column {
     /// What must not be: failed tests, tests that did not run, alternatives that attach and that no test ran with.
     pub(crate) fn faults(&self, variants: &[&str]) -> Vec<String> {
-        let mut faults = Vec::new();
+        let mut faults = self.failures();
         for variant in variants {
-            match self.tests.get(*variant) {
-                None => faults.push(format!("{variant}: no tests ran")),
-                Some(counts) if counts.failed.is_empty() && counts.passed == 0 => {
-                    faults.push(format!("{variant}: no tests ran"));
-                }
-                Some(counts) => faults.extend(counts.failed.iter().map(|name| format!("{variant}: {name} failed"))),
+            if self.tests.get(*variant).is_none_or(Counts::is_empty) {
+                faults.push(format!("{variant}: no tests ran"));
             }
         }
         if self.alternatives.is_empty() || self.without_btf.is_empty() {
@@ -160,6 +162,33 @@ impl Column {
             }
         }
         faults
+    }
+
+    /// The same where only tests whose names contain `only` were asked for.
+    pub(crate) fn faults_of(&self, only: &str) -> Vec<String> {
+        let mut faults = self.failures();
+        if self.tests.values().all(Counts::is_empty) {
+            faults.push(format!("no test's name contains {only}"));
+        }
+        faults
+    }
+
+    fn failures(&self) -> Vec<String> {
+        let mut failures = Vec::new();
+        for (variant, counts) in &self.tests {
+            failures.extend(counts.failed.iter().map(|name| format!("{variant}: {name} failed")));
+            if counts.failed.is_empty() && counts.status != 0 {
+                failures.push(format!("{variant}: the tests ended with status {}", counts.status));
+            }
+        }
+        failures
+    }
+}
+
+impl Counts {
+    /// Nothing ran, and nothing else is wrong.
+    fn is_empty(&self) -> bool {
+        self.passed == 0 && self.failed.is_empty() && self.status == 0
     }
 }
 
@@ -193,6 +222,24 @@ mod tests {
         assert_eq!((counts.passed, counts.skipped.len(), counts.failed.len()), (2, 1, 1));
         assert_eq!(reader.column.faults(&["default"]), ["default: d failed"]);
         assert_eq!(reader.column.release, "6.1");
+    }
+
+    #[test]
+    fn tests_that_crash_are_a_fault() {
+        let reader = read(&format!(
+            "{SURVEY}@sockwatch run default\ntracing by eBPF: accept=fexit\ntest a ... ok\n@sockwatch ran default 134\n"
+        ));
+        let expected = ["default: the tests ended with status 134"];
+        assert_eq!(reader.column.faults(&["default"]), expected);
+        assert_eq!(reader.column.faults_of("a"), expected);
+    }
+
+    #[test]
+    fn of_some_tests_failures_count_and_that_there_are_any() {
+        let run = |console: &str| read(&format!("@sockwatch run x\n{console}\n")).column.faults_of("b");
+        assert_eq!(run("test a::b ... ok\n@sockwatch ran x 0"), [""; 0]);
+        assert_eq!(run("test a::b ... FAILED\n@sockwatch ran x 101"), ["x: a::b failed"]);
+        assert_eq!(run("@sockwatch ran x 0"), ["no test's name contains b"]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::kernel::KERNELS;
-use super::result::Column;
+use super::result::{Alternative, Column};
 use super::variant::VARIANTS;
 
 /// The last run on each kernel.
@@ -78,11 +78,31 @@ fn renewed(path: &Path, run: Vec<Tested>) -> Vec<Tested> {
     all
 }
 
-/// Alternatives that attach now and did not, or the other way round. Releases change with every update of Debian's.
+/// What attaches now and did not, or the other way round, and tests that are skipped now and were not. Releases change with
+/// every update of Debian's.
 fn difference(committed: &Tested, tested: &Tested) -> Vec<String> {
-    let attaches = |of: &Tested, probe: &str, alternative: &str| {
-        let mut rows = of.column.alternatives.iter();
-        rows.find(|row| row.probe == probe && row.alternative == alternative).map(|row| row.refused.clone())
+    let (before, now) = (&committed.column, &tested.column);
+    let mut differences = otherwise(&before.alternatives, &now.alternatives, "");
+    differences.extend(otherwise(&before.without_btf, &now.without_btf, " without BTF"));
+    for (variant, counts) in &now.tests {
+        let known = before.tests.get(variant).map(|counts| counts.skipped.as_slice()).unwrap_or_default();
+        let new = counts.skipped.iter().filter(|skip| known.iter().all(|known| skipped(known) != skipped(skip)));
+        differences.extend(new.map(|skip| format!("{variant}: skipped, and not there: {skip}")));
+    }
+    differences.iter().map(|difference| format!("{}: {difference}", tested.kernel)).collect()
+}
+
+/// A skipped test's name, without its reason.
+fn skipped(test: &str) -> &str {
+    test.split(": ").next().unwrap_or(test)
+}
+
+/// Alternatives of which the two say something else.
+fn otherwise(committed: &[Alternative], tested: &[Alternative], condition: &str) -> Vec<String> {
+    let attaches = |of: &[Alternative], of_this: &Alternative| {
+        let mut rows = of.iter();
+        let row = rows.find(|row| row.probe == of_this.probe && row.alternative == of_this.alternative);
+        row.map(|row| row.refused.clone())
     };
     let say = |state: Option<Option<String>>| match state {
         None => "is not there".to_owned(),
@@ -90,11 +110,11 @@ fn difference(committed: &Tested, tested: &Tested) -> Vec<String> {
         Some(Some(reason)) => format!("is refused ({reason})"),
     };
     let mut differences = Vec::new();
-    for row in committed.column.alternatives.iter().chain(&tested.column.alternatives) {
-        let [before, now] = [committed, tested].map(|of| attaches(of, &row.probe, &row.alternative));
+    for row in committed.iter().chain(tested) {
+        let [before, now] = [committed, tested].map(|of| attaches(of, row));
         if before.as_ref().map(Option::is_none) != now.as_ref().map(Option::is_none) {
             let (before, now) = (say(before), say(now));
-            differences.push(format!("{}: {}={} {now}, and {before} there", tested.kernel, row.probe, row.alternative));
+            differences.push(format!("{}={}{condition} {now}, and {before} there", row.probe, row.alternative));
         }
     }
     differences.sort();
@@ -214,6 +234,7 @@ Debian's kernels, x86-64, each alternative tried on its own:
 
 #[cfg(test)]
 mod tests {
+    use super::super::result::Counts;
     use super::*;
 
     fn run(refused: &str) -> Vec<u8> {
@@ -232,13 +253,32 @@ mod tests {
         assert!(page.contains("- `accept=fexit`: speed\n"), "{page}");
     }
 
+    fn tested(text: &[u8]) -> Tested {
+        let mut run: Vec<Tested> = serde_json::from_slice(text).unwrap_or_default();
+        run.remove(0)
+    }
+
     #[test]
     fn another_answer_than_the_committed_one_is_a_difference() {
-        let [yes, no] = [run(""), run(r#", "refused": "gone""#)].map(|run| {
-            let mut run: Vec<Tested> = serde_json::from_slice(&run).unwrap_or_default();
-            run.remove(0)
-        });
+        let [mut yes, mut no] = [run(""), run(r#", "refused": "gone""#)].map(|run| tested(&run));
         assert_eq!(difference(&yes, &yes), [""; 0]);
         assert_eq!(difference(&yes, &no), ["6.1: accept=fexit is refused (gone), and attaches there"]);
+        for tested in [&mut yes, &mut no] {
+            tested.column.without_btf = std::mem::take(&mut tested.column.alternatives);
+        }
+        assert_eq!(difference(&yes, &no), ["6.1: accept=fexit without BTF is refused (gone), and attaches there"]);
+    }
+
+    #[test]
+    fn a_test_that_is_skipped_now_is_a_difference() {
+        let skipping = |reason: &str| {
+            let counts = Counts { skipped: vec![format!("list: {reason}")], ..Counts::default() };
+            let mut tested = tested(&run(""));
+            tested.column.tests.insert("default".into(), counts);
+            tested
+        };
+        assert_eq!(difference(&skipping("no ss here"), &skipping("another reason")), [""; 0]);
+        let expected = ["6.1: default: skipped, and not there: list: no ss here"];
+        assert_eq!(difference(&tested(&run("")), &skipping("no ss here")), expected);
     }
 }
