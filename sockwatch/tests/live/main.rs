@@ -6,6 +6,7 @@
 
 mod endings;
 mod filters;
+mod flood;
 mod harness;
 mod list;
 mod load;

@@ -252,14 +252,16 @@ impl Witness {
         match &update.happening {
             // Perhaps its minisock's.
             Happening::Transition { old: TcpState::FinWait2, new: TcpState::TimeWait, .. } => {
-                drop(self.told.remove(&key))
+                self.told.remove(&key);
             }
             // A birth, perhaps told late.
             Happening::Transition { old: TcpState::Close | TcpState::Listen, .. } => {
                 self.excused.remove(&key);
                 self.told.remove(&key);
             }
-            Happening::Transition { new, sampled_ns: Some(_), .. } => drop(self.told.insert(key, *new)),
+            Happening::Transition { new, sampled_ns: Some(_), .. } => {
+                self.told.insert(key, *new);
+            }
             Happening::Transition { old, new, sampled_ns: None, .. } => {
                 let fits = old.can_become(*new) && self.told.get(&key).is_none_or(|told| told == old);
                 assert!(self.excused.remove(&key) || fits, "{update:?}");
@@ -274,7 +276,9 @@ impl Witness {
                 check_sum(connection);
                 self.told.remove(&key);
             }
-            Happening::Listed { .. } | Happening::Disagreed { .. } => drop(self.told.remove(&key)),
+            Happening::Listed { .. } | Happening::Disagreed { .. } => {
+                self.told.remove(&key);
+            }
             Happening::Enqueued { .. }
             | Happening::Accepted { .. }
             | Happening::AcceptFailed { .. }
