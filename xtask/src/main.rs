@@ -5,6 +5,7 @@
 mod bench;
 mod dist;
 mod ebpf;
+mod fuzz;
 mod generated;
 mod musl;
 mod setup;
@@ -35,6 +36,8 @@ enum Task {
     Test,
     /// Regenerate the files that the sockwatch binary prints
     Gen(generated::Options),
+    /// Run the property tests with other random input, for a while
+    Fuzz(fuzz::Options),
     /// Check which modules may name what
     Tidy,
     /// Run the live tests on other kernels, in virtual machines
@@ -65,6 +68,7 @@ fn run(task: Task) -> Result<()> {
         Task::Ebpf(options) => ebpf::run(&options),
         Task::Test => test::run(),
         Task::Gen(options) => generated::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Tidy => tidy::run(),
         Task::Dist(options) => dist::run(&options),
         Task::Vm(options) => vm::run(&options),

@@ -3,11 +3,11 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{ebpf, generated, setup, shell, tidy, vm};
+use crate::{ebpf, fuzz, generated, setup, shell, tidy, vm};
 
 enum Outcome {
     Passed,
@@ -19,6 +19,9 @@ struct Step {
     run: fn(&Path) -> Result<Outcome>,
 }
 
+/// How long property tests go on with new input, each time.
+const FUZZING: Duration = Duration::from_secs(60);
+
 /// The tests come last, so that their counts are what a reader sees at the end.
 const STEPS: &[Step] = &[
     Step { name: "setup", run: |_| passed(setup::run()) },
@@ -29,6 +32,7 @@ const STEPS: &[Step] = &[
     Step { name: "ebpf --check", run: |workspace| passed(ebpf::check(workspace)) },
     Step { name: "build", run: |workspace| passed(build(workspace)) },
     Step { name: "gen --check", run: |workspace| passed(generated::check(workspace)) },
+    Step { name: "fuzz", run: |workspace| passed(fuzz::check(workspace, FUZZING)) },
     Step { name: "tests", run: |workspace| passed(tests(workspace)) },
     Step { name: "tests on other kernels", run: other_kernels },
 ];
@@ -104,15 +108,15 @@ fn other_kernels(workspace: &Path) -> Result<Outcome> {
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Counts {
-    passed: u64,
+pub(crate) struct Counts {
+    pub(crate) passed: u64,
     failed: u64,
     ignored: u64,
 }
 
 impl Counts {
     /// Adds a line like `test result: ok. 3 passed; 0 failed; 1 ignored; ...`; ignores all others.
-    fn add(&mut self, line: &str) {
+    pub(crate) fn add(&mut self, line: &str) {
         let Some((_, counts)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". ")) else {
             return;
         };

@@ -7,6 +7,9 @@ pub(super) struct Numbers {
     pub(super) json_ratio: Option<f64>,
     pub(super) state_probe_ns: Option<f64>,
     pub(super) lost: Option<u64>,
+    pub(super) tracked_per_second: Option<f64>,
+    pub(super) live_socket_bytes: Option<f64>,
+    pub(super) minisock_bytes: Option<f64>,
 }
 
 /// A target's bound.
@@ -23,6 +26,9 @@ pub(super) fn print(numbers: &Numbers) {
     println!("{}", line("rate with --format json, of nothing's", numbers.json_ratio, Bound::AtLeast(0.70)));
     println!("{}", line("state probe over an empty one, ns", numbers.state_probe_ns, Bound::AtMost(200.0)));
     println!("{}", line("lost for want of room", lost, Bound::AtMost(0.0)));
+    println!("{}", line("tracker on one core, events/s", numbers.tracked_per_second, Bound::AtLeast(2e6)));
+    println!("{}", line("bytes for a live socket", numbers.live_socket_bytes, Bound::AtMost(1024.0)));
+    println!("{}", line("bytes for a minisock", numbers.minisock_bytes, Bound::AtMost(512.0)));
 }
 
 fn line(name: &str, number: Option<f64>, bound: Bound) -> String {

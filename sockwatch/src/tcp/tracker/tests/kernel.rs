@@ -277,7 +277,10 @@ impl Kernel {
     fn after_refusal(&mut self, link: Link, how: u8) -> Link {
         let (local, remote) = self.sockets[&link.client].ends;
         let taken = |ends| self.sockets.values().any(|it| it.ends == ends && it.state != Close);
-        if how % 2 == 0 || taken((local, remote)) || taken((remote, local)) || self.rests.contains_key(&(local, remote))
+        if how.is_multiple_of(2)
+            || taken((local, remote))
+            || taken((remote, local))
+            || self.rests.contains_key(&(local, remote))
         {
             self.destroy(link.client);
             return Link { phase: Phase::Over, ..link };

@@ -259,7 +259,9 @@ impl Witness {
                 self.excused.remove(&key);
                 self.told.remove(&key);
             }
-            Happening::Transition { new, sampled_ns: Some(_), .. } => drop(self.told.insert(key, *new)),
+            Happening::Transition { new, sampled_ns: Some(_), .. } => {
+                self.told.insert(key, *new);
+            }
             Happening::Transition { old, new, sampled_ns: None, .. } => {
                 let fits = old.can_become(*new) && self.told.get(&key).is_none_or(|told| told == old);
                 assert!(self.excused.remove(&key) || fits, "{update:?}");
@@ -274,7 +276,9 @@ impl Witness {
                 check_sum(connection);
                 self.told.remove(&key);
             }
-            Happening::Listed { .. } | Happening::Disagreed { .. } => drop(self.told.remove(&key)),
+            Happening::Listed { .. } | Happening::Disagreed { .. } => {
+                self.told.remove(&key);
+            }
             Happening::Enqueued { .. }
             | Happening::Accepted { .. }
             | Happening::AcceptFailed { .. }
