@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How many, unless `SOCKWATCH_LIVE_CONNECTIONS` says otherwise.
-const CONNECTIONS: u64 = 1_000_000;
+const CONNECTIONS: u64 = 200_000;
 /// Below this the first half is no warm-up, and memory says nothing.
 const TELLING: u64 = 100_000;
 /// In hundredths of what there was at half-time, beside some room for a portion of events that happens to be large.
