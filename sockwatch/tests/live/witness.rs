@@ -1,6 +1,6 @@
 //! The kernel's own record of transitions, by ftrace: a witness where the kernel keeps eBPF programs out of some of its tasks.
 //!
-//! On such a machine (seen on a sandbox's kernel: no program runs while a thread of process 1 is current) the transitions of a
+//! On such a machine (seen on one virtual machine's kernel: no program runs while a thread of process 1 is current) the transitions of a
 //! softirq that interrupts such a task are lost without a count. ftrace sees them, and who was interrupted.
 
 use std::{
