@@ -8,7 +8,6 @@ mod audit;
 mod chaos;
 mod endings;
 mod filters;
-mod flood;
 mod harness;
 mod labs;
 mod list;
