@@ -157,7 +157,7 @@ impl Pipeline {
             self.tracker.apply(&event, &mut self.updates);
         }
         // Nothing more will settle: what has reached CLOSE is told as it is.
-        self.tracker.settle_all(&mut self.updates);
+        self.tracker.settle_all(tick.now_ns, &mut self.updates);
         self.show(tick, sink, limit)
     }
 

@@ -32,7 +32,8 @@ use crate::cli::{AuditArgs, CollectArgs, Format, Reconcile, SourceName, Time};
 const FINDINGS: u8 = 1;
 
 /// Only what the kernel's table and we disagree on.
-const SHOW: Show = Show { transitions: false, connections: false, disagreements: true, why: Why::Untold };
+const SHOW: Show =
+    Show { transitions: false, connections: false, queues: false, disagreements: true, why: Why::Untold };
 
 pub(crate) fn run(args: &AuditArgs) -> anyhow::Result<ExitCode> {
     let resolved = filter::resolve(&args.filter)?;
@@ -102,8 +103,8 @@ fn report(totals: &Totals, duration: Duration) -> io::Result<()> {
     )?;
     writeln!(
         out,
-        "disagreements: {} in another state, {} unknown to sockwatch, {} no longer in the kernel's table",
-        agreement.differing, agreement.unknown, agreement.absent
+        "disagreements: {} in another state, {} unknown to sockwatch, {} no longer in the kernel's table, {} depths of queues",
+        agreement.differing, agreement.unknown, agreement.absent, agreement.depths
     )?;
     writeln!(out, "taken over from the first listings: {} sockets that were there before", agreement.adopted)?;
     if agreement.displaced != 0 {

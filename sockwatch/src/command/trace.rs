@@ -11,6 +11,7 @@ use sockwatch::{
     kernel::check::kernel_release,
     monotonic::{now_ns, wall_offset_ns},
     pipeline::{self, Limits, Totals},
+    process::names::Names,
     sink::{
         Clock, Show, Why,
         json::{Json, Start, VERSION},
@@ -69,10 +70,11 @@ async fn show(
     output: Box<dyn Write>,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<Totals> {
-    let both = args.transitions == args.connections;
+    let all = !args.transitions && !args.connections && !args.queues;
     let why = if args.why { Why::Told } else { Why::Untold };
-    let (transitions, connections) = (both || args.transitions, both || args.connections);
-    let show = Show { transitions, connections, disagreements: true, why };
+    let (transitions, connections) = (all || args.transitions, all || args.connections);
+    let queues = args.queues || all && args.format == Format::Json;
+    let show = Show { transitions, connections, queues, disagreements: true, why };
     let reasons = source.reset_reasons();
     let limits = Limits { duration: args.duration, connections: args.count };
     match args.format {
@@ -84,7 +86,8 @@ async fn show(
         Format::Json => {
             let kernel = kernel_release();
             let start = start_line(clock, source.name(), &kernel);
-            let mut sink = Json::new(output, show, clock, start).context("cannot write the output")?.naming(reasons);
+            let sink = Json::new(output, show, clock, start).context("cannot write the output")?;
+            let mut sink = sink.naming(reasons).knowing(Names::default());
             let totals = pipeline::run(source, &mut sink, limits, stop).await?;
             sink.end(&totals).context("cannot write the output")?;
             Ok(totals)

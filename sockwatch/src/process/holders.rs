@@ -28,8 +28,13 @@ pub struct Holders {
 impl Holders {
     /// Looks at all processes.
     pub fn look() -> Self {
+        Self::look_at(processes())
+    }
+
+    /// Looks at these processes.
+    pub fn look_at(pids: impl IntoIterator<Item = u32>) -> Self {
         let (mut held, mut processes_hidden) = (Vec::new(), 0);
-        for pid in processes() {
+        for pid in pids {
             let looked = each_socket(pid, |inode, fd| held.push((inode, Holder { pid, fd })));
             processes_hidden += usize::from(looked.is_err_and(|error| !has_ended(pid, &error)));
         }

@@ -3,6 +3,7 @@
 
 pub mod cgroup;
 pub mod holders;
+pub mod names;
 
 use std::fs;
 

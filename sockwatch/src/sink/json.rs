@@ -2,6 +2,7 @@
 //! tracker's own types are not, so they may change without it.
 
 mod line;
+mod queue;
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -11,12 +12,16 @@ use std::{
 use foldhash::fast::FixedState;
 use serde_json::value::{RawValue, to_raw_value};
 
-use self::line::{AgreementCounts, Endpoint, Finished, LossCounts, Socket, Span, Task};
 pub use self::line::{Line, Start, VERSION};
+use self::{
+    line::{AgreementCounts, Endpoint, Finished, LossCounts, Socket, Span, Task},
+    queue::Queue,
+};
 
 use super::{Clock, Show, Sink};
 use crate::{
     pipeline::Totals,
+    process::{cgroup::Container, names::Names},
     tcp::{
         self,
         connection::{Connection, Role},
@@ -44,6 +49,7 @@ pub struct Json<W> {
     losses_told: LossCounts,
     rounds_told: u64,
     reasons: ResetReasons,
+    names: Option<Names>,
     /// Each living socket's JSON: it stands in all of its lines, and seldom changes between them.
     sockets: HashMap<(SocketKey, u32), (Subject, Box<RawValue>), FixedState>,
 }
@@ -63,6 +69,7 @@ impl<W: Write> Json<W> {
             losses_told,
             rounds_told: 0,
             reasons: ResetReasons::default(),
+            names: None,
             sockets: HashMap::default(),
         };
         json.line(&Line::Start(start))?;
@@ -74,6 +81,13 @@ impl<W: Write> Json<W> {
     #[must_use]
     pub fn naming(mut self, reasons: ResetReasons) -> Self {
         self.reasons = reasons;
+        self
+    }
+
+    /// Names owners' processes, units and containers, as this machine's `/proc` does.
+    #[must_use]
+    pub fn knowing(mut self, names: Names) -> Self {
+        self.names = Some(names);
         self
     }
 
@@ -114,13 +128,15 @@ impl<W: Write> Sink for Json<W> {
         let wanted = match update.happening {
             Happening::Ended(_) => self.show.connections,
             Happening::Disagreed { .. } => self.show.disagreements,
+            Happening::Queue(_) => self.show.queues,
             _ => self.show.transitions,
         };
         if !wanted {
             return Ok(());
         }
-        let socket = socket(&mut self.sockets, &update.subject)?;
-        serde_json::to_writer(&mut self.buffer, &line(update, socket, self.clock, &self.reasons))?;
+        let socket = socket(&mut self.sockets, &mut self.names, update)?;
+        let line = line(update, socket, &mut self.names, self.clock, &self.reasons);
+        serde_json::to_writer(&mut self.buffer, &line)?;
         self.buffer.push(b'\n');
         if let Happening::Ended(_) = update.happening {
             self.sockets.remove(&(update.subject.key, update.subject.incarnation));
@@ -145,13 +161,21 @@ impl<W: Write> Sink for Json<W> {
 /// The socket's JSON, made anew only when something in it has changed.
 fn socket<'a>(
     sockets: &'a mut HashMap<(SocketKey, u32), (Subject, Box<RawValue>), FixedState>,
-    subject: &Subject,
+    names: &mut Option<Names>,
+    update: &Update,
 ) -> io::Result<&'a RawValue> {
+    let subject = &update.subject;
     // A late word about a socket that has ended puts it back: a cache may forget.
     if sockets.len() >= CACHED_SOCKETS {
         sockets.clear();
     }
-    let fresh = || Ok::<_, io::Error>((*subject, to_raw_value(&Socket::from(subject))?));
+    let mut fresh = || {
+        let mut socket = Socket::from(subject);
+        if let Some((owner, names)) = socket.owner.as_mut().zip(names.as_mut()) {
+            owner.process = process(owner, names, update.at_ns);
+        }
+        Ok::<_, io::Error>((*subject, to_raw_value(&socket)?))
+    };
     match sockets.entry((subject.key, subject.incarnation)) {
         Entry::Occupied(known) => {
             let known = known.into_mut();
@@ -164,7 +188,19 @@ fn socket<'a>(
     }
 }
 
-fn line<'a>(update: &'a Update, socket: &'a RawValue, clock: Clock, reasons: &'a ResetReasons) -> Line<'a> {
+/// The name of a task's process, where it is not the thread's.
+fn process(task: &Task<'_>, names: &mut Names, at_ns: u64) -> Option<String> {
+    let name = names.of(task.pid, at_ns)?.comm.to_string();
+    (name != task.comm).then_some(name)
+}
+
+fn line<'a>(
+    update: &'a Update,
+    socket: &'a RawValue,
+    names: &mut Option<Names>,
+    clock: Clock,
+    reasons: &'a ResetReasons,
+) -> Line<'a> {
     let at_ns = clock.at(update.at_ns);
     match &update.happening {
         Happening::Transition { old, new, lasted_ns, by, sampled_ns } => Line::Transition {
@@ -205,6 +241,10 @@ fn line<'a>(update: &'a Update, socket: &'a RawValue, clock: Clock, reasons: &'a
             Line::SynAckRetransmit { at_ns, socket, client: Endpoint(*client) }
         }
         Happening::ListenOverflow => Line::ListenOverflow { at_ns, socket },
+        Happening::Queue(figures) => Line::Queue { at_ns, socket, queue: Queue::from(&**figures) },
+        Happening::Inherited { by, former } => {
+            Line::Heir { at_ns, socket, by: by.into(), former: former.as_ref().map(Task::from) }
+        }
         Happening::MinisockSegment => Line::MinisockSegment { at_ns, socket },
         Happening::MinisockEnded { state, lasted_ns, end } => {
             Line::MinisockEnd { at_ns, socket, state: state.name(), lasted_ns: *lasted_ns, end: end.word() }
@@ -218,14 +258,21 @@ fn line<'a>(update: &'a Update, socket: &'a RawValue, clock: Clock, reasons: &'a
         Happening::Unexpected { believed, old } => {
             Line::Unexpected { at_ns, socket, believed: believed.name(), old: old.name() }
         }
-        Happening::Ended(connection) => {
-            let at_ns = clock.at(connection.ended_ns.unwrap_or(update.at_ns));
-            Line::Connection(Box::new(finished(connection, socket, at_ns, clock)))
-        }
+        Happening::Ended(connection) => Line::Connection(Box::new(finished(connection, socket, update, names, clock))),
     }
 }
 
-fn finished<'a>(connection: &'a Connection, socket: &'a RawValue, at_ns: i64, clock: Clock) -> Finished<'a> {
+fn finished<'a>(
+    connection: &'a Connection,
+    socket: &'a RawValue,
+    update: &Update,
+    names: &mut Option<Names>,
+    clock: Clock,
+) -> Finished<'a> {
+    let at_ns = clock.at(connection.ended_ns.unwrap_or(update.at_ns));
+    let owner = connection.ownership.owner().zip(names.as_mut());
+    let owner = owner.and_then(|(task, names)| names.of(task.pid, update.at_ns));
+    let workload = owner.map(|process| &process.workload);
     let queued = connection.queued.filter(|_| connection.role == Role::Passive);
     let (evidence, payload) = (connection.evidence, connection.payload());
     let last =
@@ -242,12 +289,17 @@ fn finished<'a>(connection: &'a Connection, socket: &'a RawValue, at_ns: i64, cl
         opener: connection.ownership.opener.as_ref().map(Task::from),
         acceptor: connection.ownership.acceptor.as_ref().map(Task::from),
         fd: connection.ownership.fd,
+        heir: connection.ownership.heir.as_ref().map(Task::from),
+        unit: workload.and_then(|workload| workload.unit.clone()),
+        container: workload.and_then(|workload| workload.container.as_ref()).map(container),
         listener: connection.ownership.listener,
         closer: connection.ownership.closer.as_ref().map(Task::from),
         handshake_ns: queued.and_then(|queued| queued.handshake_ns),
         wait_ns: queued.and_then(|queued| queued.wait_ns()),
+        left_after_ns: queued.and_then(|queued| queued.waited_until_left_ns()),
         queue_depth: queued.and_then(|queued| queued.depth),
         queue_limit: connection.queued.and_then(|queued| queued.limit),
+        queue: connection.accept_queue.as_deref().map(Queue::from),
         retransmits: connection.retransmits,
         resets_sent: connection.resets.sent,
         resets_received: connection.resets.received,
@@ -258,4 +310,9 @@ fn finished<'a>(connection: &'a Connection, socket: &'a RawValue, at_ns: i64, cl
         states: spans.chain(last).collect(),
         sampled_ns: connection.sampled_ns,
     }
+}
+
+/// `docker:0123456789ab`
+fn container(container: &Container) -> String {
+    format!("{}:{}", container.runtime.word(), container.short_id())
 }

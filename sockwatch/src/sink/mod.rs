@@ -15,6 +15,8 @@ pub struct Show {
     pub transitions: bool,
     /// Finished connections.
     pub connections: bool,
+    /// How accept queues are, once a second.
+    pub queues: bool,
     /// Where the kernel's table and we disagree.
     pub disagreements: bool,
     /// Whether text says below each finished connection who ended it.

@@ -1,10 +1,13 @@
 //! Lines for people: one per happening, one per finished connection, in columns that fit 100 for IPv4.
 
+mod queue;
+
 use std::{
     fmt::{self, Display},
     io::{self, Write},
 };
 
+use self::queue::InWords;
 use super::{
     Clock, Show, Sink, Why,
     quantity::{Column, Short},
@@ -17,6 +20,7 @@ use crate::{
         endpoint::IPV4_WIDTH,
         event::Task,
         loss::Losses,
+        queue::QueueFigures,
         reset::ResetReasons,
         sentence::sentence,
         state::TcpState,
@@ -91,6 +95,9 @@ impl<W: Write> Text<W> {
         self.start(style::BOLD);
         if self.show.transitions || self.show.disagreements && !self.show.connections {
             writeln!(self.buffer, "{time}   {local} {remote} {:HAPPENING_WIDTH$} AFTER  PROCESS", "EVENT")?;
+        }
+        if self.show.queues && !self.show.transitions {
+            writeln!(self.buffer, "{time}   {local} {remote} QUEUE")?;
         }
         if self.show.connections {
             let mark = if self.show.transitions { '=' } else { ' ' };
@@ -201,6 +208,15 @@ impl<W: Write> Text<W> {
         Ok(())
     }
 
+    /// A listener's accept queue, in words: the counts need room.
+    fn queue(&mut self, update: &Update, figures: &QueueFigures) -> io::Result<()> {
+        self.start(colour_of(&update.happening));
+        self.begin(update.at_ns, update.subject.role.letter(), &update.subject)?;
+        write!(self.buffer, "{}", InWords(figures))?;
+        self.finish_line();
+        Ok(())
+    }
+
     fn connection(&mut self, at_ns: u64, connection: &Connection) -> io::Result<()> {
         let subject = Subject::from(connection);
         let mark = if self.show.transitions { '=' } else { connection.role.letter() };
@@ -300,6 +316,8 @@ fn line(update: &Update, reasons: &ResetReasons) -> Line {
         Happening::Retransmitted { count } => only(what!("retransmit {count}")),
         Happening::SynAckRetransmitted { client } => only(what!("SYN-ACK again :{}", client.port)),
         Happening::ListenOverflow => only(what!("accept queue overflow")),
+        Happening::Inherited { by, .. } => Line { what: what!("passed on"), after_ns: None, task: Some(*by) },
+        Happening::Queue(_) => only(Column::default()),
         Happening::MinisockSegment => only(what!("segment at minisock")),
         Happening::MinisockEnded { state, lasted_ns, end } => {
             Line { what: what!("{state} {}", end.word()), after_ns: Some(lasted_ns.cast_signed()), task: None }
@@ -350,6 +368,8 @@ fn colour_of(happening: &Happening) -> &'static str {
             style::YELLOW
         }
         Happening::Enqueued { .. } | Happening::Listed { .. } | Happening::MinisockEnded { .. } => style::DIM,
+        Happening::Queue(figures) if figures.is_full() => style::RED,
+        Happening::Queue(_) | Happening::Inherited { .. } => style::CYAN,
         Happening::Transition { .. } | Happening::Ended(_) => "",
     }
 }
@@ -362,6 +382,8 @@ impl<W: Write> Sink for Text<W> {
         match &update.happening {
             Happening::Ended(connection) if self.show.connections => self.connection(update.at_ns, connection)?,
             Happening::Ended(_) => {}
+            Happening::Queue(figures) if self.show.queues => self.queue(update, figures)?,
+            Happening::Queue(_) => {}
             Happening::Disagreed { .. } if self.show.disagreements => self.happening(update)?,
             _ if self.show.transitions => self.happening(update)?,
             _ => {}

@@ -1,5 +1,6 @@
 //! Where events come from. Each source reports events with kernel times and says what it lost; nothing else differs.
 
+pub mod counters;
 pub mod live;
 pub mod poll;
 pub mod reconcile;

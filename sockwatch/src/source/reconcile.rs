@@ -2,6 +2,9 @@
 //! loss, of every network namespace in which something happened. A thread of its own lists, so that nobody waits for it;
 //! who compares is elsewhere.
 
+mod lister;
+mod owners;
+
 use std::{
     collections::{HashMap, HashSet},
     path::PathBuf,
@@ -10,20 +13,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    SourceError, TableNews, Tick,
-    table::{self, Asked, Listed, Namespace, Places, TableError},
-};
+use self::lister::Lister;
+use super::{SourceError, TableNews, Tick};
 use crate::{
     monotonic::now_ns,
-    process::{
-        self,
-        holders::{Holders, add_inodes},
-    },
     tcp::{
-        event::{Event, EventKind, Task},
+        event::{Event, EventKind},
         filter::Filter,
-        listing::{Listing, Record, Round},
+        listing::Round,
         loss::Losses,
     },
 };
@@ -37,6 +34,9 @@ const REST: u32 = 50;
 
 /// After a loss the next round comes at once, but not more often than this.
 const LOSS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Processes that are remembered between two rounds.
+const MOST_OWNERS: usize = 1 << 16;
 
 /// When to list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +58,9 @@ pub struct Reconciler {
     /// Namespaces seen, with the file of a thread that was in it, where one was named.
     namespaces: HashMap<u32, Option<PathBuf>>,
     last_netns: Option<u32>,
+    /// Processes that opened or accepted since the last order.
+    owners: HashSet<u32>,
+    last_owner: u32,
     losses: u64,
     /// Something was lost since the last order.
     lost: bool,
@@ -76,6 +79,8 @@ enum State {
 #[derive(Debug)]
 struct Order {
     namespaces: HashMap<u32, Option<PathBuf>>,
+    /// Processes that opened or accepted since the last order.
+    owners: HashSet<u32>,
 }
 
 /// What came of it.
@@ -94,7 +99,7 @@ impl Reconciler {
     pub fn start(filter: &Filter, schedule: Schedule) -> Result<Self, SourceError> {
         let (orders, todo) = mpsc::channel();
         let (done, rounds) = mpsc::channel();
-        let mut lister = Lister { filter: filter.clone(), known: HashSet::new() };
+        let mut lister = Lister::new(filter.clone());
         let work = move || {
             for order in todo {
                 if done.send(lister.work(&order)).is_err() {
@@ -115,6 +120,8 @@ impl Reconciler {
             due: Instant::now(),
             namespaces,
             last_netns: None,
+            owners: HashSet::new(),
+            last_owner: 0,
             losses: 0,
             lost: false,
             random: now_ns() | 1,
@@ -124,6 +131,7 @@ impl Reconciler {
     /// Looks at new events: where they happened, and whether some were lost.
     pub fn observe(&mut self, events: &[Event], tick: &Tick) {
         for event in events {
+            self.observe_owner(event.kind);
             let netns = event.key.netns;
             if self.last_netns != Some(netns) && netns != 0 {
                 self.last_netns = Some(netns);
@@ -141,6 +149,17 @@ impl Reconciler {
         }
     }
 
+    /// Notes who owns sockets: those processes are looked at first.
+    fn observe_owner(&mut self, kind: EventKind) {
+        if let EventKind::Opening { by, .. } | EventKind::Accept { by, .. } = kind
+            && by.pid != self.last_owner
+            && self.owners.len() < MOST_OWNERS
+        {
+            self.last_owner = by.pid;
+            self.owners.insert(by.pid);
+        }
+    }
+
     /// What there is to say now. Called after each batch of events.
     pub fn news(&mut self) -> TableNews {
         match self.state {
@@ -152,7 +171,9 @@ impl Reconciler {
                 self.state = State::Listing;
                 self.lost = false;
                 // A thread that is gone never answers, and nothing more is compared.
-                let _ = self.orders.send(Order { namespaces: self.namespaces.clone() });
+                let owners = std::mem::take(&mut self.owners);
+                let _ = self.orders.send(Order { namespaces: self.namespaces.clone(), owners });
+                self.last_owner = 0;
                 TableNews::Nothing
             }
             State::Listing => match self.rounds.try_recv() {
@@ -188,97 +209,4 @@ impl Reconciler {
 /// Whatever may have cost an event.
 fn count(losses: &Losses) -> u64 {
     losses.lost() + losses.missed() + losses.dropped() + losses.late
-}
-
-/// Lists on a thread of its own.
-struct Lister {
-    filter: Filter,
-    /// Namespaces that were listed before.
-    known: HashSet<u32>,
-}
-
-impl Lister {
-    fn work(&mut self, order: &Order) -> Report {
-        let began = Instant::now();
-        let mut round = Round::default();
-        let places = Places::look();
-        let mut wanted: HashMap<u32, Option<PathBuf>> = order.namespaces.clone();
-        if self.filter.netns.is_empty() {
-            // What is there already, and where nothing has happened yet.
-            for place in &places.found {
-                wanted.entry(place.inode).or_default().get_or_insert_with(|| place.path.clone());
-            }
-        }
-        let owners = Owners::look(&self.filter, wanted.keys().any(|netns| !self.known.contains(netns)));
-        for (netns, hint) in wanted {
-            let place = places.found.iter().find(|place| place.inode == netns).map(|place| place.path.clone());
-            match place.or(hint).and_then(|path| Namespace::open(&path).ok()).filter(|it| it.inode() == netns) {
-                Some(namespace) => match self.list(&namespace, &owners) {
-                    Ok(listing) => round.listings.push(listing),
-                    Err(_) => round.unlisted += 1,
-                },
-                None if self.known.remove(&netns) => round.gone.push(netns),
-                None => round.unlisted += 1,
-            }
-        }
-        round.to_ns = now_ns();
-        Report { round, took: began.elapsed() }
-    }
-
-    fn list(&mut self, namespace: &Namespace, owners: &Owners) -> Result<Listing, TableError> {
-        let netns = namespace.inode();
-        let first = !self.known.contains(&netns);
-        let from_ns = now_ns();
-        let table::Listing { sockets, .. } = namespace.list(Asked::Sockets)?;
-        let to_ns = now_ns();
-        self.known.insert(netns);
-        let ours = |it: &&Listed| self.filter.matches_tuple(it.key.netns, it.local, it.remote);
-        let records = sockets.iter().filter(ours).map(|listed| owners.record(listed, first)).collect();
-        Ok(Listing { netns, from_ns, to_ns, first, records })
-    }
-}
-
-/// Who holds what, looked at once for a round.
-struct Owners {
-    /// Only for a namespace's first listing.
-    holders: Option<Holders>,
-    /// Of a process filter.
-    owned: HashSet<u32>,
-    /// Whether sockets that no event told us of may be ours at all.
-    all: bool,
-}
-
-impl Owners {
-    fn look(filter: &Filter, first: bool) -> Self {
-        let mut owned = HashSet::new();
-        for pid in &filter.pids {
-            // One that has ended holds nothing.
-            let _ = add_inodes(*pid, &mut owned);
-        }
-        let all = filter.pids.is_empty() && filter.cgroup.is_none();
-        Self { holders: first.then(Holders::look), owned, all }
-    }
-
-    fn record(&self, listed: &Listed, first: bool) -> Record {
-        let expires_in_ns =
-            listed.timer.filter(|_| listed.minisock).map(|timer| u64::from(timer.expires_ms) * 1_000_000);
-        let holder = self.holders.as_ref().filter(|_| first);
-        Record {
-            key: listed.key,
-            tuple: (listed.local, listed.remote),
-            state: listed.state,
-            expires_in_ns,
-            queue: listed.queue,
-            from_ns: listed.filled.from_ns,
-            to_ns: listed.filled.to_ns,
-            holder: holder.and_then(|holders| task(holders, listed.inode)),
-            ours: self.all || first && listed.inode != 0 && self.owned.contains(&listed.inode),
-        }
-    }
-}
-
-fn task(holders: &Holders, inode: u32) -> Option<Task> {
-    let pid = holders.of(inode).first()?.pid;
-    let comm = process::thread_name(pid, pid)?;
-    Some(Task { pid, tid: pid, comm })
 }

@@ -4,6 +4,7 @@ use super::{
     close::{Ending, verdict_after_reset},
     endpoint::Endpoint,
     event::{CloseEvidence, SocketKey, Task},
+    queue::QueueFigures,
     state::TcpState,
 };
 
@@ -68,18 +69,25 @@ pub struct Ownership {
     pub fd: Option<i32>,
     /// A process that holds it, found in `/proc`: of a socket that was there before we looked.
     pub holder: Option<Task>,
+    /// Who was found holding it when its owner did not any more: its descriptor was passed on.
+    pub heir: Option<Task>,
     /// The listener's cookie.
     pub listener: Option<u64>,
-    /// Who opened the listener: the owner of a child that nobody accepted yet.
+    /// The listener's owner: it answers for a child that nobody accepted yet.
     pub listener_owner: Option<Task>,
     /// Who sent the first FIN or RST from this end.
     pub closer: Option<Task>,
 }
 
 impl Ownership {
-    /// The owner: the acceptor, else the opener, else who was found holding it, else the listener's owner.
+    /// The owner: the heir, else the acceptor, else the opener, else who was found holding it, else the listener's owner.
     pub fn owner(&self) -> Option<Task> {
-        self.acceptor.or(self.opener).or(self.holder).or(self.listener_owner)
+        self.held_by().or(self.listener_owner)
+    }
+
+    /// The owner, unless nobody has its descriptor yet.
+    pub fn held_by(&self) -> Option<Task> {
+        self.heir.or(self.acceptor).or(self.opener).or(self.holder)
     }
 }
 
@@ -94,6 +102,8 @@ pub struct Queued {
     pub limit: Option<u32>,
     /// When it was accepted.
     pub accepted_ns: Option<u64>,
+    /// When its client left, by FIN or RST, if nobody had accepted it by then.
+    pub left_ns: Option<u64>,
     /// First SYN-ACK to enqueue, in nanoseconds; `None` with SYN cookies or when no probe tells.
     pub handshake_ns: Option<i64>,
     /// SYN-ACKs sent again.
@@ -101,6 +111,11 @@ pub struct Queued {
 }
 
 impl Queued {
+    /// How long it had waited when its client left, in nanoseconds.
+    pub fn waited_until_left_ns(&self) -> Option<u64> {
+        Some(self.left_ns?.saturating_sub(self.at_ns))
+    }
+
     /// Enqueue to accept, in nanoseconds; negative values are legal (Fast Open) and mean: accepted before it was queued.
     pub fn wait_ns(&self) -> Option<i64> {
         Some(self.accepted_ns?.cast_signed().wrapping_sub(self.at_ns.cast_signed()))
@@ -134,6 +149,8 @@ pub struct Connection {
     pub ownership: Ownership,
     /// Its time in the accept queue, for a child.
     pub queued: Option<Queued>,
+    /// What went through its accept queue, for a listener that is over.
+    pub accept_queue: Option<Box<QueueFigures>>,
     /// Segments retransmitted.
     pub retransmits: u32,
     /// RSTs sent and received.
@@ -184,6 +201,7 @@ impl Connection {
             spans: Vec::with_capacity(6),
             ownership: Ownership::default(),
             queued: None,
+            accept_queue: None,
             retransmits: 0,
             resets: Resets::default(),
             ending: None,
@@ -328,7 +346,8 @@ impl Connection {
     /// Whether it still waits in an accept queue.
     pub fn is_queued(&self) -> bool {
         // A descriptor tells of an accept that was not seen itself.
-        let taken = self.ownership.fd.is_some() || self.ownership.acceptor.is_some();
+        let Ownership { fd, acceptor, holder, .. } = self.ownership;
+        let taken = fd.is_some() || acceptor.is_some() || holder.is_some();
         self.role == Role::Passive && !taken && self.queued.is_some_and(|queued| queued.accepted_ns.is_none())
     }
 }

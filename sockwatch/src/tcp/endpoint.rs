@@ -28,6 +28,15 @@ impl Endpoint {
         Self { address: IpAddr::V6(Ipv6Addr::from_octets(bytes)), port }
     }
 
+    /// The same port at all addresses of the family.
+    #[must_use]
+    pub const fn at_any_address(&self) -> Self {
+        match self.address {
+            IpAddr::V4(_) => Self::v4([0; 4], self.port),
+            IpAddr::V6(_) => Self::v6([0; 16], self.port),
+        }
+    }
+
     /// Whether neither address nor port is set.
     pub const fn is_unspecified(&self) -> bool {
         self.port == 0 && self.address.is_unspecified()

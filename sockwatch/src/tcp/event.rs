@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{endpoint::Endpoint, state::TcpState};
+use super::{endpoint::Endpoint, queue, state::TcpState};
 
 /// What tells sockets apart: cookies are unique within a network namespace (within the machine from 5.12 on).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -225,8 +225,22 @@ pub enum EventKind {
         queue: Option<(u32, u32)>,
         /// A process that holds it, where one was looked for.
         holder: Option<Task>,
+        /// The listener that a child without a descriptor waits for, where it is certain.
+        listener: Option<u64>,
         /// Whether it was to be expected.
         occasion: Occasion,
+    },
+    /// A process holds it, and its owner does not, or none was known.
+    Held {
+        /// The process; its first thread.
+        by: Task,
+    },
+    /// The kernel's word on a listener's accept queue, which tells us something new.
+    QueueFound {
+        /// The word.
+        record: queue::QueueRecord,
+        /// How far we agree on the depth.
+        verdict: queue::Verdict,
     },
     /// The kernel's table has it no longer, and no event told its end.
     Lost {

@@ -1,9 +1,12 @@
 //! The kernel's socket table, as a listing shows it: what we believe is compared with it. Plain figures; who lists is
 //! elsewhere.
 
+use std::collections::HashMap;
+
 use super::{
     endpoint::Endpoint,
     event::{SocketKey, Task},
+    queue::{Follows, NamespaceDrops},
     state::TcpState,
 };
 
@@ -24,8 +27,10 @@ pub struct Record {
     pub from_ns: u64,
     /// Not after this.
     pub to_ns: u64,
-    /// A process that holds it, where one was looked for.
-    pub holder: Option<Task>,
+    /// `sk_drops` of a listener.
+    pub drops: Option<u32>,
+    /// The number by which processes hold it; 0 if none does.
+    pub inode: u32,
     /// Whether it may be one of ours: unknown sockets of others are none of our business.
     pub ours: bool,
 }
@@ -43,6 +48,14 @@ pub struct Listing {
     pub first: bool,
     /// The sockets.
     pub records: Vec<Record>,
+    /// Who holds them, by inode: as far as it was looked for and can be seen, each with its process's name.
+    pub holders: HashMap<u32, Vec<Task>>,
+    /// The namespace's counters since it was listed first.
+    pub dropped: NamespaceDrops,
+    /// `net.core.somaxconn`, where it can be read.
+    pub somaxconn: Option<u32>,
+    /// Which connections to its listeners are followed.
+    pub follows: Follows,
 }
 
 /// The tables of all namespaces in which sockets are tracked, listed one after the other.
@@ -75,6 +88,8 @@ pub struct Agreement {
     pub unknown: u64,
     /// Sockets that we believed in and that two listings in a row did not show.
     pub absent: u64,
+    /// Depths of accept queues that two listings in a row contradicted.
+    pub depths: u64,
     /// Minisocks that went before their time without a word: a SYN that found the accept queue full takes one away, and is
     /// dropped itself. Up to 6.10 also those that came to `TIME_WAIT`, or were reset: no event tells of it there.
     pub displaced: u64,
@@ -85,6 +100,6 @@ pub struct Agreement {
 impl Agreement {
     /// What a listing had to repair.
     pub fn repaired(&self) -> u64 {
-        self.differing + self.unknown + self.absent
+        self.differing + self.unknown + self.absent + self.depths
     }
 }

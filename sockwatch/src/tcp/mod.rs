@@ -12,6 +12,7 @@ pub mod loss;
 pub mod minisock;
 pub mod notation;
 pub mod order;
+pub mod queue;
 pub mod reset;
 pub mod sentence;
 pub mod state;

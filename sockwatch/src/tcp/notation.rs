@@ -9,6 +9,7 @@
 
 mod fields;
 mod normal;
+mod queue;
 mod seconds;
 #[cfg(test)]
 mod tests;
@@ -66,11 +67,15 @@ pub fn line(event: &Event) -> String {
         EventKind::Unlisted { interval_ns } => {
             words.word("unlisted").field("interval_ns", interval_ns);
         }
-        EventKind::Found { state, expires_in_ns, queue, holder, occasion } => {
+        EventKind::Found { state, expires_in_ns, queue, holder, listener, occasion } => {
             words.word("found").field("state", state).option("expires_in_ns", expires_in_ns);
             words.option("queue", queue.map(pair::Text)).option("holder", holder.map(task::Text));
-            words.option("interval_ns", occasion.interval_ns());
+            words.option("listener", listener).option("interval_ns", occasion.interval_ns());
         }
+        EventKind::Held { by } => {
+            words.word("held").field("by", task::Text(by));
+        }
+        EventKind::QueueFound { record, verdict } => queue::print(&mut words, &record, verdict),
         EventKind::Lost { minisock, occasion } => {
             words.word("lost").flag("free", minisock == Some(Place::Free));
             words.flag("taken", minisock == Some(Place::Taken)).option("interval_ns", occasion.interval_ns());
@@ -159,8 +164,11 @@ fn parse_kind(word: &str, fields: &mut Fields<'_>) -> Result<EventKind, Notation
             expires_in_ns: fields.take("expires_in_ns", number)?,
             queue: fields.take("queue", pair::parse)?,
             holder: fields.take("holder", task::parse)?,
+            listener: fields.take("listener", number)?,
             occasion: parse_occasion(fields)?,
         },
+        "held" => EventKind::Held { by: fields.need("by", task::parse)? },
+        "queue_found" => queue::parse(fields)?,
         "lost" => {
             let (free, taken) = (fields.flag("free"), fields.flag("taken"));
             let minisock = if taken { Some(Place::Taken) } else { free.then_some(Place::Free) };

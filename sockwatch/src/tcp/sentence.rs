@@ -9,6 +9,7 @@ use super::{
     close::{Ending, Timeout},
     connection::{Connection, Role},
     event::CloseEvidence,
+    queue::Totals,
     state::TcpState,
 };
 
@@ -35,7 +36,7 @@ pub fn sentence(connection: &Connection) -> Option<String> {
         Ending::Unreachable => unreachable(&told),
         Ending::Destroyed => format!("destroyed{} (ss -K, or a program like it)", told.by()),
         Ending::ListenerClosed => listener_closed(&told),
-        Ending::Stopped => format!("listener closed{}", told.by()),
+        Ending::Stopped => stopped(&told),
         Ending::Vanished => "no longer in the kernel's socket table".into(),
     };
     text.push_str(&in_queue(&told, ending));
@@ -256,6 +257,34 @@ fn in_queue(told: &Told<'_>, ending: Ending) -> String {
     } else {
         String::new()
     }
+}
+
+/// What went through a listener's queue, as far as it says more than that it closed.
+fn stopped(told: &Told<'_>) -> String {
+    let mut text = format!("listener closed{}", told.by());
+    let Some(Totals { accepted, left_by_fin, left_by_rst, longest_left_ns, unqueued, dead_on_arrival, drops, .. }) =
+        told.connection.accept_queue.as_ref().map(|queue| queue.totals)
+    else {
+        return text;
+    };
+    let left = left_by_fin + left_by_rst;
+    if accepted > 0 {
+        text.push_str(&format!("; {} accepted", Count(accepted, "connection")));
+    }
+    if dead_on_arrival > 0 {
+        text.push_str(&format!(", {dead_on_arrival} of them dead on arrival"));
+    }
+    if left > 0 {
+        let whose = if left == 1 { "1 client".to_owned() } else { format!("{left} clients") };
+        text.push_str(&format!("; {whose} left its queue after {} at most", Spoken(longest_left_ns)));
+    }
+    if unqueued > 0 {
+        text.push_str(&format!("; {} reset in its queue", Count(unqueued, "connection")));
+    }
+    if let Some(drops) = drops.filter(|drops| *drops > 0) {
+        text.push_str(&format!("; {} dropped", Count(drops.into(), "packet")));
+    }
+    text
 }
 
 /// What ICMP had said before.

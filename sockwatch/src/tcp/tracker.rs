@@ -5,6 +5,7 @@
 
 mod end;
 mod incident;
+mod listeners;
 mod polled;
 mod queue;
 mod reconcile;
@@ -14,6 +15,7 @@ use std::collections::HashMap;
 
 use self::{
     end::{Places, Stage},
+    listeners::Queues,
     reconcile::History,
     room::Waiting,
 };
@@ -24,6 +26,7 @@ use super::{
     event::{Certainty, CloseEvidence, Event, EventKind, SocketKey, Task},
     listing::Agreement,
     minisock::{Minisock, MinisockEnd, Minisocks, TIME_WAIT_NS},
+    queue::Leaving,
     state::TcpState,
     update::{Happening, Subject, Update},
 };
@@ -39,6 +42,10 @@ type Sockets = HashMap<SocketKey, Tracked, foldhash::fast::FixedState>;
 #[derive(Debug)]
 pub struct Tracker {
     sockets: Sockets,
+    /// Accept queues, by listener.
+    queues: Queues,
+    /// Whether one of them may have to be told.
+    stirred: bool,
     /// What connections left that closed first.
     minisocks: Minisocks,
     /// Sockets whose cookie is not known yet, by address.
@@ -92,6 +99,8 @@ impl Tracker {
     pub fn with_limit(limit: usize) -> Self {
         Self {
             sockets: HashMap::default(),
+            queues: HashMap::default(),
+            stirred: false,
             minisocks: Minisocks::default(),
             by_address: HashMap::default(),
             unnamed: Waiting::default(),
@@ -140,17 +149,15 @@ impl Tracker {
                 self.enqueue(key, event, listener, synack_at_ns, synack_retransmits, updates);
             }
             EventKind::Accept { by, fd, listener } => self.accept(key, event, by, fd, listener, updates),
-            EventKind::AcceptReturn { fd } => {
-                if let Some(tracked) = self.sockets.get_mut(&key) {
-                    tracked.connection.ownership.fd = Some(fd);
-                }
-            }
+            EventKind::AcceptReturn { fd } => self.accept_return(key, event.at_ns, fd),
             EventKind::Destroy => self.destroy(key, event, updates),
             EventKind::Listed { state, queue, interval_ns } => {
                 self.listed(key, event, state, queue, interval_ns, updates);
             }
             EventKind::Unlisted { interval_ns } => self.unlisted(key, event.at_ns, interval_ns, updates),
             EventKind::Found { .. } => self.found(key, event, updates),
+            EventKind::Held { by } => self.held(key, event.at_ns, by, updates),
+            EventKind::QueueFound { record, verdict } => self.queue_found(key, &record, verdict),
             EventKind::Lost { minisock, occasion } => self.lost(key, event, minisock, occasion, updates),
             EventKind::Incident(incident) => self.incident(key, event, incident, updates),
         }
@@ -161,6 +168,7 @@ impl Tracker {
     pub fn expire(&mut self, now_ns: u64, updates: &mut Vec<Update>) {
         self.settle_until(now_ns, updates);
         self.minisocks.expire(now_ns, updates);
+        self.tell_queues(now_ns, updates);
     }
 
     /// How many sockets and minisocks are tracked now.
@@ -247,6 +255,8 @@ impl Tracker {
             | EventKind::Listed { .. }
             | EventKind::Unlisted { .. }
             | EventKind::Found { .. }
+            | EventKind::Held { .. }
+            | EventKind::QueueFound { .. }
             | EventKind::Lost { .. } => false,
         }
     }
@@ -265,6 +275,9 @@ impl Tracker {
         let mut connection = Connection::born(key, role_in(new, Role::Active), tuple, new, event.at_ns);
         connection.ownership.opener = Some(by);
         connection.queued = limit.map(|_| Queued { at_ns: event.at_ns, limit, ..Queued::default() });
+        if new == TcpState::Listen {
+            self.begin_queue(key, limit);
+        }
         self.begin(connection, TcpState::Close, Some(by), updates);
     }
 
@@ -317,6 +330,9 @@ impl Tracker {
         if matches!(new, TcpState::FinWait1 | TcpState::LastAck) {
             connection.ownership.closer = connection.ownership.closer.or(by);
         }
+        if new == TcpState::CloseWait {
+            self.client_left(key, event.at_ns, Leaving::Fin);
+        }
         self.step(key, event, (old, new), by, updates);
     }
 
@@ -343,6 +359,7 @@ impl Tracker {
             connection.ended_ns = Some(event.at_ns);
             self.settle(key, event.at_ns);
         }
+        self.leave_queue(key, event.at_ns, ending);
         self.step(key, event, (old, TcpState::Close), by, updates);
         self.leave_minisock(key, event.at_ns, updates);
     }

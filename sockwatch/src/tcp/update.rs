@@ -5,6 +5,7 @@ use super::{
     endpoint::Endpoint,
     event::{SocketKey, Task},
     minisock::MinisockEnd,
+    queue::QueueFigures,
     state::TcpState,
 };
 
@@ -106,6 +107,15 @@ pub enum Happening {
     SynAckRetransmitted {
         /// The client.
         client: Endpoint,
+    },
+    /// How this listener's accept queue is, once a second at most.
+    Queue(Box<QueueFigures>),
+    /// Its descriptor has passed to another process, or its process goes by another name.
+    Inherited {
+        /// The process that holds it now.
+        by: Task,
+        /// Who owned it before, where known.
+        former: Option<Task>,
     },
     /// A packet was dropped at this listener's full accept queue.
     ListenOverflow,

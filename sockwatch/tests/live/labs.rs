@@ -134,9 +134,10 @@ fn tell(events: &[Event]) -> Vec<String> {
         tracker.apply(&event, &mut updates);
         tracker.expire(event.at_ns, &mut updates);
     }
-    tracker.settle_all(&mut updates);
+    let last_ns = events.last().map_or(0, |event| event.at_ns);
+    tracker.settle_all(last_ns, &mut updates);
     let mut lines = Vec::new();
-    let show = Show { transitions: true, connections: true, disagreements: true, why: Why::Untold };
+    let show = Show { transitions: true, connections: true, queues: false, disagreements: true, why: Why::Untold };
     let start = Start {
         version: VERSION,
         sockwatch: "",

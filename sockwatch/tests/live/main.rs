@@ -4,6 +4,7 @@
 //! `SOCKWATCH_LIVE=required` (CI) it fails instead. Tests never sleep to wait for something: they read the trace.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod accept_queue;
 mod audit;
 mod chaos;
 mod endings;
@@ -15,6 +16,7 @@ mod load;
 mod netns;
 mod network;
 mod output;
+mod owners;
 mod probes;
 mod puppet;
 mod queue;

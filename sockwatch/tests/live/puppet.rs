@@ -5,13 +5,16 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
-    os::{fd::AsFd, unix::net::UnixStream},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     process::{Child, Command, Stdio, exit},
 };
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::workload::converse;
+use crate::{owners::receive, workload::converse};
 
 const ENTRY: &str = "SOCKWATCH_TEST_PUPPET";
 
@@ -31,12 +34,17 @@ impl Puppet {
         Self::spawn(listener.as_fd().try_clone_to_owned().unwrap().into())
     }
 
+    /// One that gets this as descriptor 2.
+    pub(crate) fn with_stderr(stderr: OwnedFd) -> Self {
+        Self::spawn(stderr.into())
+    }
+
     fn spawn(stderr: Stdio) -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "puppet::puppet", "--ignored", "--nocapture", "--test-threads=1"])
             .env(ENTRY, "1")
-            .stdin(std::os::fd::OwnedFd::from(theirs))
+            .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
             .stderr(stderr)
             .spawn()
@@ -106,6 +114,8 @@ impl Hands {
             "hello" => {}
             "listen" => self.listener = Some(TcpListener::bind(object())?),
             "inherit" => self.listener = Some(std::io::stderr().as_fd().try_clone_to_owned()?.into()),
+            // From a message that came on descriptor 2.
+            "receive" => self.streams.push(receive(std::io::stderr())?),
             "stop" => self.listener = None,
             "accept" => self.streams.push(self.listener.as_ref().unwrap().accept()?.0),
             "connect" => self.streams.push(TcpStream::connect(object())?),

@@ -120,7 +120,7 @@ pub(super) async fn show(
     tap: Sender<Update>,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<Totals> {
-    let show = Show { transitions: true, connections: true, disagreements: true, why: Why::Told };
+    let show = Show { transitions: true, connections: true, queues: false, disagreements: true, why: Why::Told };
     let name = source.name();
     let mut source = Recorded { source, events: args.record_events.as_ref().map(|_| Vec::new()) };
     let totals = match args.format {

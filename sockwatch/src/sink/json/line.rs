@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use super::queue::Queue;
 use crate::tcp::{self, listing::Agreement, loss::Losses, update::Subject};
 
 /// The version of this format. What is not known is absent, never null. A field may be added within a version; one that changes or goes makes a new version.
@@ -149,6 +150,30 @@ pub enum Line<'a> {
         #[schemars(with = "String")]
         client: Endpoint,
     },
+    /// How a listener's accept queue is: when it changed, or its oldest has waited twice as long; once a second at most.
+    Queue {
+        /// When.
+        at_ns: i64,
+        /// Which listener.
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
+        /// The queue.
+        #[serde(flatten)]
+        queue: Queue,
+    },
+    /// A socket's descriptor has passed to another process, or its process runs another program: `socket.owner` from now on.
+    Heir {
+        /// When that was found: it happened since the kernel's table was listed before.
+        at_ns: i64,
+        /// Which socket.
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
+        /// The process that holds it now, by its first thread.
+        by: Task<'a>,
+        /// Who owned it before; absent if nobody was known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        former: Option<Task<'a>>,
+    },
     /// A packet was dropped because the listener's accept queue was full.
     ListenOverflow {
         /// When.
@@ -263,7 +288,7 @@ pub(super) struct Socket<'a> {
     /// The other end.
     #[schemars(with = "String")]
     pub(super) remote: Endpoint,
-    /// Its owner: acceptor, opener, or its listener's opener; absent if unknown.
+    /// Its owner: heir, acceptor, opener, or its listener's owner; absent if unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) owner: Option<Task<'a>>,
 }
@@ -287,6 +312,9 @@ pub struct Task<'a> {
     pub(super) tid: u32,
     /// The thread's name; control characters and bytes that are not UTF-8 are replaced.
     pub(super) comm: Cow<'a, str>,
+    /// Of a socket's owner: the process's name, that of its first thread, where it is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) process: Option<String>,
 }
 
 /// A finished connection.
@@ -319,6 +347,15 @@ pub struct Finished<'a> {
     /// The descriptor that accept returned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) fd: Option<i32>,
+    /// Who was found holding it when its owner did not any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) heir: Option<Task<'a>>,
+    /// The systemd unit of its owner, by its cgroup.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) unit: Option<String>,
+    /// The container of its owner, by its cgroup: `docker:0123456789ab`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) container: Option<String>,
     /// The listener's cookie.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) listener: Option<u64>,
@@ -331,12 +368,18 @@ pub struct Finished<'a> {
     /// Accept queue to accept, in nanoseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) wait_ns: Option<i64>,
+    /// How long it had waited when its client left, by FIN or RST, in nanoseconds; absent if somebody had accepted it by then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) left_after_ns: Option<u64>,
     /// The accept queue's depth before it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) queue_depth: Option<u32>,
     /// The accept queue's limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) queue_limit: Option<u32>,
+    /// A listener's accept queue until its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) queue: Option<Queue>,
     /// Segments sent again.
     pub(super) retransmits: u32,
     /// RSTs sent.
@@ -403,7 +446,7 @@ pub struct LossCounts {
     pub(super) tracker_full: u64,
     /// Finished sockets that were forgotten to make room: the end of their TIME_WAIT is not told.
     pub(super) evicted: u64,
-    /// Sockets that had to be corrected after the kernel's socket table; each is a `disagreement` line.
+    /// Sockets that had to be corrected after the kernel's socket table, each a `disagreement` line, and depths of accept queues.
     pub(super) repaired: u64,
     /// Events out of order.
     pub(super) late: u64,
@@ -428,6 +471,8 @@ pub struct AgreementCounts {
     pub(super) unknown: u64,
     /// Sockets believed in that two listings in a row did not show.
     pub(super) absent: u64,
+    /// Depths of accept queues that two listings in a row contradicted.
+    pub(super) depths: u64,
     /// Minisocks that went before their time without a word: a SYN that finds the accept queue full takes one away, and is
     /// dropped itself. Up to kernel 6.10 also those that came to TIME_WAIT, or were reset: no event tells of it there.
     pub(super) displaced: u64,
@@ -437,9 +482,9 @@ pub struct AgreementCounts {
 
 impl From<&Agreement> for AgreementCounts {
     fn from(agreement: &Agreement) -> Self {
-        let &Agreement { rounds, compared, agreed, adopted, differing, unknown, absent, displaced, unlisted } =
+        let &Agreement { rounds, compared, agreed, adopted, differing, unknown, absent, depths, displaced, unlisted } =
             agreement;
-        Self { rounds, compared, agreed, adopted, differing, unknown, absent, displaced, unlisted }
+        Self { rounds, compared, agreed, adopted, differing, unknown, absent, depths, displaced, unlisted }
     }
 }
 
@@ -472,7 +517,7 @@ impl<'a> From<&'a tcp::event::Task> for Task<'a> {
             Ok(name) if !name.contains(char::is_control) => Cow::Borrowed(name),
             _ => Cow::Owned(task.comm.to_string()),
         };
-        Self { pid: task.pid, tid: task.tid, comm }
+        Self { pid: task.pid, tid: task.tid, comm, process: None }
     }
 }
 

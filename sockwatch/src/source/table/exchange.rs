@@ -158,19 +158,20 @@ enum Progress {
 }
 
 fn ask(socket: &Socket, family: u8, asked: Asked, sequence: u32) -> io::Result<()> {
-    let (extensions, more_states) = match asked {
-        Asked::Sockets => (ExtensionFlags::empty(), StateFlags::empty()),
+    // SYN_RECV includes NEW_SYN_RECV (`inet_diag_dump_icsk`).
+    let (extensions, states) = match asked {
+        Asked::Sockets => (ExtensionFlags::empty(), StateFlags::all()),
+        Asked::Listeners => (ExtensionFlags::SKMEMINFO, StateFlags::LISTEN),
         Asked::Details => (
             ExtensionFlags::INFO | ExtensionFlags::SKMEMINFO,
-            StateFlags::from_bits_retain(1 << TcpState::BoundInactive as u32),
+            StateFlags::all() | StateFlags::from_bits_retain(1 << TcpState::BoundInactive as u32),
         ),
     };
     let request = InetRequest {
         family,
         protocol: IPPROTO_TCP,
         extensions,
-        // SYN_RECV includes NEW_SYN_RECV (`inet_diag_dump_icsk`).
-        states: StateFlags::all() | more_states,
+        states,
         socket_id: if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() },
     };
     let mut message = NetlinkMessage::from(SockDiagMessage::InetRequest(request));
@@ -234,7 +235,7 @@ fn add_socket(payload: &[u8], answer: Answer, listing: &mut Listing) -> Result<(
     };
     match answer.asked {
         Asked::Sockets => {}
-        Asked::Details => {
+        Asked::Listeners | Asked::Details => {
             listing.details.push(record::details(payload)?);
             // Bound sockets are listed on request, and keep their state's name (`inet_diag_dump_icsk`, 6.18).
             if socket.state == TcpState::Close && socket.inode != 0 && socket.remote.is_unspecified() {

@@ -151,6 +151,8 @@ pub struct Info {
 pub enum Asked {
     /// The sockets alone: cheap.
     Sockets,
+    /// Listeners alone, with [`Details`]: as cheap as they are few.
+    Listeners,
     /// With [`Details`], and with sockets that are bound and neither listen nor connect (6.8 and later).
     Details,
 }

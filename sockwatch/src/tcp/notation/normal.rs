@@ -28,6 +28,7 @@ fn actor(event: &Event) -> Option<u32> {
     let task = match event.kind {
         EventKind::Opening { by, .. }
         | EventKind::Accept { by, .. }
+        | EventKind::Held { by }
         | EventKind::Incident(Incident::AcceptFailed { by, .. })
         | EventKind::Transition { by: Some(by), .. } => by,
         EventKind::Transition { by: None, .. }
@@ -47,6 +48,7 @@ fn actor(event: &Event) -> Option<u32> {
         | EventKind::Listed { .. }
         | EventKind::Unlisted { .. }
         | EventKind::Found { .. }
+        | EventKind::QueueFound { .. }
         | EventKind::Lost { .. } => return None,
     };
     Some(task.pid)
@@ -66,6 +68,8 @@ fn synack(event: &Event) -> Option<&u64> {
         | EventKind::Listed { .. }
         | EventKind::Unlisted { .. }
         | EventKind::Found { .. }
+        | EventKind::Held { .. }
+        | EventKind::QueueFound { .. }
         | EventKind::Lost { .. } => None,
     }
 }
@@ -145,8 +149,13 @@ impl Names {
             )
             | EventKind::Listed { .. }
             | EventKind::Unlisted { .. }
+            | EventKind::QueueFound { .. }
             | EventKind::Lost { .. } => {}
-            EventKind::Found { holder, .. } => holder.iter_mut().for_each(|holder| self.task(holder)),
+            EventKind::Held { by } => self.task(by),
+            EventKind::Found { holder, listener, .. } => {
+                holder.iter_mut().for_each(|holder| self.task(holder));
+                listener.iter_mut().for_each(|it| *it = self.cookies.of((netns, *it)));
+            }
         }
     }
 

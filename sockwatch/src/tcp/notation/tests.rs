@@ -3,6 +3,7 @@ use proptest::{option, prelude::*, sample::select};
 use super::*;
 use crate::tcp::{
     event::{Comm, Occasion, Place, Task},
+    queue::{Follows, NamespaceDrops, QueueRecord, Verdict},
     state::{ALL, TcpState},
 };
 
@@ -63,6 +64,20 @@ fn any_occasion() -> impl Strategy<Value = Occasion> {
     interval.prop_map(|it| it.map_or(Occasion::Expected, |interval_ns| Occasion::Disagreement { interval_ns }))
 }
 
+fn any_queue_record() -> impl Strategy<Value = QueueRecord> {
+    let namespace = any::<[u64; 4]>().prop_map(|[overflows, drops, requests_full, cookies]| NamespaceDrops {
+        overflows,
+        drops,
+        requests_full,
+        cookies,
+    });
+    let figures = (any::<[u64; 2]>(), any::<[u32; 2]>(), option::of(any::<u32>()), option::of(any::<u32>()));
+    (figures, namespace, select(vec![Follows::All, Follows::Some])).prop_map(|(figures, namespace, follows)| {
+        let ([from_ns, to_ns], [depth, limit], drops, somaxconn) = figures;
+        QueueRecord { from_ns, to_ns, depth, limit, drops, somaxconn, namespace, follows }
+    })
+}
+
 fn any_kind() -> impl Strategy<Value = EventKind> {
     let queue = || option::of((any::<u32>(), any::<u32>()));
     prop_oneof![
@@ -95,9 +110,25 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
             interval_ns
         }),
         any::<u64>().prop_map(|interval_ns| EventKind::Unlisted { interval_ns }),
-        (any_state(), option::of(any::<u64>()), queue(), option::of(any_task()), any_occasion()).prop_map(|it| {
-            EventKind::Found { state: it.0, expires_in_ns: it.1, queue: it.2, holder: it.3, occasion: it.4 }
-        }),
+        (
+            any_state(),
+            option::of(any::<u64>()),
+            queue(),
+            option::of(any_task()),
+            option::of(any::<u64>()),
+            any_occasion()
+        )
+            .prop_map(|(state, expires_in_ns, queue, holder, listener, occasion)| EventKind::Found {
+                state,
+                expires_in_ns,
+                queue,
+                holder,
+                listener,
+                occasion
+            }),
+        any_task().prop_map(|by| EventKind::Held { by }),
+        (any_queue_record(), select(vec![Verdict::Agrees, Verdict::Doubtful, Verdict::Differs]))
+            .prop_map(|(record, verdict)| EventKind::QueueFound { record, verdict }),
         (select(vec![None, Some(Place::Free), Some(Place::Taken)]), any_occasion())
             .prop_map(|(minisock, occasion)| EventKind::Lost { minisock, occasion }),
     ]

@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use super::{Sockets, Tracked, Tracker};
+use super::{Sockets, Tracked, Tracker, listeners::close_queue};
 use crate::tcp::{
-    connection::Connection,
+    connection::{Connection, Role},
     event::{Event, SocketKey},
     minisock::SLACK,
     update::{Happening, Subject, Update},
@@ -77,8 +77,9 @@ impl Places {
 }
 
 impl Tracker {
-    /// Nothing more will settle: reports what has reached `CLOSE` as it is.
-    pub fn settle_all(&mut self, updates: &mut Vec<Update>) {
+    /// Nothing more will come: tells queues that have changed since they were told, and what has reached `CLOSE` as it is.
+    pub fn settle_all(&mut self, now_ns: u64, updates: &mut Vec<Update>) {
+        self.tell_changed_queues(now_ns, updates);
         self.settle_until(u64::MAX, updates);
     }
 
@@ -92,6 +93,9 @@ impl Tracker {
             let Some(tracked) = self.sockets.get_mut(&key) else { continue };
             // What died in an accept queue is told when it leaves it, or when it has to make room.
             if !tracked.connection.is_queued() {
+                if tracked.connection.role == Role::Listener {
+                    close_queue(&mut self.queues, &mut tracked.connection);
+                }
                 tracked.report(now_ns.min(at_ns.saturating_add(CLOSE_SETTLES_NS)), updates);
             }
             let stage = tracked.stage;

@@ -27,6 +27,7 @@ impl Tracker {
                 stranger.insert(Connection::new(key, Role::Unknown, tuple, TcpState::Close, event.at_ns))
             }
         };
+        let mut overflows = false;
         let happening = match incident {
             Incident::AcceptFailed { by, errno } => Happening::AcceptFailed { by, errno },
             Incident::ResetSent { reason, .. } => {
@@ -45,13 +46,19 @@ impl Tracker {
                 let Some((_, client)) = event.tuple else { return };
                 Happening::SynAckRetransmitted { client }
             }
-            Incident::ListenOverflow => Happening::ListenOverflow,
+            Incident::ListenOverflow => {
+                overflows = connection.role == Role::Listener;
+                Happening::ListenOverflow
+            }
             Incident::MinisockSegment { state } => {
                 let subject = Subject::from(&*connection);
                 return self.adopt_minisock(subject, event.at_ns, state, updates);
             }
         };
         updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&*connection), happening });
+        if overflows && let Some(queue) = self.queue(key) {
+            queue.overflow();
+        }
     }
 
     /// A minisock that was there before we looked.

@@ -25,7 +25,8 @@ impl Tracker {
         if let Some(tuple) = event.tuple {
             learn_tuple(connection, tuple);
         }
-        connection.ownership.listener = listener;
+        let known_before = connection.ownership.listener.is_some();
+        connection.ownership.listener = listener.or(connection.ownership.listener);
         connection.ownership.listener_owner = listener_owner;
         let mut handshake_ns = None;
         if let Some(queued) = &mut connection.queued {
@@ -37,11 +38,9 @@ impl Tracker {
         let queue = connection.queued.and_then(|queued| queued.depth.zip(queued.limit));
         let happening = Happening::Enqueued { listener, queue, handshake_ns, synack_retransmits };
         updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&*connection), happening });
-    }
-
-    fn listener_owner(&self, child: SocketKey, listener: u64) -> Option<Task> {
-        let key = SocketKey { netns: child.netns, cookie: listener };
-        self.sockets.get(&key)?.connection.ownership.opener
+        if !known_before {
+            self.admit_to_queue(key);
+        }
     }
 
     pub(super) fn accept(
@@ -70,8 +69,19 @@ impl Tracker {
         let dead_on_arrival = connection.state == TcpState::Close;
         let happening = Happening::Accepted { by, fd, listener, wait_ns };
         updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&*connection), happening });
+        self.accept_from_queue(key, event.at_ns);
         if dead_on_arrival {
             self.settle(key, event.at_ns);
+        }
+    }
+
+    /// The descriptor of an accept; the accept itself may have been lost.
+    pub(super) fn accept_return(&mut self, key: SocketKey, at_ns: u64, fd: i32) {
+        let Some(tracked) = self.sockets.get_mut(&key) else { return };
+        let was_queued = tracked.connection.is_queued();
+        tracked.connection.ownership.fd = Some(fd);
+        if was_queued {
+            self.accept_from_queue(key, at_ns);
         }
     }
 }

@@ -7,8 +7,11 @@
 //!
 //! The table does not hold what waits dead in an accept queue; requests (`NEW_SYN_RECV`) in it are nobody's state yet.
 
+mod listeners;
+
 use std::collections::{HashMap, HashSet};
 
+use self::listeners::{Listeners, is_queued};
 use super::{Tracked, Tracker, role_in};
 use crate::tcp::{
     close::Ending,
@@ -17,6 +20,7 @@ use crate::tcp::{
     event::{Certainty, Event, EventKind, Occasion, Place, SocketKey},
     listing::{Listing, Record, Round},
     minisock::{GRACE_NS, Minisock, MinisockEnd},
+    queue::AcceptQueue,
     state::TcpState,
     update::{Happening, Subject, Update},
 };
@@ -106,6 +110,12 @@ impl Tracker {
     /// A round of listings is about to begin: what ends from now on may be in it, and is remembered until it is compared.
     pub fn expect_round(&mut self) {
         self.history.get_or_insert_default().rounds += 1;
+        self.queues.values_mut().for_each(AcceptQueue::expect_round);
+    }
+
+    /// Rounds that were announced and not compared yet.
+    pub(super) fn rounds_expected(&self) -> u32 {
+        self.history.as_ref().map_or(0, |history| history.rounds)
     }
 
     /// Compares a round, once all events up to its end and the tolerance have been taken in. Returns what corrects us, as
@@ -124,6 +134,7 @@ impl Tracker {
         } else {
             self.compare_listings(round, &history, &mut events);
         }
+        self.queues.values_mut().for_each(|queue| queue.end_round(history.rounds));
         if history.rounds != 0 {
             self.history = Some(history);
         }
@@ -134,7 +145,7 @@ impl Tracker {
         let nameless = self.nameless_by_ends();
         for listing in &round.listings {
             let mut openings = HashSet::new();
-            let young = self.young(listing);
+            let (listeners, young) = (Listeners::of(listing), self.young(listing));
             for record in &listing.records {
                 if record.expires_in_ns.is_some() && young.contains(&record.tuple) {
                     // A new connection has taken its place since.
@@ -147,8 +158,10 @@ impl Tracker {
                 let name = nameless.get(&(record.key.netns, record.tuple)).copied();
                 let name = name.or_else(|| self.nameless_minisock(record));
                 let record = Record { key: name.unwrap_or(record.key), ..*record };
-                self.compare_record(&record, listing, history, events);
+                self.compare_record(&record, listing, &listeners, history, events);
+                self.compare_holder(&record, listing, events);
             }
+            self.compare_queues(listing, events);
             self.find_absent(listing, &openings, events);
         }
         for netns in &round.gone {
@@ -178,7 +191,14 @@ impl Tracker {
         young.map(|it| (it.local, it.remote)).collect()
     }
 
-    fn compare_record(&mut self, record: &Record, listing: &Listing, history: &History, events: &mut Vec<Event>) {
+    fn compare_record(
+        &mut self,
+        record: &Record,
+        listing: &Listing,
+        listeners: &Listeners,
+        history: &History,
+        events: &mut Vec<Event>,
+    ) {
         let window = (record.from_ns.saturating_sub(TOLERANCE_NS), record.to_ns.saturating_add(TOLERANCE_NS));
         if let TcpState::Close | TcpState::BoundInactive = record.state {
             // Not in the table any more, or not yet.
@@ -212,8 +232,10 @@ impl Tracker {
                 disagreement
             }
         };
-        let &Record { state, expires_in_ns, queue, holder, .. } = record;
-        let kind = EventKind::Found { state, expires_in_ns, queue, holder, occasion };
+        let &Record { state, expires_in_ns, queue, inode, .. } = record;
+        let holder = listing.holders.get(&inode).and_then(|holders| holders.first()).copied();
+        let listener = is_queued(record).then(|| listeners.of_child(record)).flatten();
+        let kind = EventKind::Found { state, expires_in_ns, queue, holder, listener, occasion };
         events.push(event(record.to_ns, record.key, Some(record.tuple), kind));
     }
 
@@ -309,14 +331,18 @@ impl Tracker {
 
     /// The kernel's table has a socket that we did not know, or believed in another state.
     pub(super) fn found(&mut self, key: SocketKey, event: &Event, updates: &mut Vec<Update>) {
-        let EventKind::Found { state, expires_in_ns, queue, holder, occasion } = event.kind else { return };
+        let EventKind::Found { state, expires_in_ns, queue, holder, listener, occasion } = event.kind else { return };
         let Some(tuple) = event.tuple else { return };
         match expires_in_ns {
             Some(expires_in_ns) => self.found_minisock(key, event, state, expires_in_ns, occasion, updates),
             None if self.sockets.contains_key(&key) => self.correct(key, event, (state, occasion), updates),
             None if self.has_room(updates) => {
-                let mut connection = Connection::new(key, role_in(state, Role::Unknown), tuple, state, event.at_ns);
+                let other = if listener.is_some() { Role::Passive } else { Role::Unknown };
+                let role = role_in(state, other);
+                let mut connection = Connection::new(key, role, tuple, state, event.at_ns);
                 connection.ownership.holder = holder;
+                connection.ownership.listener = listener;
+                connection.ownership.listener_owner = listener.and_then(|listener| self.listener_owner(key, listener));
                 if let Some((depth, limit)) = queue {
                     let (depth, limit) = (Some(depth), Some(limit));
                     connection.queued = Some(Queued { at_ns: event.at_ns, depth, limit, ..Queued::default() });
@@ -325,6 +351,9 @@ impl Tracker {
                 let happening = news(occasion, state, queue);
                 updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&connection), happening });
                 self.sockets.insert(key, Tracked::new(connection));
+                if role == Role::Listener {
+                    self.name_waiting(key);
+                }
             }
             None => {}
         }

@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::{Tracked, Tracker};
+use super::{Tracked, Tracker, listeners::close_queue};
 use crate::tcp::{
+    connection::Role,
     event::{Certainty, Event, EventKind, SocketKey},
     minisock::{Minisock, MinisockEnd, SLACK, Tuple},
     update::Update,
@@ -132,7 +133,12 @@ impl Tracker {
 
     /// Takes a socket out; what it was stays known while a round of listings is under way.
     pub(super) fn take_out(&mut self, key: SocketKey) -> Option<Tracked> {
-        let tracked = self.sockets.remove(&key)?;
+        let mut tracked = self.sockets.remove(&key)?;
+        match tracked.connection.role {
+            Role::Listener => close_queue(&mut self.queues, &mut tracked.connection),
+            Role::Passive => self.forget_queued(&tracked.connection),
+            Role::Active | Role::Unknown => {}
+        }
         if let Some(history) = &mut self.history {
             history.note(&tracked.connection, self.limit);
         }

@@ -23,7 +23,8 @@ fn record(text: &str, at_ns: u64) -> Record {
         queue: None,
         from_ns: at_ns,
         to_ns: at_ns + MS,
-        holder: None,
+        drops: None,
+        inode: 0,
         ours: true,
     }
 }
@@ -42,7 +43,14 @@ fn check(steps: &str, expected: &[&str]) {
             "first" | "round" => {
                 let records = records.split(',').filter(|text| !text.trim().is_empty());
                 let records = records.map(|text| record(text, at_ns)).collect();
-                let listing = Listing { netns: 1, from_ns: at_ns, to_ns: at_ns + MS, first: word == "first", records };
+                let listing = Listing {
+                    netns: 1,
+                    from_ns: at_ns,
+                    to_ns: at_ns + MS,
+                    first: word == "first",
+                    records,
+                    ..Listing::default()
+                };
                 let round = Round { listings: vec![listing], to_ns: at_ns + MS, ..Round::default() };
                 for event in tracker.compare(&round) {
                     tracker.apply(&event, &mut updates);

@@ -124,18 +124,26 @@ impl Kernel {
         }
     }
 
+    /// How deep the listener's accept queue is: the dead keep their places.
+    pub(super) fn depth(&self) -> u32 {
+        let queued = |link: &&Link| matches!(link.phase, Phase::Queued | Phase::DeadInQueue);
+        self.links.iter().filter(queued).count() as u32
+    }
+
     /// The table, each record written at some time within `blur_ns` of now.
     pub(super) fn listing(&self, blur_ns: u64, first: bool) -> Listing {
         let (from_ns, to_ns) = (self.now_ns - blur_ns, self.now_ns + blur_ns);
+        let depth = self.depth();
         let record = |cookie, ends: Ends, state, expires_in_ns| Record {
             key: SocketKey { netns: NETNS, cookie },
             tuple: ends,
             state,
             expires_in_ns,
-            queue: (state == Listen).then_some((0, 128)),
+            queue: (state == Listen).then_some((depth, 128)),
             from_ns,
             to_ns,
-            holder: None,
+            drops: None,
+            inode: 0,
             ours: true,
         };
         let sockets = self.sockets.iter().filter(|(_, socket)| socket.state != Close);
@@ -144,7 +152,7 @@ impl Kernel {
         let left_ns = |rest: &Rest| Some(rest.expires_ns.saturating_sub(self.now_ns));
         let rests = self.rests.iter().map(|(ends, it)| record(it.cookie, *ends, it.state, left_ns(it)));
         let records = sockets.chain(requests).chain(rests).collect();
-        Listing { netns: NETNS, from_ns, to_ns, first, records }
+        Listing { netns: NETNS, from_ns, to_ns, first, records, ..Listing::default() }
     }
 
     fn socket(&mut self, ends: Ends, state: TcpState) -> u64 {

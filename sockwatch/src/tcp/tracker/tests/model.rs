@@ -10,6 +10,7 @@ use super::{
 use crate::tcp::{
     listing::Round,
     order::{Order, WINDOW_NS},
+    queue::AcceptQueue,
 };
 
 /// As a source announces a round.
@@ -114,7 +115,12 @@ impl Trial {
 
     fn disagreements(&self) -> (u64, u64, u64) {
         let agreement = self.tracker.agreement();
-        (agreement.repaired(), agreement.compared - agreement.agreed, self.tracker.unexpected())
+        (agreement.repaired() - agreement.depths, agreement.compared - agreement.agreed, self.tracker.unexpected())
+    }
+
+    /// How deep we believe the accept queue is.
+    fn depth(&self) -> u32 {
+        self.tracker.queues.values().map(AcceptQueue::depth).sum()
     }
 
     /// Ends all connections; nothing may be left of them but what has been told.
@@ -146,6 +152,7 @@ proptest! {
         trial.take(&steps);
         trial.rounds(2);
         prop_assert_eq!(trial.disagreements(), (0, 0, 0), "{:?}", trial.told());
+        prop_assert_eq!((trial.tracker.agreement().depths, trial.depth()), (0, trial.kernel.depth()));
         // A minisock that the first listing showed may be gone before that is compared.
         let agreement = trial.tracker.agreement();
         prop_assert!(agreement.displaced <= agreement.adopted, "{:?}", agreement);
@@ -163,7 +170,10 @@ proptest! {
         trial.take(&whole);
         trial.rounds(2);
         let after = trial.disagreements();
+        // Which of those that wait was accepted unseen may show only later; how many do is known.
         prop_assert_eq!((before.0, before.1), (after.0, after.1), "{:?}", trial.told());
+        trial.rounds(2);
+        prop_assert_eq!(trial.depth(), trial.kernel.depth());
         trial.check_rest()?;
     }
 }

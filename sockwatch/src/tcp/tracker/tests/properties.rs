@@ -103,7 +103,7 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
         1 => (any_open_state(), queue()).prop_map(|(state, queue)| EventKind::Listed { state, queue, interval_ns: MS }),
         1 => Just(EventKind::Unlisted { interval_ns: MS }),
         1 => (any_listed(), any_occasion()).prop_map(|((state, expires_in_ns), occasion)| {
-            EventKind::Found { state, expires_in_ns, queue: None, holder: None, occasion }
+            EventKind::Found { state, expires_in_ns, queue: None, holder: None, listener: None, occasion }
         }),
         1 => (option::of(select(vec![Place::Free, Place::Taken])), any_occasion())
             .prop_map(|(minisock, occasion)| EventKind::Lost { minisock, occasion }),
@@ -130,11 +130,12 @@ fn any_round() -> impl Strategy<Value = Round> {
         queue: None,
         from_ns: 0,
         to_ns: 0,
-        holder: None,
+        drops: None,
+        inode: 0,
         ours,
     });
     (vec(record, 0..6), any::<bool>(), any::<bool>()).prop_map(|(records, first, gone)| Round {
-        listings: vec![Listing { netns: 1, from_ns: 0, to_ns: 0, first, records }],
+        listings: vec![Listing { netns: 1, from_ns: 0, to_ns: 0, first, records, ..Listing::default() }],
         gone: if gone { vec![1] } else { vec![] },
         unlisted: 0,
         to_ns: 0,
@@ -288,6 +289,8 @@ impl Witness {
             | Happening::SynAckRetransmitted { .. }
             | Happening::ListenOverflow
             | Happening::MinisockSegment
+            | Happening::Queue(_)
+            | Happening::Inherited { .. }
             | Happening::MinisockEnded { .. } => {}
         }
     }

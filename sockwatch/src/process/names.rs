@@ -1,0 +1,115 @@
+//! What processes are called and where they belong, remembered: a process that has ended is still known by its name, and one
+//! that got its number is not taken for it.
+
+use std::{
+    collections::HashMap,
+    fs,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    time::{ClockId, clock_gettime},
+    unistd::{SysconfVar, sysconf},
+};
+
+use super::{Process, look};
+
+/// For so long nobody looks whether a number has got another process.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// A process starts in a tick of the kernel's clock, and is seen a little later.
+const TICK_NS: u64 = 20_000_000;
+
+/// Processes that are remembered at once.
+const MOST: usize = 10_000;
+
+/// Processes by number.
+#[derive(Debug, Default)]
+pub struct Names {
+    known: HashMap<u32, Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    looked: Instant,
+    /// With its start, in nanoseconds of `CLOCK_MONOTONIC`; `None` if it had ended when it was looked for.
+    process: Option<(u64, Process)>,
+}
+
+impl Names {
+    /// The process that had this number at that time, in nanoseconds of `CLOCK_MONOTONIC`; `None` if it ended before it was
+    /// looked at.
+    pub fn of(&mut self, pid: u32, at_ns: u64) -> Option<&Process> {
+        if self.known.len() >= MOST && !self.known.contains_key(&pid) {
+            self.known.clear();
+        }
+        let known = self.known.entry(pid).or_insert_with(|| Known { looked: Instant::now(), process: find(pid) });
+        if known.looked.elapsed() >= FRESH {
+            known.look_again(pid);
+        }
+        let (_, process) = known.process.as_ref().filter(|(started_ns, _)| *started_ns <= at_ns + TICK_NS)?;
+        Some(process)
+    }
+}
+
+impl Known {
+    fn look_again(&mut self, pid: u32) {
+        self.looked = Instant::now();
+        // One that has ended keeps its name.
+        if let Some(found) = find(pid) {
+            self.process = Some(found);
+        }
+    }
+}
+
+/// A process and its start.
+fn find(pid: u32) -> Option<(u64, Process)> {
+    let started_ns = started_ns(pid)?;
+    let process = look(pid)?;
+    // The number may have passed on between the two.
+    (self::started_ns(pid)? == started_ns).then_some((started_ns, process))
+}
+
+fn started_ns(pid: u32) -> Option<u64> {
+    let ticks = start_ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+    let per_second = u64::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok()?;
+    let since_boot_ns = ticks.saturating_mul(1_000_000_000) / per_second.max(1);
+    // `/proc` counts what the machine slept, too.
+    let slept = clock_gettime(ClockId::CLOCK_BOOTTIME).ok()? - clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?;
+    Some(since_boot_ns.saturating_sub(u64::try_from(Duration::from(slept).as_nanos()).unwrap_or(0)))
+}
+
+/// The 22nd field of `/proc/PID/stat`. The second, a name in parentheses, may hold anything.
+fn start_ticks(stat: &str) -> Option<u64> {
+    stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monotonic::now_ns;
+    use std::process::{Command, Stdio, id};
+
+    #[test]
+    fn the_start_is_the_22nd_field() {
+        let stat = "1 (a) b) S 1 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 9 9";
+        assert_eq!(start_ticks(stat), Some(4711));
+        assert_eq!(start_ticks("1 (a"), None);
+    }
+
+    #[test]
+    fn a_process_is_known_after_its_end_and_not_before_its_start() {
+        let before_ns = now_ns() - 5 * TICK_NS;
+        let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let pid = child.id();
+        let mut names = Names::default();
+        assert_eq!(names.of(pid, before_ns), None, "another one's");
+        assert!(names.of(pid, now_ns()).is_some());
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        names.known.get_mut(&pid).unwrap().look_again(pid);
+        assert!(names.of(pid, now_ns()).is_some());
+        assert!(names.of(id(), now_ns()).is_some_and(|process| process.pid == id()));
+        assert_eq!(names.of(1 << 23, now_ns()), None, "above the largest pid_max");
+    }
+}

@@ -1,0 +1,65 @@
+//! What a network namespace's counters say of handshakes that came to nothing, and the limit of its accept queues. Read
+//! within the namespace.
+
+use std::{fs, io};
+
+use crate::tcp::queue::NamespaceDrops;
+
+/// Counters of a namespace, since it was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// What came to nothing.
+    pub drops: NamespaceDrops,
+    /// `net.core.somaxconn`; absent if it may not be read.
+    pub somaxconn: Option<u32>,
+}
+
+/// Reads those of the calling thread's namespace. Not `/proc/net`, which is the main thread's.
+///
+/// # Errors
+/// Without `/proc`.
+pub fn read() -> io::Result<Counters> {
+    let text = fs::read_to_string("/proc/thread-self/net/netstat")?;
+    let somaxconn = fs::read_to_string("/proc/sys/net/core/somaxconn").ok().and_then(|text| text.trim().parse().ok());
+    Ok(Counters { drops: drops(&text), somaxconn })
+}
+
+/// From a line of names and a line of their values (`netstat_seq_show`). A counter that the kernel does not have is 0.
+fn drops(text: &str) -> NamespaceDrops {
+    let mut drops = NamespaceDrops::default();
+    let mut lines = text.lines().filter(|line| line.starts_with("TcpExt: "));
+    let (Some(names), Some(values)) = (lines.next(), lines.next()) else { return drops };
+    for (name, value) in names.split(' ').zip(values.split(' ')) {
+        let counter = match name {
+            "ListenOverflows" => &mut drops.overflows,
+            "ListenDrops" => &mut drops.drops,
+            "TCPReqQFullDrop" => &mut drops.requests_full,
+            "TCPReqQFullDoCookies" => &mut drops.cookies,
+            _of_no_use_here => continue,
+        };
+        *counter = value.parse().unwrap_or(0);
+    }
+    drops
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_values_stand_in_two_lines() {
+        let text = "TcpExt: SyncookiesSent ListenOverflows ListenDrops TCPReqQFullDoCookies TCPReqQFullDrop\n\
+                    TcpExt: 1 2 3 4 5\nIpExt: InNoRoutes ListenDrops\nIpExt: 7 8\n";
+        assert_eq!(drops(text), NamespaceDrops { overflows: 2, drops: 3, cookies: 4, requests_full: 5 });
+        for torn in ["", "TcpExt: ListenDrops\n", "TcpExt: ListenDrops\nTcpExt: x\n"] {
+            assert_eq!(drops(torn), NamespaceDrops::default(), "{torn}");
+        }
+    }
+
+    #[test]
+    fn this_machine_has_them() {
+        let counters = read().unwrap();
+        assert!(counters.drops.drops >= counters.drops.overflows, "{counters:?}");
+        assert!(counters.somaxconn.is_some(), "{counters:?}");
+    }
+}

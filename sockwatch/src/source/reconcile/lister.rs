@@ -1,0 +1,125 @@
+//! One round: the tables of all namespaces, with what their counters say and who holds what.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+    time::Instant,
+};
+
+use super::{Order, Report, owners::Owners};
+use crate::{
+    monotonic::now_ns,
+    source::{
+        counters::{self, Counters},
+        table::{self, Asked, Listed, Namespace, Places, Table, TableError},
+    },
+    tcp::{
+        event::SocketKey,
+        filter::Filter,
+        listing::{Listing, Record, Round},
+        queue::{Follows, NamespaceDrops},
+        state::TcpState,
+    },
+};
+
+/// Lists on a thread of its own.
+#[derive(Debug)]
+pub(super) struct Lister {
+    filter: Filter,
+    /// Namespaces that were listed before, with their counters then.
+    known: HashMap<u32, Option<NamespaceDrops>>,
+    owners: Owners,
+}
+
+impl Lister {
+    pub(super) fn new(filter: Filter) -> Self {
+        let owners = Owners::new(&filter);
+        Self { filter, known: HashMap::new(), owners }
+    }
+
+    pub(super) fn work(&mut self, order: &Order) -> Report {
+        let began = Instant::now();
+        let mut round = Round::default();
+        let places = Places::look();
+        let mut wanted: HashMap<u32, Option<PathBuf>> = order.namespaces.clone();
+        if self.filter.netns.is_empty() {
+            // What is there already, and where nothing has happened yet.
+            for place in &places.found {
+                wanted.entry(place.inode).or_default().get_or_insert_with(|| place.path.clone());
+            }
+        }
+        self.owners.begin(&order.owners);
+        for (netns, hint) in wanted {
+            let place = places.found.iter().find(|place| place.inode == netns).map(|place| place.path.clone());
+            match place.or(hint).and_then(|path| Namespace::open(&path).ok()).filter(|it| it.inode() == netns) {
+                Some(namespace) => match self.list(&namespace) {
+                    Ok(listing) => round.listings.push(listing),
+                    Err(_) => round.unlisted += 1,
+                },
+                None if self.known.remove(&netns).is_some() => round.gone.push(netns),
+                None => round.unlisted += 1,
+            }
+        }
+        // After the listings: a socket that is new in one has its descriptor by now.
+        let inodes: HashSet<u32> = round.listings.iter().flat_map(|it| &it.records).map(|it| it.inode).collect();
+        self.owners.look(&inodes);
+        for listing in &mut round.listings {
+            listing.holders = self.owners.of(listing.records.iter().map(|record| record.inode));
+        }
+        round.to_ns = now_ns();
+        Report { round, took: began.elapsed() }
+    }
+
+    fn list(&mut self, namespace: &Namespace) -> Result<Listing, TableError> {
+        let netns = namespace.inode();
+        let first = !self.known.contains_key(&netns);
+        let mut table = Table::of(namespace)?;
+        let from_ns = now_ns();
+        let table::Listing { sockets, .. } = table.list(Asked::Sockets)?;
+        let to_ns = now_ns();
+        let ours: Vec<_> =
+            sockets.iter().filter(|it| self.filter.matches_tuple(it.key.netns, it.local, it.remote)).collect();
+        let listens = ours.iter().any(|listed| listed.state == TcpState::Listen);
+        let drops = if listens { drops(&mut table)? } else { HashMap::new() };
+        // Without them the depths are compared all the same. The first ones are what later ones are counted from.
+        let counters = if listens || first { namespace.enter(counters::read)?.ok() } else { None };
+        let before = self.known.entry(netns).or_default();
+        let dropped = counters.map(|Counters { drops, .. }| drops.since(before.get_or_insert(drops)));
+        let records = ours.into_iter().map(|listed| self.record(listed, first, &drops)).collect();
+        Ok(Listing {
+            netns,
+            from_ns,
+            to_ns,
+            first,
+            records,
+            holders: HashMap::new(),
+            dropped: dropped.unwrap_or_default(),
+            somaxconn: counters.and_then(|counters| counters.somaxconn),
+            follows: if self.owners.are_everyone() { Follows::All } else { Follows::Some },
+        })
+    }
+
+    fn record(&self, listed: &Listed, first: bool, drops: &HashMap<SocketKey, u32>) -> Record {
+        let expires_in_ns =
+            listed.timer.filter(|_| listed.minisock).map(|timer| u64::from(timer.expires_ms) * 1_000_000);
+        Record {
+            key: listed.key,
+            tuple: (listed.local, listed.remote),
+            state: listed.state,
+            expires_in_ns,
+            queue: listed.queue,
+            from_ns: listed.filled.from_ns,
+            to_ns: listed.filled.to_ns,
+            drops: drops.get(&listed.key).copied(),
+            inode: listed.inode,
+            ours: self.owners.are_everyone() || first && self.owners.own(listed.inode),
+        }
+    }
+}
+
+/// `sk_drops` of a namespace's listeners.
+fn drops(table: &mut Table) -> Result<HashMap<SocketKey, u32>, TableError> {
+    let table::Listing { sockets, details, .. } = table.list(Asked::Listeners)?;
+    let drops = sockets.iter().zip(&details).filter_map(|(listed, details)| Some((listed.key, details.drops?)));
+    Ok(drops.collect())
+}

@@ -1,0 +1,205 @@
+//! Accept queues: which child is in whose, and when they are told.
+
+use std::collections::HashMap;
+
+use foldhash::fast::FixedState;
+
+use super::{TOLERANCE_NS, Tracker};
+use crate::tcp::{
+    close::Ending,
+    connection::{Connection, Role},
+    event::{SocketKey, Task},
+    queue::{AcceptQueue, Arrival, Leaving, QueueRecord, Verdict},
+    state::TcpState,
+    update::{Happening, Subject, Update},
+};
+
+/// Accept queues, by listener.
+pub(super) type Queues = HashMap<SocketKey, AcceptQueue, FixedState>;
+
+impl Tracker {
+    /// A listener's queue. Without room there is none: then neither is there for its connections.
+    pub(super) fn queue(&mut self, listener: SocketKey) -> Option<&mut AcceptQueue> {
+        if !self.queues.contains_key(&listener) && self.queues.len() >= self.limit {
+            return None;
+        }
+        self.stirred = true;
+        let rounds = self.rounds_expected();
+        Some(self.queues.entry(listener).or_insert_with(|| AcceptQueue::default().within(rounds)))
+    }
+
+    /// The queue of a listener whose listen() was seen.
+    pub(super) fn begin_queue(&mut self, listener: SocketKey, limit: Option<u32>) {
+        let rounds = self.rounds_expected();
+        self.queues.insert(listener, AcceptQueue::begun(limit).within(rounds));
+    }
+
+    /// Who owns a child's listener.
+    pub(super) fn listener_owner(&self, child: SocketKey, listener: u64) -> Option<Task> {
+        let key = SocketKey { netns: child.netns, cookie: listener };
+        self.sockets.get(&key)?.connection.ownership.owner()
+    }
+
+    /// A child whose listener became known waits in its queue, or has been taken out of it already.
+    pub(super) fn admit_to_queue(&mut self, key: SocketKey) {
+        let Some((connection, listener)) = self.child(key) else { return };
+        let Some(queued) = connection.queued else { return };
+        let (waits, arrival) = (connection.is_queued(), arrival(connection.state));
+        let Some(queue) = self.queue(listener) else { return };
+        queue.enter(queued.at_ns, key.cookie, queued.limit);
+        if !waits {
+            queue.accept(queued.accepted_ns.unwrap_or(queued.at_ns), Some(queued.at_ns), key.cookie, arrival);
+        }
+    }
+
+    /// A child was accepted whose listener is known.
+    pub(super) fn accept_from_queue(&mut self, key: SocketKey, at_ns: u64) {
+        let Some((connection, listener)) = self.child(key) else { return };
+        let (entered_ns, arrival) = (connection.queued.map(|queued| queued.at_ns), arrival(connection.state));
+        if let Some(queue) = self.queue(listener) {
+            queue.accept(at_ns, entered_ns, key.cookie, arrival);
+        }
+    }
+
+    /// A child's client has left; that concerns the queue as long as nobody has accepted it.
+    pub(super) fn client_left(&mut self, key: SocketKey, at_ns: u64, leaving: Leaving) {
+        let Some(tracked) = self.sockets.get_mut(&key) else { return };
+        let connection = &mut tracked.connection;
+        if !connection.is_queued() {
+            return;
+        }
+        let Some(queued) = connection.queued.as_mut().filter(|queued| queued.left_ns.is_none()) else { return };
+        queued.left_ns = Some(at_ns);
+        let waited_ns = at_ns.saturating_sub(queued.at_ns);
+        if let Some((_, listener)) = self.child(key)
+            && let Some(queue) = self.queue(listener)
+        {
+            queue.leave(leaving, waited_ns);
+        }
+    }
+
+    /// A child goes to `CLOSE`.
+    pub(super) fn leave_queue(&mut self, key: SocketKey, at_ns: u64, ending: Option<Ending>) {
+        match ending {
+            Some(Ending::ResetByPeer) => self.client_left(key, at_ns, Leaving::Rst),
+            Some(Ending::ListenerClosed) => {
+                if let Some((connection, listener)) = self.child(key)
+                    && let Some(queued) = connection.queued
+                    && let Some(queue) = self.queue(listener)
+                {
+                    queue.unqueue(at_ns, queued.at_ns, key.cookie);
+                }
+            }
+            _not_by_others => {}
+        }
+    }
+
+    /// A child is gone. If its accept was not seen, it leaves its queue now.
+    pub(super) fn forget_queued(&mut self, child: &Connection) {
+        let queued = child.queued.filter(|queued| queued.accepted_ns.is_none());
+        if let (Some(listener), Some(queued)) = (child.ownership.listener, queued) {
+            let listener = SocketKey { netns: child.key.netns, cookie: listener };
+            if let Some(queue) = self.queues.get_mut(&listener) {
+                queue.remove(child.ended_ns.unwrap_or(queued.at_ns), queued.at_ns, child.key.cookie);
+                self.stirred = true;
+            }
+        }
+    }
+
+    /// A child and its listener, where that is known.
+    fn child(&self, key: SocketKey) -> Option<(&Connection, SocketKey)> {
+        let connection = &self.sockets.get(&key)?.connection;
+        let cookie = connection.ownership.listener?;
+        Some((connection, SocketKey { netns: key.netns, cookie }))
+    }
+
+    /// The kernel's word on a queue.
+    pub(super) fn queue_found(&mut self, listener: SocketKey, record: &QueueRecord, verdict: Verdict) {
+        if let Some(queue) = self.queue(listener) {
+            queue.found(record, verdict, TOLERANCE_NS);
+        }
+    }
+
+    /// A listener's owner is known only now: those who wait in its queue learn it.
+    pub(super) fn name_waiting(&mut self, listener: SocketKey) {
+        let owner = self.sockets.get(&listener).and_then(|tracked| tracked.connection.ownership.owner());
+        let Some(queue) = self.queues.get(&listener) else { return };
+        for cookie in queue.waiting() {
+            if let Some(tracked) = self.sockets.get_mut(&SocketKey { netns: listener.netns, cookie }) {
+                tracked.connection.ownership.listener_owner = owner;
+            }
+        }
+    }
+
+    /// Its holder is not who we believe: it was passed on, or its process runs another program; or nobody was known.
+    pub(super) fn held(&mut self, key: SocketKey, at_ns: u64, by: Task, updates: &mut Vec<Update>) {
+        let Some(tracked) = self.sockets.get_mut(&key) else { return };
+        let connection = &mut *tracked.connection;
+        let former = connection.ownership.held_by();
+        let was_queued = connection.is_queued();
+        match former {
+            Some(_) => connection.ownership.heir = Some(by),
+            None => connection.ownership.holder = Some(by),
+        }
+        let happening = Happening::Inherited { by, former };
+        updates.push(Update { at_ns, subject: Subject::from(&*connection), happening });
+        if connection.role == Role::Listener {
+            self.name_waiting(key);
+        } else if was_queued {
+            self.leave_unseen(key, at_ns);
+        }
+    }
+
+    /// A child was accepted, and the accept itself was not seen.
+    pub(super) fn leave_unseen(&mut self, key: SocketKey, at_ns: u64) {
+        if let Some((connection, listener)) = self.child(key)
+            && let Some(queued) = connection.queued
+            && let Some(queue) = self.queue(listener)
+        {
+            queue.remove(at_ns, queued.at_ns, key.cookie);
+        }
+    }
+
+    /// Tells the queues that have news, each once a second at most.
+    pub(super) fn tell_queues(&mut self, now_ns: u64, updates: &mut Vec<Update>) {
+        if !self.stirred {
+            return;
+        }
+        self.stirred = false;
+        for (key, queue) in &mut self.queues {
+            // Of a listener that is not followed only the connections are told.
+            let Some(tracked) = self.sockets.get(key) else { continue };
+            if let Some(figures) = queue.news(now_ns) {
+                let subject = Subject::from(&*tracked.connection);
+                updates.push(Update { at_ns: now_ns, subject, happening: Happening::Queue(Box::new(figures)) });
+            }
+            self.stirred |= queue.is_restless();
+        }
+    }
+
+    /// Tells the queues that have changed, at the end.
+    pub(super) fn tell_changed_queues(&mut self, now_ns: u64, updates: &mut Vec<Update>) {
+        for (key, queue) in &mut self.queues {
+            if let Some(tracked) = self.sockets.get(key)
+                && let Some(figures) = queue.last_news(now_ns)
+            {
+                let subject = Subject::from(&*tracked.connection);
+                updates.push(Update { at_ns: now_ns, subject, happening: Happening::Queue(Box::new(figures)) });
+            }
+        }
+    }
+}
+
+/// A listener is over: what went through its queue goes with it.
+pub(super) fn close_queue(queues: &mut Queues, listener: &mut Connection) {
+    let queue = queues.remove(&listener.key);
+    listener.accept_queue = queue.map(|queue| Box::new(queue.figures(listener.ended_ns.unwrap_or_default())));
+}
+
+fn arrival(state: TcpState) -> Arrival {
+    match state {
+        TcpState::Close => Arrival::Dead,
+        TcpState::CloseWait => Arrival::HalfClosed,
+        _still_open => Arrival::Open,
+    }
+}

@@ -1,0 +1,122 @@
+//! Compares listeners and owners with the kernel's word: how deep each accept queue is, who holds each socket now, and which
+//! listener a child waits for.
+
+use std::collections::HashMap;
+
+use super::{TOLERANCE_NS, event};
+use crate::tcp::{
+    endpoint::Endpoint,
+    event::{Event, EventKind, Task},
+    listing::{Listing, Record},
+    queue::{QueueRecord, Verdict},
+    state::TcpState,
+    tracker::Tracker,
+};
+
+/// The listeners of a listing, by address.
+pub(super) struct Listeners(HashMap<Endpoint, Vec<u64>>);
+
+impl Listeners {
+    /// Only a first listing is asked whose children there are; events tell it later.
+    pub(super) fn of(listing: &Listing) -> Self {
+        let mut by_address: HashMap<Endpoint, Vec<u64>> = HashMap::new();
+        if listing.first {
+            for record in listing.records.iter().filter(|record| record.state == TcpState::Listen) {
+                by_address.entry(record.tuple.0).or_default().push(record.key.cookie);
+            }
+        }
+        Self(by_address)
+    }
+
+    /// The listener that a child waits for: at its own address, else at all of its family. Of several that share it, nobody
+    /// knows which.
+    pub(super) fn of_child(&self, child: &Record) -> Option<u64> {
+        let local = child.tuple.0;
+        let sharing = self.0.get(&local).or_else(|| self.0.get(&local.at_any_address()))?;
+        match sharing[..] {
+            [listener] => Some(listener),
+            _ => None,
+        }
+    }
+}
+
+/// Whether nobody has accepted it: a connection without a descriptor that was never closed from here.
+pub(super) fn is_queued(record: &Record) -> bool {
+    let open = matches!(record.state, TcpState::Established | TcpState::CloseWait);
+    open && record.inode == 0 && record.expires_in_ns.is_none()
+}
+
+impl Tracker {
+    /// Compares the queues of a listing's listeners.
+    pub(super) fn compare_queues(&mut self, listing: &Listing, events: &mut Vec<Event>) {
+        for record in &listing.records {
+            let Some((depth, limit)) = record.queue else { continue };
+            if !self.sockets.contains_key(&record.key) && !record.ours {
+                continue;
+            }
+            let word = QueueRecord {
+                from_ns: record.from_ns,
+                to_ns: record.to_ns,
+                depth,
+                limit,
+                drops: record.drops,
+                somaxconn: listing.somaxconn,
+                namespace: listing.dropped,
+                follows: listing.follows,
+            };
+            let Some(queue) = self.queue(record.key) else { continue };
+            let verdict = queue.compare(&word, TOLERANCE_NS);
+            self.agreement.depths += u64::from(verdict == Verdict::Differs);
+            let kind = EventKind::QueueFound { record: word, verdict };
+            events.push(event(record.to_ns, record.key, Some(record.tuple), kind));
+        }
+    }
+
+    /// Whether the owner that we believe in still holds it. Who else does, is its heir.
+    pub(super) fn compare_holder(&self, record: &Record, listing: &Listing, events: &mut Vec<Event>) {
+        let Some(holders) = listing.holders.get(&record.inode) else { return };
+        let Some(tracked) = self.sockets.get(&record.key) else { return };
+        if let Some(by) = heir(tracked.connection.ownership.held_by(), holders) {
+            events.push(event(record.to_ns, record.key, Some(record.tuple), EventKind::Held { by }));
+        }
+    }
+}
+
+/// Who is to be told as its new owner; `None` while the owner holds it. A process whose first thread opened it, and goes by
+/// another name now, runs another program.
+fn heir(owner: Option<Task>, holders: &[Task]) -> Option<Task> {
+    let first = *holders.first()?;
+    let Some(owner) = owner else { return Some(first) };
+    match holders.iter().find(|holder| holder.pid == owner.pid) {
+        None => Some(first),
+        Some(holder) => (owner.tid == owner.pid && owner.comm != holder.comm).then_some(*holder),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tcp::event::Comm;
+
+    fn task(pid: u32, tid: u32, name: &str) -> Task {
+        Task { pid, tid, comm: Comm::from(name) }
+    }
+
+    #[test]
+    fn an_owner_that_holds_it_has_no_heir() {
+        let (parent, child) = (task(10, 10, "parent"), task(20, 20, "child"));
+        assert_eq!(heir(Some(parent), &[parent, child]), None);
+        assert_eq!(heir(Some(parent), &[child]), Some(child));
+        assert_eq!(heir(Some(child), &[parent, child]), None);
+        assert_eq!(heir(None, &[parent]), Some(parent));
+        assert_eq!(heir(Some(parent), &[]), None, "in a message between processes, perhaps");
+    }
+
+    #[test]
+    fn another_program_is_another_name_of_the_first_thread() {
+        let (before, after, thread) = (task(10, 10, "sh"), task(10, 10, "cat"), task(10, 11, "worker"));
+        assert_eq!(heir(Some(before), &[after]), Some(after));
+        assert_eq!(heir(Some(after), &[after]), None);
+        assert_eq!(heir(Some(thread), &[after]), None, "threads have names of their own");
+    }
+}
