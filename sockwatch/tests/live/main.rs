@@ -9,6 +9,7 @@ mod audit;
 mod chaos;
 mod endings;
 mod filters;
+mod flood;
 mod harness;
 mod labs;
 mod list;
