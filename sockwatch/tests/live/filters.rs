@@ -257,12 +257,13 @@ fn pid_of_a_server_that_listens_already() {
     let mut server = Puppet::new();
     let address = place();
     server.tell(&format!("listen {address}"));
-    let trace = Trace::start(machine, &["--pid", &server.pid().to_string()]);
+    let mut trace = Trace::start(machine, &["--pid", &server.pid().to_string()]);
+    trace.until("the listener", |line| line.is("listed"));
     noise();
-    check_server(trace, &mut server, address, &["listener: LISTEN>CLOSE end stopped", SERVER]);
+    check_server(trace, &mut server, address, &["listener: is LISTEN LISTEN>CLOSE end stopped", SERVER]);
 }
 
-/// A connection that waited in the process's accept queue when the trace began.
+/// A connection that the process had accepted when the trace began.
 #[test]
 fn pid_of_a_server_with_connections() {
     let Some(machine) = shared("pid_of_a_server_with_connections") else { return };
@@ -272,6 +273,7 @@ fn pid_of_a_server_with_connections() {
     let client = TcpStream::connect(address).unwrap();
     server.tell("accept");
     let mut trace = Trace::start(machine, &["--pid", &server.pid().to_string()]);
+    trace.until_count(2, "the listener and the connection", |line| line.is("listed"));
     noise();
     let fits = |line: &Line| line.0["new"] == "CLOSE_WAIT";
     client.shutdown(std::net::Shutdown::Write).unwrap();
@@ -279,8 +281,8 @@ fn pid_of_a_server_with_connections() {
     server.tell("close");
     trace.until_finished(1);
     let ended = trace.finish();
-    let story = "unknown: ESTABLISHED>CLOSE_WAIT CLOSE_WAIT>LAST_ACK LAST_ACK>CLOSE end peer-fin";
-    assert_stories(&ended, &[story]);
+    let story = "unknown: is ESTABLISHED ESTABLISHED>CLOSE_WAIT CLOSE_WAIT>LAST_ACK LAST_ACK>CLOSE end peer-fin";
+    assert_stories(&ended, &["listener: is LISTEN", story]);
 }
 
 fn check_server(mut trace: Trace, server: &mut Puppet, address: SocketAddr, expected: &[&str]) {
