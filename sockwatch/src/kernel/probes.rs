@@ -117,8 +117,19 @@ const ACCEPT_EXIT: Program = program("accept_exit", Hook::Tracepoint("syscalls",
 const ACCEPT4_ENTER: Program = program("accept4_enter", Hook::Tracepoint("syscalls", "sys_enter_accept4"));
 const ACCEPT_ENTER: Program = program("accept_enter", Hook::Tracepoint("syscalls", "sys_enter_accept"));
 
-const ACCEPT4_RETURN: Program = program("accept4_kretprobe", Hook::KRetProbe("__x64_sys_accept4"));
-const ACCEPT_RETURN: Program = program("accept_return_kretprobe", Hook::KRetProbe("__x64_sys_accept"));
+/// The accept system calls' own functions, which take the caller's `struct pt_regs`: each architecture names them its own
+/// way. On others than these two no such function exists, and what attaches to it is refused.
+#[cfg(not(target_arch = "aarch64"))]
+const SYS_ACCEPT: &str = "__x64_sys_accept";
+#[cfg(not(target_arch = "aarch64"))]
+const SYS_ACCEPT4: &str = "__x64_sys_accept4";
+#[cfg(target_arch = "aarch64")]
+const SYS_ACCEPT: &str = "__arm64_sys_accept";
+#[cfg(target_arch = "aarch64")]
+const SYS_ACCEPT4: &str = "__arm64_sys_accept4";
+
+const ACCEPT4_RETURN: Program = program("accept4_kretprobe", Hook::KRetProbe(SYS_ACCEPT4));
+const ACCEPT_RETURN: Program = program("accept_return_kretprobe", Hook::KRetProbe(SYS_ACCEPT));
 
 /// The exits of the accept system calls. They serve two probes, and attach once.
 const SYSCALL_EXITS: &[Program] = &[ACCEPT4_EXIT, ACCEPT_EXIT];
@@ -248,8 +259,8 @@ pub const PROBES: &[Probe] = &[
             Alternative {
                 name: "fexit",
                 programs: &[
-                    program("accept4_fexit", Hook::FExit("__x64_sys_accept4")),
-                    program("accept_fexit", Hook::FExit("__x64_sys_accept")),
+                    program("accept4_fexit", Hook::FExit(SYS_ACCEPT4)),
+                    program("accept_fexit", Hook::FExit(SYS_ACCEPT)),
                 ],
                 requirements: &[IDENTITY],
                 lost: None,
@@ -263,8 +274,8 @@ pub const PROBES: &[Probe] = &[
             Alternative {
                 name: "kretprobe",
                 programs: &[
-                    program("accept4_kprobe", Hook::KProbe("__x64_sys_accept4")),
-                    program("accept_kprobe", Hook::KProbe("__x64_sys_accept")),
+                    program("accept4_kprobe", Hook::KProbe(SYS_ACCEPT4)),
+                    program("accept_kprobe", Hook::KProbe(SYS_ACCEPT)),
                     ACCEPT4_RETURN,
                     ACCEPT_RETURN,
                 ],
