@@ -17,8 +17,8 @@ use nix::sys::socket::{
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let next = NEXT.fetch_add(1, Ordering::Relaxed);
-    assert!(next < 200, "too many ports");
-    10_000 + (id() % 100) as u16 * 200 + next
+    assert!(next < 400, "too many ports");
+    10_000 + (id() % 50) as u16 * 400 + next
 }
 
 /// A loopback address of a test's own: 127.x.y.1.
