@@ -78,12 +78,23 @@ fn renewed(path: &Path, run: Vec<Tested>) -> Vec<Tested> {
     all
 }
 
-/// What attaches now and did not, or the other way round. Releases change with every update of Debian's.
+/// What attaches now and did not, or the other way round, and tests that are skipped now and were not. Releases change with
+/// every update of Debian's.
 fn difference(committed: &Tested, tested: &Tested) -> Vec<String> {
     let (before, now) = (&committed.column, &tested.column);
     let mut differences = otherwise(&before.alternatives, &now.alternatives, "");
     differences.extend(otherwise(&before.without_btf, &now.without_btf, " without BTF"));
+    for (variant, counts) in &now.tests {
+        let known = before.tests.get(variant).map(|counts| counts.skipped.as_slice()).unwrap_or_default();
+        let new = counts.skipped.iter().filter(|skip| known.iter().all(|known| skipped(known) != skipped(skip)));
+        differences.extend(new.map(|skip| format!("{variant}: skipped, and not there: {skip}")));
+    }
     differences.iter().map(|difference| format!("{}: {difference}", tested.kernel)).collect()
+}
+
+/// A skipped test's name, without its reason.
+fn skipped(test: &str) -> &str {
+    test.split(": ").next().unwrap_or(test)
 }
 
 /// Alternatives of which the two say something else.
@@ -223,6 +234,7 @@ Debian's kernels, x86-64, each alternative tried on its own:
 
 #[cfg(test)]
 mod tests {
+    use super::super::result::Counts;
     use super::*;
 
     fn run(refused: &str) -> Vec<u8> {
@@ -255,5 +267,18 @@ mod tests {
             tested.column.without_btf = std::mem::take(&mut tested.column.alternatives);
         }
         assert_eq!(difference(&yes, &no), ["6.1: accept=fexit without BTF is refused (gone), and attaches there"]);
+    }
+
+    #[test]
+    fn a_test_that_is_skipped_now_is_a_difference() {
+        let skipping = |reason: &str| {
+            let counts = Counts { skipped: vec![format!("list: {reason}")], ..Counts::default() };
+            let mut tested = tested(&run(""));
+            tested.column.tests.insert("default".into(), counts);
+            tested
+        };
+        assert_eq!(difference(&skipping("no ss here"), &skipping("another reason")), [""; 0]);
+        let expected = ["6.1: default: skipped, and not there: list: no ss here"];
+        assert_eq!(difference(&tested(&run("")), &skipping("no ss here")), expected);
     }
 }
