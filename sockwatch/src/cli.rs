@@ -297,7 +297,8 @@ pub(crate) struct ActorArgs {
 /// `sockwatch doctor`
 #[derive(Args, Debug)]
 pub(crate) struct DoctorArgs {
-    /// Also try every alternative of each probe, not only the first that attaches.
+    /// Also try every alternative of each probe, not only the first that attaches, and name the fields that this kernel
+    /// does not have.
     #[arg(long)]
     pub(crate) all: bool,
     /// How to print.

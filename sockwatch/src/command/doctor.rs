@@ -16,6 +16,7 @@ use sockwatch::{
     kernel::{
         btf::{Btf, VMLINUX},
         check::{self, CAPABILITIES, Capabilities},
+        layout::Layout,
         refusal::Refusal,
         session::{self, Options, Outcome, Tried, Yardstick, default_ring_bytes},
         tracefs::{self, Tracefs},
@@ -103,6 +104,9 @@ struct Report {
     /// With `--all`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     alternatives: Vec<AlternativeReport>,
+    /// With `--all`: what the probes would read, and what this kernel does not have or describe. It reads as 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    absent_fields: Option<Vec<&'static str>>,
 }
 
 pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
@@ -150,7 +154,8 @@ fn examine(args: &DoctorArgs) -> anyhow::Result<Report> {
     let tried = if args.all { session::survey(&options).unwrap_or_default() } else { Vec::new() };
     let worst = checks.iter().map(|check| check.status).chain(probes.iter().map(|probe| probe.status)).max();
     let alternatives = tried.into_iter().map(alternative_report).collect();
-    Ok(Report { verdict: worst.unwrap_or(Status::Ok), checks, probes, alternatives })
+    let absent_fields = args.all.then(|| Layout::resolve(Btf::of_running_kernel().ok().as_ref()).absent);
+    Ok(Report { verdict: worst.unwrap_or(Status::Ok), checks, probes, alternatives, absent_fields })
 }
 
 fn ok(name: &'static str, found: String) -> Check {
@@ -363,6 +368,11 @@ fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
     for AlternativeReport { probe, alternative, refused } in &report.alternatives {
         let attaches = refused.as_ref().map_or("yes".to_owned(), |reason| format!("no: {reason}"));
         writeln!(out, "{probe:17} {alternative:11} {attaches}")?;
+    }
+    match report.absent_fields.as_deref() {
+        None => {}
+        Some([]) => writeln!(out, "\nfields absent here: none")?,
+        Some(fields) => writeln!(out, "\nfields absent here: {}", fields.join(" "))?,
     }
     writeln!(out, "\n{}", verdict(report.verdict))
 }

@@ -15,6 +15,9 @@ pub(crate) struct Column {
     pub(crate) alternatives: Vec<Alternative>,
     /// The same with the kernel's BTF hidden.
     pub(crate) without_btf: Vec<Alternative>,
+    /// What the probes would read and the kernel does not have: fields of structures and of tracepoints' records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) absent_fields: Option<Vec<String>>,
     /// The live tests by variant.
     pub(crate) tests: BTreeMap<String, Counts>,
 }
@@ -106,12 +109,16 @@ impl Reader {
             "survey" => self.survey = Some(Survey { without_btf: rest == "without-btf", json: String::new() }),
             "surveyed" => {
                 let survey = self.survey.take()?;
-                let alternatives = match alternatives(&survey.json) {
-                    Ok(alternatives) => alternatives,
+                let report = match serde_json::from_str::<Report>(&survey.json) {
+                    Ok(report) => report,
                     Err(error) => return Some(format!("the survey cannot be read: {error}: {}", survey.json)),
                 };
                 let column = &mut self.column;
-                *if survey.without_btf { &mut column.without_btf } else { &mut column.alternatives } = alternatives;
+                if survey.without_btf {
+                    column.without_btf = report.alternatives;
+                } else {
+                    (column.alternatives, column.absent_fields) = (report.alternatives, report.absent_fields);
+                }
             }
             "run" => {
                 self.variant = Some(rest.to_owned());
@@ -134,13 +141,11 @@ impl Reader {
     }
 }
 
-/// From `sockwatch doctor --all --format json`.
-fn alternatives(survey: &str) -> serde_json::Result<Vec<Alternative>> {
-    #[derive(Deserialize)]
-    struct Report {
-        alternatives: Vec<Alternative>,
-    }
-    Ok(serde_json::from_str::<Report>(survey)?.alternatives)
+/// Of `sockwatch doctor --all --format json`.
+#[derive(Deserialize)]
+struct Report {
+    alternatives: Vec<Alternative>,
+    absent_fields: Option<Vec<String>>,
 }
 
 impl Column {
@@ -205,7 +210,8 @@ mod tests {
     const SURVEY: &str = r#"@sockwatch started 6.1
 @sockwatch survey
 {"alternatives": [
-{"probe": "accept", "alternative": "fexit"}, {"probe": "drop", "alternative": "btf", "refused": "no"}]}
+{"probe": "accept", "alternative": "fexit"}, {"probe": "drop", "alternative": "btf", "refused": "no"}],
+"absent_fields": ["segs_out"]}
 @sockwatch surveyed
 @sockwatch survey without-btf
 {"alternatives": [{"probe": "accept", "alternative": "fexit", "refused": "no BTF"}]}
@@ -222,6 +228,7 @@ mod tests {
         assert_eq!((counts.passed, counts.skipped.len(), counts.failed.len()), (2, 1, 1));
         assert_eq!(reader.column.faults(&["default"]), ["default: d failed"]);
         assert_eq!(reader.column.release, "6.1");
+        assert_eq!(reader.column.absent_fields, Some(vec!["segs_out".to_owned()]));
     }
 
     #[test]

@@ -78,12 +78,17 @@ fn renewed(path: &Path, run: Vec<Tested>) -> Vec<Tested> {
     all
 }
 
-/// What attaches now and did not, or the other way round, and tests that are skipped now and were not. Releases change with
-/// every update of Debian's.
+/// What attaches now and did not, or the other way round; fields that are gone or new; tests that are skipped now and were
+/// not. Releases change with every update of Debian's.
 fn difference(committed: &Tested, tested: &Tested) -> Vec<String> {
     let (before, now) = (&committed.column, &tested.column);
     let mut differences = otherwise(&before.alternatives, &now.alternatives, "");
     differences.extend(otherwise(&before.without_btf, &now.without_btf, " without BTF"));
+    if let (Some(before), Some(now)) = (&before.absent_fields, &now.absent_fields)
+        && before != now
+    {
+        differences.push(format!("fields absent: {}; there: {}", now.join(" "), before.join(" ")));
+    }
     for (variant, counts) in &now.tests {
         let known = before.tests.get(variant).map(|counts| counts.skipped.as_slice()).unwrap_or_default();
         let new = counts.skipped.iter().filter(|skip| known.iter().all(|known| skipped(known) != skipped(skip)));
@@ -267,6 +272,17 @@ mod tests {
             tested.column.without_btf = std::mem::take(&mut tested.column.alternatives);
         }
         assert_eq!(difference(&yes, &no), ["6.1: accept=fexit without BTF is refused (gone), and attaches there"]);
+    }
+
+    #[test]
+    fn a_field_that_is_gone_is_a_difference() {
+        let without = |fields: &[&str]| {
+            let mut tested = tested(&run(""));
+            tested.column.absent_fields = Some(fields.iter().map(|&field| field.to_owned()).collect());
+            tested
+        };
+        let expected = ["6.1: fields absent: cgroup_level snd_una; there: cgroup_level"];
+        assert_eq!(difference(&without(&["cgroup_level"]), &without(&["cgroup_level", "snd_una"])), expected);
     }
 
     #[test]
