@@ -13,11 +13,13 @@ use crate::musl;
 /// Programs that the live tests start. busybox' `ip` knows no network namespaces.
 const PROGRAMS: &[&str] = &["/usr/sbin/ip", "/usr/sbin/tc", "/usr/bin/ss", "/usr/bin/bash"];
 
-/// What was built for the guests. The tests know sockwatch's path from the build: it stays the same in the guest.
+/// What was built for the guests. The tests know paths from the build: they stay the same in the guest.
 pub(crate) struct Binaries {
     sockwatch: PathBuf,
     /// Only on the host's architecture.
     tests: Option<PathBuf>,
+    /// What labs are compared with.
+    goldens: Vec<PathBuf>,
 }
 
 impl Binaries {
@@ -38,7 +40,15 @@ pub(crate) fn build(workspace: &Path, machine: &Machine) -> Result<Binaries> {
     let built = musl::build(workspace, machine.name, arguments)?;
     let sockwatch = built.executable("bin", "sockwatch")?;
     let tests = if native { Some(built.executable("test", "live")?) } else { None };
-    Ok(Binaries { sockwatch, tests })
+    let goldens = if native { goldens(workspace)? } else { Vec::new() };
+    Ok(Binaries { sockwatch, tests, goldens })
+}
+
+fn goldens(workspace: &Path) -> Result<Vec<PathBuf>> {
+    let directory = workspace.join("sockwatch/tests/labs");
+    let files = directory.read_dir().with_context(|| format!("reading {}", directory.display()))?;
+    let paths = files.map(|file| Ok(file?.path())).collect::<Result<Vec<_>>>()?;
+    Ok(paths.into_iter().filter(|path| path.extension().is_some_and(|it| it == "golden")).collect())
 }
 
 /// Returns the modules' paths in the guest.
@@ -49,6 +59,9 @@ pub(crate) fn fill(archive: &mut Archive, binaries: &Binaries, kernel: &Kernel) 
     archive.copy("/bin/busybox", &kernel.busybox)?;
     for binary in [Some(&binaries.sockwatch), binaries.tests.as_ref()].into_iter().flatten() {
         archive.file(binary.to_str().context("the target directory's name is not UTF-8")?, &musl::stripped(binary)?);
+    }
+    for golden in &binaries.goldens {
+        archive.copy(golden.to_str().context("the workspace's name is not UTF-8")?, golden)?;
     }
     if binaries.tests.is_some() {
         for program in PROGRAMS {
