@@ -1,6 +1,7 @@
 //! JSON lines: one object per line, described by `docs/trace.schema.json`. The types in `line` are the format; the
 //! tracker's own types are not, so they may change without it.
 
+mod counts;
 mod line;
 mod queue;
 
@@ -14,7 +15,8 @@ use serde_json::value::{RawValue, to_raw_value};
 
 pub use self::line::{Line, Start, VERSION};
 use self::{
-    line::{AgreementCounts, Endpoint, Finished, LossCounts, Socket, Span, Task},
+    counts::{AgreementCounts, LossCounts},
+    line::{Endpoint, Finished, Socket, Span, Task},
     queue::Queue,
 };
 
