@@ -80,6 +80,8 @@ offsets! {
     segs_out => "tcp_sock", "segs_out";
     bytes_acked => "tcp_sock", "bytes_acked";
     bytes_received => "tcp_sock", "bytes_received";
+    /// The first subflow of an MPTCP socket: the connection that accept() has taken from the queue.
+    mptcp_first => "mptcp_sock", "first";
     tw_substate => "inet_timewait_sock", "tw_substate";
     /// Null when a minisock, or a socket, is in no hash table.
     skc_hashed => "sock_common", "skc_nulls_node.pprev";

@@ -26,6 +26,8 @@ use crate::{
 #[btf_map]
 static ACCEPT_EXITS: Array<u32, 1> = Array::new();
 
+const IPPROTO_MPTCP: u16 = 262;
+
 /// Not failures: nothing to accept (EAGAIN), interrupted (EINTR, ERESTARTSYS to ERESTART_RESTARTBLOCK), cancelled.
 const EINTR: i64 = 4;
 const EAGAIN: i64 = 11;
@@ -212,6 +214,21 @@ unsafe fn address_of_file(file: *const u8) -> *const u8 {
         if socket == 0 || Probed::read::<usize>(socket as *const u8, offset!(socket_file)) != file as usize {
             return core::ptr::null();
         }
-        Probed::read::<usize>(socket as *const u8, offset!(socket_sk)) as *const u8
+        first_subflow(Probed::read::<usize>(socket as *const u8, offset!(socket_sk)) as *const u8)
+    }
+}
+
+/// What an accept queue holds of an MPTCP connection; any other socket is its own.
+///
+/// # Safety
+/// `sk` is a `struct sock` or null.
+#[inline(always)]
+unsafe fn first_subflow(sk: *const u8) -> *const u8 {
+    // SAFETY: as the caller promised; every read is probed.
+    unsafe {
+        if Probed::read::<u16>(sk, offset!(sk_protocol)) != IPPROTO_MPTCP {
+            return sk;
+        }
+        Probed::read::<usize>(sk, offset!(mptcp_first)) as *const u8
     }
 }

@@ -58,8 +58,8 @@ pub enum Requirement {
     Arguments(&'static str, usize),
     /// Fields that the programs read, of structures or of tracepoints' records.
     Fields(&'static [&'static str]),
-    /// A helper of this name in `enum bpf_func_id`; another row of the same name does without.
-    Helper(&'static str),
+    /// An enumeration has this enumerator; another row of the same name does without.
+    Enumerator(&'static str, &'static str),
     /// Only where an earlier probe took this alternative: it is of no use otherwise.
     Taken(&'static str, &'static str),
     /// Only where the kernel has no BTF: elsewhere another row of the same name tells more.
@@ -139,7 +139,13 @@ const DESCRIPTORS: Requirement =
     Requirement::Fields(&["task_files", "files_fdt", "fdt_fd", "file_private_data", "socket_sk"]);
 
 /// Tells a failed accept's listener at the exit; else its descriptor is noted at the entry.
-const TASK_REGISTERS: Requirement = Requirement::Helper("BPF_FUNC_task_pt_regs");
+const TASK_REGISTERS: Requirement = Requirement::Enumerator("bpf_func_id", "BPF_FUNC_task_pt_regs");
+
+const KFREE_SKB: &[Program] = &[program("kfree_skb", Hook::BtfTracepoint("kfree_skb"))];
+
+/// Up to 6.10 a dropped segment does not tell its socket.
+const KFREE_SKB_SOCKET: Requirement = Requirement::Arguments("kfree_skb", 4);
+const LISTEN_OVERFLOW: Requirement = Requirement::Enumerator("skb_drop_reason", "SKB_DROP_REASON_TCP_LISTEN_OVERFLOW");
 
 const STATE_RECORD: Requirement = Requirement::Fields(&[
     "state_address",
@@ -418,12 +424,20 @@ pub const PROBES: &[Probe] = &[
         name: "drop",
         tells: "final ACKs dropped at a full accept queue, segments for TIME_WAIT (not: dropped SYNs)",
         need: Need::Optional { without: "dropped final ACKs and segments to TIME_WAIT" },
-        alternatives: &[Alternative {
-            name: "btf",
-            programs: &[program("kfree_skb", Hook::BtfTracepoint("kfree_skb"))],
-            requirements: &[IDENTITY, Requirement::Arguments("kfree_skb", 4)],
-            lost: None,
-        }],
+        alternatives: &[
+            Alternative {
+                name: "btf",
+                programs: KFREE_SKB,
+                requirements: &[IDENTITY, KFREE_SKB_SOCKET, LISTEN_OVERFLOW],
+                lost: None,
+            },
+            Alternative {
+                name: "btf",
+                programs: KFREE_SKB,
+                requirements: &[IDENTITY, KFREE_SKB_SOCKET],
+                lost: Some("final ACKs dropped at a full accept queue: this kernel does not say why it drops them"),
+            },
+        ],
     },
     Probe {
         name: "state",

@@ -145,7 +145,7 @@ fn the_last_ack_finds_the_queue_full() {
     }
     // The next ones, a second later, reach their clients.
     network.far.ip(&[&["neigh", "del"], &neighbour[..]].concat());
-    let tells = trace.probes.has("drop");
+    let tells = trace.probes.tells_overflow();
     let full = until(&mut trace, "an overflow", |line| {
         line.number("drops") > Some(0) && (!tells || line.number("overflows") > Some(0))
     });

@@ -194,6 +194,11 @@ impl Probes {
         self.taken(probe) != "off"
     }
 
+    /// Whether a last ACK that is dropped at a full accept queue is told.
+    pub(crate) fn tells_overflow(&self) -> bool {
+        self.has("drop") && kernel_names("SKB_DROP_REASON_TCP_LISTEN_OVERFLOW")
+    }
+
     /// An expected story without the words that this trace cannot know.
     pub(crate) fn tell(&self, story: &str) -> String {
         // A minisock is recognised by its cookie, which the classic tracepoint does not generate.
@@ -203,6 +208,7 @@ impl Probes {
             ("reset_sent", !self.has("reset")),
             ("reset_received", !self.has("reset")),
             ("accept_failed 24", !self.has("accept-return")),
+            ("listen_overflow", !self.tells_overflow()),
             ("minisock_segment", deaf),
             ("minisock_end", deaf),
             ("FIN_WAIT2>TIME_WAIT", deaf),
@@ -212,6 +218,13 @@ impl Probes {
             story.trim_end().to_owned()
         })
     }
+}
+
+/// Whether the kernel's BTF has this name: what a probe may tell is up to an enumerator at times.
+fn kernel_names(name: &str) -> bool {
+    static BTF: OnceLock<Vec<u8>> = OnceLock::new();
+    let btf = BTF.get_or_init(|| std::fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default());
+    btf.windows(name.len()).any(|window| window == name.as_bytes())
 }
 
 /// A trace that has ended.

@@ -129,7 +129,7 @@ impl<'a> Starter<'a> {
                 Some(_) => Err(Refusal::NotNeeded),
                 None => Ok(()),
             },
-            Requirement::Helper(name) => match btf.map(|btf| btf.enumerator("bpf_func_id", name)) {
+            Requirement::Enumerator(enumeration, name) => match btf.map(|btf| btf.enumerator(enumeration, name)) {
                 Some(Some(_)) => Ok(()),
                 Some(None) => Err(Refusal::NotNeeded),
                 None => Err(Refusal::NoBtf),

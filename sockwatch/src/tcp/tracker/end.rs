@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::{Sockets, Tracked, Tracker, listeners::close_queue};
 use crate::tcp::{
-    connection::{Connection, Role},
+    connection::{Connection, RESET_BELONGS_NS, Role},
     event::{Event, SocketKey},
     minisock::SLACK,
     update::{Happening, Subject, Update},
@@ -12,9 +12,6 @@ use crate::tcp::{
 
 /// A socket that nobody destroys is reported as ended so long after its `CLOSE`: late resets have come by then.
 const CLOSE_SETTLES_NS: u64 = 1_000_000_000;
-
-/// A RST that explains an orphan's end follows its destroy within microseconds.
-const RESET_FOLLOWS_NS: u64 = 1_000_000;
 
 /// How far a socket is from its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +81,7 @@ impl Tracker {
     }
 
     pub(super) fn settle_until(&mut self, now_ns: u64, updates: &mut Vec<Update>) {
-        while let Some((at_ns, key)) = self.departing.pop_due(now_ns, RESET_FOLLOWS_NS, &self.sockets) {
+        while let Some((at_ns, key)) = self.departing.pop_due(now_ns, RESET_BELONGS_NS, &self.sockets) {
             if let Some(tracked) = self.take_out(key) {
                 tracked.report_last(at_ns, updates);
             }

@@ -2,15 +2,12 @@
 
 use super::Tracker;
 use crate::tcp::{
-    connection::{Connection, Role},
+    connection::{Connection, RESET_BELONGS_NS, Role},
     event::{Event, Incident, SocketKey},
     minisock::{Minisock, MinisockEnd, TIME_WAIT_NS},
     state::TcpState,
     update::{Happening, Subject, Update},
 };
-
-/// The RST of an abort in `FIN_WAIT2` follows the transition to `CLOSE` within 0.2 ms, as measured on 6.18.
-const ABORT_NS: u64 = 1_000_000;
 
 impl Tracker {
     /// Resets, retransmissions and drops: noted with their connection, and told even where there is none.
@@ -90,7 +87,7 @@ impl Tracker {
         match incident {
             // The full socket's: it was aborted, and left no minisock after all.
             Incident::ResetSent { minisock: false, .. } => {
-                if minisock.state == TcpState::FinWait2 && at_ns.saturating_sub(minisock.since_ns) < ABORT_NS {
+                if minisock.state == TcpState::FinWait2 && at_ns.saturating_sub(minisock.since_ns) < RESET_BELONGS_NS {
                     self.minisocks.remove(&tuple);
                 }
                 false

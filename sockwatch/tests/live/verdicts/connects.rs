@@ -83,6 +83,8 @@ fn nobody_answers_arp() {
     let expected = "active unreached: ADDRESS not reached: ICMP answered 1 SYN with host unreachable (EHOSTUNREACH)";
     let Some(machine) = shared("nobody_answers_arp") else { return };
     let network = Network::new("arp");
+    // Three questions, before the SYN is sent again.
+    set(&network.near, "neigh/near/retrans_time_ms", "100");
     let mut trace = Trace::start(machine, &["--netns", &network.near.name]);
     network.near.run(|| {
         let error = TcpStream::connect(("10.77.0.3", 80)).unwrap_err();

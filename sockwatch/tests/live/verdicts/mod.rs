@@ -126,11 +126,16 @@ fn fill(stream: &TcpStream) -> usize {
     written
 }
 
-/// The same, until nothing is on the way any more: only the closed window holds the rest back.
+/// The same, until nothing is on the way any more: only the closed window holds the rest back. One that is merely small
+/// would let a part of the rest out later.
 fn close_window(stream: &TcpStream) {
     fill(stream);
     let deadline = Instant::now() + patience();
-    while getsockopt(stream, Info).unwrap().tcpi_unacked != 0 {
+    let is_closed = || {
+        let info = getsockopt(stream, Info).unwrap();
+        info.tcpi_unacked == 0 && info.tcpi_snd_wnd == 0
+    };
+    while !is_closed() {
         assert!(Instant::now() < deadline, "the window does not close");
         std::thread::yield_now();
     }
