@@ -95,6 +95,9 @@ impl History {
     }
 }
 
+/// Sockets that we had to name ourselves, by network namespace and ends.
+type Nameless = HashMap<(u32, (Endpoint, Endpoint)), SocketKey>;
+
 /// What a record says to us.
 enum Finding {
     Agrees,
@@ -161,7 +164,7 @@ impl Tracker {
                 self.compare_record(&record, listing, &listeners, history, events);
                 self.compare_holder(&record, listing, events);
             }
-            self.compare_queues(listing, events);
+            self.compare_queues(listing, &nameless, events);
             self.find_absent(listing, &openings, events);
         }
         for netns in &round.gone {
@@ -170,7 +173,7 @@ impl Tracker {
     }
 
     /// Sockets that we had to name ourselves, by their ends.
-    fn nameless_by_ends(&self) -> HashMap<(u32, (Endpoint, Endpoint)), SocketKey> {
+    fn nameless_by_ends(&self) -> Nameless {
         let named = self.by_address.values().filter_map(|key| Some((key, &self.sockets.get(key)?.connection)));
         named.map(|(key, it)| ((key.netns, (it.local, it.remote)), *key)).collect()
     }

@@ -3,12 +3,12 @@
 
 use std::collections::HashMap;
 
-use super::{TOLERANCE_NS, event};
+use super::{Nameless, TOLERANCE_NS, event};
 use crate::tcp::{
     endpoint::Endpoint,
     event::{Event, EventKind, Task},
     listing::{Listing, Record},
-    queue::{QueueRecord, Verdict},
+    queue::{Follows, QueueRecord, Verdict},
     state::TcpState,
     tracker::Tracker,
 };
@@ -48,12 +48,16 @@ pub(super) fn is_queued(record: &Record) -> bool {
 
 impl Tracker {
     /// Compares the queues of a listing's listeners.
-    pub(super) fn compare_queues(&mut self, listing: &Listing, events: &mut Vec<Event>) {
+    pub(super) fn compare_queues(&mut self, listing: &Listing, nameless: &Nameless, events: &mut Vec<Event>) {
         for record in &listing.records {
             let Some((depth, limit)) = record.queue else { continue };
-            if !self.sockets.contains_key(&record.key) && !record.ours {
+            let name = nameless.get(&(record.key.netns, record.tuple)).copied();
+            let key = name.unwrap_or(record.key);
+            if !self.sockets.contains_key(&key) && !record.ours {
                 continue;
             }
+            // Its children did not know it by our name.
+            let follows = if name.is_some() { Follows::Some } else { listing.follows };
             let word = QueueRecord {
                 from_ns: record.from_ns,
                 to_ns: record.to_ns,
@@ -62,13 +66,13 @@ impl Tracker {
                 drops: record.drops,
                 somaxconn: listing.somaxconn,
                 namespace: listing.dropped,
-                follows: listing.follows,
+                follows,
             };
-            let Some(queue) = self.queue(record.key) else { continue };
+            let Some(queue) = self.queue(key) else { continue };
             let verdict = queue.compare(&word, TOLERANCE_NS);
             self.agreement.depths += u64::from(verdict == Verdict::Differs);
             let kind = EventKind::QueueFound { record: word, verdict };
-            events.push(event(record.to_ns, record.key, Some(record.tuple), kind));
+            events.push(event(record.to_ns, key, Some(record.tuple), kind));
         }
     }
 
