@@ -126,19 +126,20 @@ fn fill(stream: &TcpStream) -> usize {
     written
 }
 
-/// The same, until nothing is on the way any more: only the closed window holds the rest back. One that is merely small
-/// would let a part of the rest out later.
-fn close_window(stream: &TcpStream) {
-    fill(stream);
+/// The same, with nothing on the way: only the closed window holds the rest back. Step by step, for a receiver that is
+/// flooded drops what its window had room for, and that is sent again.
+fn close_window(mut stream: &TcpStream) {
     let deadline = Instant::now() + patience();
-    let is_closed = || {
-        let info = getsockopt(stream, Info).unwrap();
-        info.tcpi_unacked == 0 && info.tcpi_snd_wnd == 0
-    };
-    while !is_closed() {
-        assert!(Instant::now() < deadline, "the window does not close");
-        std::thread::yield_now();
+    loop {
+        let info = getsockopt(&stream, Info).unwrap();
+        match (info.tcpi_unacked, info.tcpi_snd_wnd) {
+            (0, 0) => break,
+            (0, window) => stream.write_all(&vec![0; window.min(4096) as usize]).unwrap(),
+            _on_its_way => std::thread::yield_now(),
+        }
+        assert!(Instant::now() < deadline, "the window does not close: {info:?}");
     }
+    fill(stream);
 }
 
 sockopt_impl!(
