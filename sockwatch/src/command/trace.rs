@@ -76,7 +76,7 @@ async fn show(
     match args.format {
         Format::Text => {
             let colour = if args.output.is_none() && wants_colour() { Colour::On } else { Colour::Off };
-            let mut sink = Text::new(output, show, clock, colour).naming(reasons);
+            let mut sink = Text::new(output, show, clock, colour).naming(reasons).knowing(Names::default());
             Ok(pipeline::run(source, &mut sink, limits, stop).await?)
         }
         Format::Json => {
