@@ -37,6 +37,12 @@ pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
         let stop = Stop::register()?;
         let clock = clock(args.show.time);
         let mut source = start::source(&args.collect, &resolved)?;
+        if args.show.queues && matches!(source, Started::Poll(_)) {
+            bail!(
+                "--queues: polling sees neither who enters an accept queue nor who leaves it, only how deep it is: \
+                 `LISTEN queue 3/128` among --transitions"
+            );
+        }
         // Last: an error before leaves no empty file behind.
         let output = output(&args.show)?;
         let totals = show(&mut source, &args.show, clock, output, stop.wait()).await?;
