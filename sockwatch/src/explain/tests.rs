@@ -79,7 +79,10 @@ fn words_of_lines_have_topics() {
         ("orphan", "orphan"),
         ("minisock|segment at minisock", "minisock"),
         ("abandoned", "abandoned"),
-        ("RST sent|RST received|RST sent STATE|ABORT_ON_CLOSE|TCP_ABORT_ON_CLOSE|TIMEWAIT_SOCKET", "RST"),
+        (
+            "RST sent|RST received|RST sent STATE|ABORT_ON_CLOSE|RST sent ABORT_ON_CLOSE|TCP_ABORT_ON_CLOSE|TIMEWAIT_SOCKET",
+            "RST",
+        ),
     ] {
         for word in words.split('|') {
             assert_eq!(find(word).map(|topic| topic.name), Some(name), "{word}");
