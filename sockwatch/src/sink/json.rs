@@ -137,6 +137,10 @@ impl<W: Write> Sink for Json<W> {
             _ => self.show.transitions,
         };
         if !wanted {
+            // Its process may be gone when its connection is told.
+            if let (Happening::Accepted { by, .. }, Some(names)) = (&update.happening, &mut self.names) {
+                names.of_thread(*by, update.at_ns);
+            }
             return Ok(());
         }
         let socket = socket(&mut self.sockets, &mut self.names, update)?;

@@ -409,6 +409,8 @@ impl<W: Write> Sink for Text<W> {
             Happening::Queue(_) => {}
             Happening::Disagreed { .. } if self.show.disagreements => self.happening(update)?,
             _ if self.show.transitions => self.happening(update)?,
+            // Its process may be gone when its connection is told.
+            Happening::Accepted { by, .. } => drop(self.process_of(*by, update.at_ns)),
             _ => {}
         }
         if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
@@ -419,3 +421,6 @@ impl<W: Write> Sink for Text<W> {
         if self.buffer.is_empty() { Ok(()) } else { self.flush() }
     }
 }
+
+#[cfg(test)]
+mod tests;
