@@ -223,7 +223,7 @@ fn tell_summary(summary: &Summary) {
     if count(Standing::Hidden) > 0 {
         let (who, why) = (processes(&summary.hidden), refusal(geteuid()));
         tell(format_args!(
-            "sockwatch: warning: the descriptors of {who} may not be looked at ({why}): {} marked hidden may be there",
+            "sockwatch: warning: the descriptors of {who} may not be looked at ({why}): {} marked hidden may be theirs",
             Count(count(Standing::Hidden) as u64, "socket"),
         ));
     }
