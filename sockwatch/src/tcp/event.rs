@@ -35,16 +35,26 @@ impl From<&str> for Comm {
     }
 }
 
+/// Whether a character of a foreign name must not reach a terminal: it controls it, turns the direction of what follows, or
+/// hides in it. Unicode's categories Cc and Cf, but for the visible ones, and the line and paragraph separators.
+pub fn is_unprintable(character: char) -> bool {
+    character.is_control()
+        || matches!(character,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e007f}')
+}
+
 impl fmt::Display for Comm {
-    /// Control bytes and bytes that are not UTF-8 become `?` and U+FFFD.
+    /// Characters that do not print and bytes that are not UTF-8 become `?` and U+FFFD.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Ok(name) = str::from_utf8(self.bytes())
-            && !name.chars().any(char::is_control)
+            && !name.chars().any(is_unprintable)
         {
             return f.pad(name);
         }
         let name = String::from_utf8_lossy(self.bytes());
-        f.pad(&name.replace(char::is_control, "?"))
+        f.pad(&name.replace(is_unprintable, "?"))
     }
 }
 

@@ -8,7 +8,7 @@ use std::fmt::{self, Display};
 use super::{
     close::{Ending, Timeout},
     connection::{Connection, Role},
-    event::CloseEvidence,
+    event::{CloseEvidence, Comm, Task},
     queue::Totals,
     state::TcpState,
 };
@@ -17,10 +17,11 @@ const MS: u64 = 1_000_000;
 /// `SHUTDOWN_MASK`: close() sets both before anything else, a disconnect neither.
 const BOTH_WAYS: u8 = 3;
 
-/// The sentence; `None` while nothing tells of an ending.
-pub fn sentence(connection: &Connection) -> Option<String> {
+/// The sentence; `None` while nothing tells of an ending. `process` is what the closer's process is called, where that is
+/// another name than its thread's.
+pub fn sentence(connection: &Connection, process: Option<Comm>) -> Option<String> {
     let ending = connection.ending?;
-    let told = Told::of(connection);
+    let told = Told::of(connection, process);
     let mut text = match ending {
         Ending::LocalFin => format!("{} closed first; 60 s TIME_WAIT on {}", told.actor, told.this.side),
         Ending::PeerFin => peer_fin(&told),
@@ -55,6 +56,22 @@ const SERVER: End = End { name: "server", side: "the server's side" };
 const THIS: End = End { name: "this end", side: "this side" };
 const OTHER: End = End { name: "the other end", side: "the other side" };
 
+/// `nginx/1234`, or `main/1234 thread worker-1`.
+#[derive(Clone, Copy)]
+struct Closer {
+    thread: Task,
+    process: Option<Comm>,
+}
+
+impl Display for Closer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.process {
+            Some(process) => write!(f, "{process}/{} thread {}", self.thread.pid, self.thread.comm),
+            None => write!(f, "{}", self.thread),
+        }
+    }
+}
+
 /// A connection, with the words that all sentences need.
 struct Told<'a> {
     connection: &'a Connection,
@@ -63,29 +80,32 @@ struct Told<'a> {
     last: TcpState,
     this: End,
     other: End,
+    /// Who closed this end, where a task was seen to do it.
+    closer: Option<Closer>,
     /// This end, with the process that closed it: `server nginx/1234`.
     actor: String,
 }
 
 impl<'a> Told<'a> {
-    fn of(connection: &'a Connection) -> Self {
+    fn of(connection: &'a Connection, process: Option<Comm>) -> Self {
         let (this, other) = match connection.role {
             Role::Active => (CLIENT, SERVER),
             Role::Passive => (SERVER, CLIENT),
             Role::Listener | Role::Unknown => (THIS, OTHER),
         };
-        let actor = match (connection.ownership.closer, connection.role) {
-            (Some(task), Role::Active | Role::Passive) => format!("{} {task}", this.name),
-            (Some(task), Role::Listener | Role::Unknown) => format!("{} ({task})", this.name),
+        let closer = connection.ownership.closer.map(|thread| Closer { thread, process });
+        let actor = match (closer, connection.role) {
+            (Some(closer), Role::Active | Role::Passive) => format!("{} {closer}", this.name),
+            (Some(closer), Role::Listener | Role::Unknown) => format!("{} ({closer})", this.name),
             (None, _) => this.name.to_owned(),
         };
         let last = connection.spans.last().map_or(connection.state, |span| span.state);
-        Self { connection, evidence: connection.evidence.unwrap_or_default(), last, this, other, actor }
+        Self { connection, evidence: connection.evidence.unwrap_or_default(), last, this, other, closer, actor }
     }
 
     /// ` by nginx/1234`, or nothing.
     fn by(&self) -> String {
-        self.connection.ownership.closer.map(|task| format!(" by {task}")).unwrap_or_default()
+        self.closer.map(|closer| format!(" by {closer}")).unwrap_or_default()
     }
 
     /// How long the connection has been in this state, where that was seen.
@@ -262,11 +282,8 @@ fn in_queue(told: &Told<'_>, ending: Ending) -> String {
 /// What went through a listener's queue, as far as it says more than that it closed.
 fn stopped(told: &Told<'_>) -> String {
     let mut text = format!("listener closed{}", told.by());
-    let Some(Totals { accepted, left_by_fin, left_by_rst, longest_left_ns, unqueued, dead_on_arrival, drops, .. }) =
-        told.connection.accept_queue.as_ref().map(|queue| queue.totals)
-    else {
-        return text;
-    };
+    let Some(totals) = told.connection.accept_queue.as_ref().map(|queue| queue.totals) else { return text };
+    let Totals { accepted, left_by_fin, left_by_rst, longest_left_ns, unqueued, dead_on_arrival, .. } = totals;
     let left = left_by_fin + left_by_rst;
     if accepted > 0 {
         text.push_str(&format!("; {} accepted", Count(accepted, "connection")));
@@ -281,10 +298,21 @@ fn stopped(told: &Told<'_>) -> String {
     if unqueued > 0 {
         text.push_str(&format!("; {} reset in its queue", Count(unqueued, "connection")));
     }
-    if let Some(drops) = drops.filter(|drops| *drops > 0) {
-        text.push_str(&format!("; {} dropped", Count(drops.into(), "packet")));
-    }
+    text.push_str(&dropped(totals.drops.map_or(0, u64::from), totals.overflows));
     text
+}
+
+/// Who did not get into a listener's queue. The kernel's count has the last ACKs in it, too, as of the last look at it.
+fn dropped(drops: u64, last_acks: u64) -> String {
+    let packets = Count(drops, "packet");
+    match last_acks {
+        0 if drops == 0 => String::new(),
+        0 => format!("; {packets} dropped (SYNs or last ACKs)"),
+        _ if drops > last_acks => {
+            format!("; {packets} dropped, {last_acks} of them last ACKs that found its queue full")
+        }
+        _ => format!("; {} found its queue full", Count(last_acks, "last ACK")),
+    }
 }
 
 /// What ICMP had said before.
@@ -311,7 +339,8 @@ fn errno(number: u16) -> String {
 }
 
 /// `1 SYN`, `7 SYNs`.
-struct Count(u64, &'static str);
+#[derive(Clone, Copy, Debug)]
+pub struct Count(pub u64, pub &'static str);
 
 impl Display for Count {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -315,7 +315,7 @@ pub struct Task<'a> {
     pub(super) tid: u32,
     /// The thread's name; control characters and bytes that are not UTF-8 are replaced.
     pub(super) comm: Cow<'a, str>,
-    /// Of a socket's owner: the process's name, that of its first thread, where it is another one.
+    /// The process's name, that of its first thread, where it is another one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) process: Option<String>,
 }
@@ -421,7 +421,7 @@ pub(super) struct Span {
 impl<'a> From<&'a tcp::event::Task> for Task<'a> {
     fn from(task: &'a tcp::event::Task) -> Self {
         let comm = match str::from_utf8(task.comm.bytes()) {
-            Ok(name) if !name.contains(char::is_control) => Cow::Borrowed(name),
+            Ok(name) if !name.contains(tcp::event::is_unprintable) => Cow::Borrowed(name),
             _ => Cow::Owned(task.comm.to_string()),
         };
         Self { pid: task.pid, tid: task.tid, comm, process: None }

@@ -6,6 +6,7 @@ use crate::tcp::{
     connection::{Connection, Queued, Span},
     endpoint::Endpoint,
     event::{Comm, SocketKey, Task},
+    queue::QueueFigures,
     state::{ALL, TcpState},
 };
 
@@ -72,7 +73,7 @@ fn connection(text: &str) -> Connection {
 
 #[track_caller]
 fn check(text: &str, expected: &str) {
-    assert_eq!(sentence(&connection(text)).unwrap(), expected);
+    assert_eq!(sentence(&connection(text), None).unwrap(), expected);
 }
 
 #[test]
@@ -236,14 +237,43 @@ fn accept_queues() {
 }
 
 #[test]
+fn a_thread_is_named_with_its_process() {
+    let check = |text, expected: &str| {
+        assert_eq!(sentence(&connection(text), Some("nginx".into())).unwrap(), expected);
+    };
+    check(
+        "client ESTABLISHED 5, FIN_WAIT1 1, FIN_WAIT2 2: done acked by=pool-1",
+        "client nginx/12 thread pool-1 closed first; 60 s TIME_WAIT on the client's side",
+    );
+    check("listener LISTEN 5000: by=pool-1", "listener closed by nginx/12 thread pool-1");
+    check("client ESTABLISHED 5: error=104 acked received", "reset by server");
+}
+
+#[test]
+fn a_listener_s_queue() {
+    let check = |drops, overflows, expected: &str| {
+        let mut listener = connection("listener LISTEN 5000: by=nginx");
+        let totals = Totals { accepted: 4, drops, overflows, ..Totals::default() };
+        listener.accept_queue = Some(Box::new(QueueFigures { totals, ..QueueFigures::default() }));
+        let expected = format!("listener closed by nginx/12; 4 connections accepted{expected}");
+        assert_eq!(sentence(&listener, None).unwrap(), expected);
+    };
+    check(Some(0), 0, "");
+    check(None, 1, "; 1 last ACK found its queue full");
+    check(Some(1), 2, "; 2 last ACKs found its queue full");
+    check(Some(18), 0, "; 18 packets dropped (SYNs or last ACKs)");
+    check(Some(18), 2, "; 18 packets dropped, 2 of them last ACKs that found its queue full");
+}
+
+#[test]
 fn others() {
     check("listener LISTEN 5000: by=nginx", "listener closed by nginx/12");
     check("client ESTABLISHED 1: error=103 by=ss", "destroyed by ss/12 (ss -K, or a program like it)");
     let mut vanished = connection("unknown ESTABLISHED 1:");
     vanished.ending = Some(Ending::Vanished);
-    assert_eq!(sentence(&vanished).unwrap(), "no longer in the kernel's socket table");
+    assert_eq!(sentence(&vanished, None).unwrap(), "no longer in the kernel's socket table");
     vanished.ending = None;
-    assert_eq!(sentence(&vanished), None);
+    assert_eq!(sentence(&vanished, None), None);
 }
 
 #[test]

@@ -70,6 +70,12 @@ fn mask(why: &str) -> String {
         let rest = &word[bare(word).len()..];
         if is_number && UNITS.contains(&next.as_str()) && *word != "60" {
             continue;
+        } else if *word == "thread" && masked.last().is_some_and(|last| last == "PROCESS") {
+            // Its name tells which test it is.
+            continue;
+        } else if index > 0 && words[index - 1] == "thread" && masked.last().is_some_and(|last| last == "PROCESS") {
+            masked.pop();
+            masked.push(format!("PROCESS{rest}"));
         } else if is_number && (next.starts_with("retransmission") || next.starts_with("probe")) {
             masked.push("N".into());
         } else if UNITS.contains(&bare(word).as_str()) && words[index - 1] != "60" {
