@@ -253,6 +253,19 @@ impl AcceptQueue {
         self.note(at_ns);
     }
 
+    /// A child was accepted without our seeing it. How its client has left, if it has, was counted; now nobody knows whether
+    /// that was before.
+    pub fn accept_unseen(&mut self, at_ns: u64, entered_ns: Option<u64>, cookie: u64, left: Option<Leaving>) {
+        match left {
+            Some(Leaving::Fin) => self.totals.left_by_fin = self.totals.left_by_fin.saturating_sub(1),
+            Some(Leaving::Rst) => self.totals.left_by_rst = self.totals.left_by_rst.saturating_sub(1),
+            None => {}
+        }
+        self.totals.accepted += 1;
+        self.changed = true;
+        self.remove(at_ns, entered_ns, cookie);
+    }
+
     /// A child's client left before anybody accepted it; it keeps its place.
     pub fn leave(&mut self, leaving: Leaving, waited_ns: u64) {
         match leaving {
@@ -264,13 +277,20 @@ impl AcceptQueue {
     }
 
     /// A child was reset because the listener is closed.
-    pub fn unqueue(&mut self, at_ns: u64, entered_ns: u64, cookie: u64) {
+    pub fn unqueue(&mut self, at_ns: u64, entered_ns: Option<u64>, cookie: u64) {
         self.totals.unqueued += 1;
         self.remove(at_ns, entered_ns, cookie);
     }
 
-    /// A child is gone without having been accepted.
-    pub fn remove(&mut self, at_ns: u64, entered_ns: u64, cookie: u64) {
+    /// A child is gone without having been accepted; `entered_ns` if it was seen to enter.
+    pub fn remove(&mut self, at_ns: u64, entered_ns: Option<u64>, cookie: u64) {
+        let Some(entered_ns) = entered_ns else {
+            if self.unseen > 0 || !self.certain {
+                self.unseen -= 1;
+                self.note(at_ns);
+            }
+            return;
+        };
         let child = (entered_ns, cookie);
         if self.forgotten.remove(&child) || !self.waiting.remove(&child) {
             return;
@@ -306,9 +326,11 @@ impl AcceptQueue {
         self.rounds = still;
     }
 
-    /// Compares a record with the depths of its window; [`Self::found`] then takes its word. `tolerance_ns` widens it.
-    pub fn compare(&mut self, record: &QueueRecord, tolerance_ns: u64) -> Verdict {
+    /// Compares a record with the depths of its window; [`Self::found`] then takes its word. `tolerance_ns` widens it. `taken` is
+    /// how many the same listing shows to have been accepted, of those that we believe to wait.
+    pub fn compare(&mut self, record: &QueueRecord, tolerance_ns: u64, taken: u32) -> Verdict {
         let (least, most) = self.depths_within(record, tolerance_ns);
+        let least = least - i64::from(taken);
         let depth = i64::from(record.depth);
         if self.too_many {
             return Verdict::Doubtful;

@@ -32,7 +32,7 @@ fn connection(text: &str) -> Connection {
     let life_ns = connection.spans.iter().map(|span| span.lasted_ns).sum::<Option<u64>>();
     connection.birth_seen = life_ns.is_some();
     connection.ended_ns = Some(life_ns.unwrap_or(1000 * MS));
-    connection.queued = (role == Role::Passive).then(Queued::default);
+    connection.queued = (role == Role::Passive).then(|| Queued { at_ns: Some(0), ..Queued::default() });
     let mut evidence = CloseEvidence::default();
     let mut reset_sent = false;
     for word in words.split_whitespace() {

@@ -345,7 +345,7 @@ impl Tracker {
                 connection.ownership.listener_owner = listener.and_then(|listener| self.listener_owner(key, listener));
                 if let Some((depth, limit)) = queue {
                     let (depth, limit) = (Some(depth), Some(limit));
-                    connection.queued = Some(Queued { at_ns: event.at_ns, depth, limit, ..Queued::default() });
+                    connection.queued = Some(Queued { at_ns: Some(event.at_ns), depth, limit, ..Queued::default() });
                 }
                 self.displace(&connection, event.at_ns, updates);
                 let happening = news(occasion, state, queue);
@@ -375,12 +375,16 @@ impl Tracker {
             self.revive(key, state, event.at_ns, updates);
         }
         let Some(Tracked { connection, .. }) = self.sockets.get_mut(&key) else { return };
+        let was_taken = state.has_sent_fin() && connection.is_queued();
         if connection.state != state && !seen_since {
             connection.enter(state, event.at_ns);
         }
         connection.sampled_ns = connection.sampled_ns.max(occasion.interval_ns());
         let happening = Happening::Disagreed { believed: Some(believed), found: Some(state) };
         updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&**connection), happening });
+        if was_taken {
+            self.accepted_unseen(key, event.at_ns);
+        }
     }
 
     fn found_minisock(

@@ -10,11 +10,12 @@ fn ends(port: u16) -> (Endpoint, Endpoint) {
     (Endpoint::v4([127, 0, 0, 1], 80), Endpoint::v4([127, 0, 0, 1], port))
 }
 
-/// One record: `COOKIE STATE`, `COOKIE STATE tw MILLISECONDS` for a minisock, or the same with `COOKIE@PORT`.
+/// One record: `COOKIE STATE`, `COOKIE STATE tw MILLISECONDS` for a minisock, or the same with `COOKIE@PORT`; ` held` if it has an
+/// inode.
 fn record(text: &str, at_ns: u64) -> Record {
     let words: Vec<_> = text.split_whitespace().collect();
     let (cookie, port) = words[0].split_once('@').unwrap_or((words[0], "5000"));
-    let expires_in_ns = words.get(3).map(|millis| millis.parse::<u64>().unwrap() * MS);
+    let expires_in_ns = words.get(3).filter(|_| words[2] == "tw").map(|millis| millis.parse::<u64>().unwrap() * MS);
     Record {
         key: SocketKey { netns: 1, cookie: cookie.parse().unwrap() },
         tuple: ends(port.parse().unwrap()),
@@ -24,7 +25,7 @@ fn record(text: &str, at_ns: u64) -> Record {
         from_ns: at_ns,
         to_ns: at_ns + MS,
         drops: None,
-        inode: 0,
+        inode: u32::from(words.last() == Some(&"held")),
         ours: true,
     }
 }
@@ -172,4 +173,27 @@ fn a_request_is_nothing_that_we_follow() {
         "0 5 LISTEN>SYN_RECV; 0 5 SYN_RECV>ESTABLISHED; 100 round 5 SYN_RECV; 200 round 5 ESTABLISHED",
         &["1 of 1 agree"],
     );
+}
+
+/// A child with an inode has been accepted, however: its listener's depth is right at once.
+#[test]
+fn a_child_that_is_held_waits_in_no_queue() {
+    let child = "1 1 CLOSE>LISTEN; 1 5 LISTEN>SYN_RECV; 1 5 SYN_RECV>ESTABLISHED; 1 5 enqueue";
+    let depth = |steps: &str| {
+        let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
+        child.split(';').for_each(|step| tracker.apply(&event(step.trim()), &mut updates));
+        for text in steps.split(',') {
+            let mut listener = record("1@5001 LISTEN", 100 * MS);
+            listener.queue = Some((0, 128));
+            let records = vec![listener, record(text.trim(), 100 * MS)];
+            let listing = Listing { netns: 1, from_ns: 100 * MS, to_ns: 101 * MS, records, ..Listing::default() };
+            let round = Round { listings: vec![listing], to_ns: 101 * MS, ..Round::default() };
+            tracker.compare(&round).iter().for_each(|event| tracker.apply(event, &mut updates));
+        }
+        let queue = tracker.queues.values().next().unwrap().figures(200 * MS);
+        (queue.depth, queue.totals.accepted, tracker.agreement().depths)
+    };
+    assert_eq!(depth("5 ESTABLISHED held"), (0, 1, 0));
+    assert_eq!(depth("5 ESTABLISHED held, 5 ESTABLISHED held"), (0, 1, 0));
+    assert_eq!(depth("5 ESTABLISHED"), (1, 0, 0), "the kernel's depth is believed when told twice");
 }

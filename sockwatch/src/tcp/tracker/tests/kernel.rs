@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::super::*;
 use crate::tcp::{
-    event::{Comm, Incident},
+    event::{CloseEvidence, Comm, Incident},
     listing::{Listing, Record},
 };
 use TcpState::{
