@@ -345,6 +345,17 @@ impl Connection {
         })
     }
 
+    /// Whether all that was seen of it is that somebody accepted it.
+    pub fn is_known_by_accept(&self) -> bool {
+        let accepted_ns = self.queued.and_then(|queued| queued.accepted_ns);
+        !self.birth_seen && self.spans.is_empty() && accepted_ns == Some(self.first_seen_ns)
+    }
+
+    /// Whether it had ended when it was accepted, before anything was seen of it.
+    pub fn was_dead_on_arrival(&self) -> bool {
+        self.is_known_by_accept() && self.state == TcpState::Close
+    }
+
     /// Whether it still waits in an accept queue.
     pub fn is_queued(&self) -> bool {
         // A descriptor tells of an accept that was not seen itself.

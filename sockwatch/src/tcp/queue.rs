@@ -266,6 +266,12 @@ impl AcceptQueue {
         self.remove(at_ns, entered_ns, cookie);
     }
 
+    /// One that was accepted turns out to have been in `CLOSE`.
+    pub fn learn_dead(&mut self) {
+        self.totals.dead_on_arrival += 1;
+        self.changed = true;
+    }
+
     /// A child's client left before anybody accepted it; it keeps its place.
     pub fn leave(&mut self, leaving: Leaving, waited_ns: u64) {
         match leaving {

@@ -19,6 +19,9 @@ const BOTH_WAYS: u8 = 3;
 
 /// The sentence; `None` while nothing tells of an ending.
 pub fn sentence(connection: &Connection) -> Option<String> {
+    if connection.was_dead_on_arrival() {
+        return Some("dead on arrival: it had ended in the accept queue, before anything was seen of it".into());
+    }
     let ending = connection.ending?;
     let told = Told::of(connection);
     let mut text = match ending {
@@ -275,8 +278,10 @@ fn stopped(told: &Told<'_>) -> String {
         text.push_str(&format!(", {dead_on_arrival} of them dead on arrival"));
     }
     if left > 0 {
-        let whose = if left == 1 { "1 client".to_owned() } else { format!("{left} clients") };
-        text.push_str(&format!("; {whose} left its queue after {} at most", Spoken(longest_left_ns)));
+        text.push_str(&format!("; {} left its queue", Count(left, "client")));
+        if longest_left_ns > 0 {
+            text.push_str(&format!(" after {} at most", Spoken(longest_left_ns)));
+        }
     }
     if unqueued > 0 {
         text.push_str(&format!("; {} reset in its queue", Count(unqueued, "connection")));

@@ -77,7 +77,7 @@ impl From<&QueueFigures> for Queue {
             accepted: totals.accepted,
             left_by_fin: totals.left_by_fin,
             left_by_rst: totals.left_by_rst,
-            longest_left_ns: left.then_some(totals.longest_left_ns),
+            longest_left_ns: (left && totals.longest_left_ns > 0).then_some(totals.longest_left_ns),
             half_closed_on_arrival: totals.half_closed_on_arrival,
             dead_on_arrival: totals.dead_on_arrival,
             unqueued: totals.unqueued,

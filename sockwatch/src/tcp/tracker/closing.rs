@@ -3,6 +3,7 @@
 use super::{Tracked, Tracker};
 use crate::tcp::{
     close::{Ending, is_made_by_task, verdict, verdict_without_evidence},
+    connection::Role,
     event::{CloseEvidence, Event, SocketKey, Task},
     minisock::{Minisock, TIME_WAIT_NS},
     state::TcpState,
@@ -25,10 +26,16 @@ impl Tracker {
             self.accepted_unseen(key, event.at_ns);
         }
         let Some(Tracked { connection, .. }) = self.sockets.get_mut(&key) else { return };
+        // Of one that was there before, whose listener may be one of several, its file tells.
+        let unheld = connection.role == Role::Unknown && connection.ownership.held_by().is_none();
+        let perhaps_queued = unheld || connection.is_queued();
         let ending = match evidence {
-            Some(evidence) => Some(verdict(old, evidence, connection.is_queued())),
+            Some(evidence) => Some(verdict(old, evidence, perhaps_queued)),
             None => verdict_without_evidence(old, connection.resets.received != 0),
         };
+        if ending == Some(Ending::ListenerClosed) {
+            connection.role = Role::Passive;
+        }
         let by = ending.is_some_and(|ending| is_made_by_task(ending, evidence)).then_some(current);
         let by = by.filter(|task| !task.is_kernel_worker());
         connection.ownership.closer = connection.ownership.closer.or(by);

@@ -7,6 +7,7 @@ use crate::tcp::{
     connection::{Connection, Role},
     event::{Event, SocketKey},
     minisock::SLACK,
+    state::TcpState,
     update::{Happening, Subject, Update},
 };
 
@@ -117,6 +118,7 @@ impl Tracker {
 
     pub(super) fn destroy(&mut self, key: SocketKey, event: &Event, updates: &mut Vec<Update>) {
         self.by_address.remove(&event.skaddr);
+        self.find_dead_on_arrival(key);
         if let Some(tracked) = self.sockets.get_mut(&key)
             && !matches!(tracked.stage, Stage::Told(_) | Stage::Departing(_))
             && tracked.connection.ending_after_reset() != tracked.connection.ending
@@ -134,6 +136,11 @@ impl Tracker {
 impl Tracked {
     pub(super) fn new(connection: Connection) -> Self {
         Self { connection: Box::new(connection), stage: Stage::Living, round: 0, absences: 0 }
+    }
+
+    /// Whether all that was seen of it is that somebody accepted it. No listing showed it, either.
+    pub(super) fn is_known_by_accept(&self) -> bool {
+        self.round == 0 && self.connection.is_known_by_accept() && self.connection.state != TcpState::Close
     }
 
     /// Tells the end, unless it was told, of a socket that is gone: without a copy, it happens for every connection.

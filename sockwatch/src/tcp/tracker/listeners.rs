@@ -8,6 +8,7 @@ use super::{TOLERANCE_NS, Tracker};
 use crate::tcp::{
     close::Ending,
     connection::{Connection, Role},
+    endpoint::Endpoint,
     event::{SocketKey, Task},
     queue::{AcceptQueue, Arrival, Leaving, QueueRecord, Verdict},
     state::TcpState,
@@ -38,6 +39,20 @@ impl Tracker {
     pub(super) fn listener_owner(&self, child: SocketKey, listener: u64) -> Option<Task> {
         let key = SocketKey { netns: child.netns, cookie: listener };
         self.sockets.get(&key)?.connection.ownership.owner()
+    }
+
+    /// The only listener whose child this local address can have: one at that address, else at all of its family.
+    pub(super) fn listener_at(&self, netns: u32, local: Endpoint) -> Option<u64> {
+        let at = |address: Endpoint| {
+            let its = |key: &&SocketKey| {
+                let listener = self.sockets.get(*key).map(|tracked| tracked.connection.local);
+                key.netns == netns && listener == Some(address)
+            };
+            let mut sharing = self.queues.keys().filter(its);
+            Some((sharing.next()?.cookie, sharing.next()))
+        };
+        let (listener, another) = at(local).or_else(|| at(local.at_any_address()))?;
+        another.is_none().then_some(listener)
     }
 
     /// A child whose listener became known waits in its queue, or has been taken out of it already.
@@ -76,6 +91,22 @@ impl Tracker {
         {
             queue.leave(leaving, waited_ns);
         }
+    }
+
+    /// A child of which only its accept was seen turns out to have been in `CLOSE` then: it goes without a step to it, or no
+    /// listing shows it. Returns whether it is one.
+    pub(super) fn find_dead_on_arrival(&mut self, key: SocketKey) -> bool {
+        let Some(tracked) = self.sockets.get_mut(&key).filter(|tracked| tracked.is_known_by_accept()) else {
+            return false;
+        };
+        tracked.connection.state = TcpState::Close;
+        if let Some((_, listener)) = self.child(key)
+            && let Some(queue) = self.queues.get_mut(&listener)
+        {
+            queue.learn_dead();
+            self.stirred = true;
+        }
+        true
     }
 
     /// A child goes to `CLOSE`.

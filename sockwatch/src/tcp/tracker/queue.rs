@@ -2,7 +2,7 @@
 
 use super::{Tracker, learn_tuple};
 use crate::tcp::{
-    connection::Role,
+    connection::{Queued, Role},
     event::{Event, SocketKey, Task},
     state::TcpState,
     update::{Happening, Subject, Update},
@@ -53,10 +53,19 @@ impl Tracker {
         updates: &mut Vec<Update>,
     ) {
         // A child from before we looked: its state is in no event, and the accept is all that we know of it.
+        let known = self.sockets.contains_key(&key);
         let Some(connection) = self.existing(key, event, TcpState::Established, updates) else { return };
         if connection.role == Role::Unknown {
             connection.role = Role::Passive;
         }
+        if !known {
+            connection.queued = Some(Queued::default());
+        }
+        let listener = match (listener.or(connection.ownership.listener), connection.birth_seen, connection.local) {
+            (None, false, local) => self.listener_at(key.netns, local),
+            (listener, _, _) => listener,
+        };
+        let Some(connection) = self.sockets.get_mut(&key).map(|tracked| &mut *tracked.connection) else { return };
         connection.ownership.acceptor = Some(by);
         connection.ownership.fd = fd;
         connection.ownership.listener = connection.ownership.listener.or(listener);

@@ -295,10 +295,13 @@ impl Tracker {
                 && !connection.is_known_after(began_ns)
                 && key.cookie & NAMELESS == 0
                 && tracked.round != *round;
+            let unseen = must && !listing.first && tracked.is_known_by_accept();
             tracked.absences = if must { tracked.absences + 1 } else { 0 };
-            if tracked.absences >= PROOF {
-                agreement.absent += 1;
-                let kind = EventKind::Lost { minisock: None, occasion: disagreement };
+            if unseen || tracked.absences >= PROOF {
+                // Of one that was accepted dead the first listing told nothing either: that makes two.
+                agreement.absent += u64::from(!unseen);
+                let occasion = if unseen { Occasion::Expected } else { disagreement };
+                let kind = EventKind::Lost { minisock: None, occasion };
                 events.push(event(listing.to_ns, *key, None, kind));
             }
         }
@@ -342,6 +345,7 @@ impl Tracker {
                 let mut connection = Connection::new(key, role, tuple, state, event.at_ns);
                 connection.ownership.holder = holder;
                 connection.ownership.listener = listener;
+                connection.queued = listener.map(|_| Queued::default());
                 connection.ownership.listener_owner = listener.and_then(|listener| self.listener_owner(key, listener));
                 if let Some((depth, limit)) = queue {
                     let (depth, limit) = (Some(depth), Some(limit));
@@ -457,6 +461,12 @@ impl Tracker {
                 Place::Free => MinisockEnd::Gone,
             };
             self.end_minisock(&tuple, at_ns, end, updates);
+            return;
+        }
+        if self.find_dead_on_arrival(key) {
+            if let Some(tracked) = self.take_out(key) {
+                tracked.report_last(at_ns, updates);
+            }
             return;
         }
         let Some(mut tracked) = self.take_out(key) else { return };

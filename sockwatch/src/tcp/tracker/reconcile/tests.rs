@@ -11,7 +11,7 @@ fn ends(port: u16) -> (Endpoint, Endpoint) {
 }
 
 /// One record: `COOKIE STATE`, `COOKIE STATE tw MILLISECONDS` for a minisock, or the same with `COOKIE@PORT`; ` held` if it has an
-/// inode.
+/// inode; ` DEPTH/LIMIT` of a listener's queue.
 fn record(text: &str, at_ns: u64) -> Record {
     let words: Vec<_> = text.split_whitespace().collect();
     let (cookie, port) = words[0].split_once('@').unwrap_or((words[0], "5000"));
@@ -21,7 +21,10 @@ fn record(text: &str, at_ns: u64) -> Record {
         tuple: ends(port.parse().unwrap()),
         state: ALL.into_iter().find(|state| state.name() == words[1]).unwrap(),
         expires_in_ns,
-        queue: None,
+        queue: words
+            .last()
+            .and_then(|word| word.split_once('/'))
+            .map(|(depth, limit)| (depth.parse().unwrap(), limit.parse().unwrap())),
         from_ns: at_ns,
         to_ns: at_ns + MS,
         drops: None,
@@ -71,7 +74,21 @@ fn check(steps: &str, expected: &[&str]) {
                 }
                 Happening::Transition { old, new: TcpState::TimeWait, .. } => format!("{old}>TIME_WAIT"),
                 Happening::Listed { state, .. } => format!("there is {state}"),
-                Happening::Ended(connection) => format!("end {}", connection.ending.map_or("-", Ending::word)),
+                Happening::Ended(connection) => {
+                    let end = format!("end {}", connection.ending.map_or("-", Ending::word));
+                    match connection.accept_queue.as_deref() {
+                        None => end,
+                        Some(queue) => {
+                            let it = queue.totals;
+                            let (half, dead) = (it.half_closed_on_arrival, it.dead_on_arrival);
+                            let depth = queue.depth;
+                            format!(
+                                "{end} queue {depth} accepted {} dead {half}+{dead} unqueued {}",
+                                it.accepted, it.unqueued
+                            )
+                        }
+                    }
+                }
                 _ => return None,
             };
             Some(format!("{} {what}", update.subject.key.cookie))
@@ -196,4 +213,28 @@ fn a_child_that_is_held_waits_in_no_queue() {
     assert_eq!(depth("5 ESTABLISHED held"), (0, 1, 0));
     assert_eq!(depth("5 ESTABLISHED held, 5 ESTABLISHED held"), (0, 1, 0));
     assert_eq!(depth("5 ESTABLISHED"), (1, 0, 0), "the kernel's depth is believed when told twice");
+}
+
+/// What waited before the trace waits like any other: accepted open, half closed or dead, or reset with its listener.
+#[test]
+fn a_queue_from_before_is_followed_to_its_end() {
+    let first = "10 first 7@0 LISTEN 3/3, 5@5001 ESTABLISHED, 6@5002 CLOSE_WAIT; 20 6 accept; 30 8 accept";
+    let there = ["7 there is LISTEN", "5 there is ESTABLISHED", "6 there is CLOSE_WAIT"];
+    let closed = "200 7 closed LISTEN 0; 201 5 closed ESTABLISHED 0; 201 5 destroy; 202 7 destroy; 300 8 destroy";
+    let dead = "7 end stopped queue 0 accepted 2 dead 1+1 unqueued 1";
+    let not_yet = "7 end stopped queue 0 accepted 2 dead 1+0 unqueued 1";
+    let known = "100 round 7@0 LISTEN 1/3, 5@5001 ESTABLISHED, 6@5002 CLOSE_WAIT held";
+    let expected = [&there[..], &["8 end -", "5 end unqueued", dead, "3 of 3 agree"]].concat();
+    check(&format!("{first}; {known}; {closed}"), &expected);
+    let expected = [&there[..], &["5 end unqueued", not_yet, "8 end -", "0 of 0 agree"]].concat();
+    check(&format!("{first}; {closed}"), &expected);
+}
+
+/// Of several listeners with one address nobody knows whose child it is; its end is plain all the same.
+#[test]
+fn a_child_of_one_of_several_listeners_goes_with_it() {
+    check(
+        "10 first 7@0 LISTEN 1/3, 9@1 LISTEN 0/3, 5@5001 ESTABLISHED; 20 5 closed ESTABLISHED 0; 20 5 destroy",
+        &["7 there is LISTEN", "9 there is LISTEN", "5 there is ESTABLISHED", "5 end unqueued", "0 of 0 agree"],
+    );
 }
