@@ -74,8 +74,8 @@ pub struct AcceptQueue {
 pub struct Totals {
     /// Its limit, where the kernel told: the queue takes one more than this.
     pub limit: Option<u32>,
-    /// Whether the limit is the namespace's `somaxconn`: a longer one was asked for, or just that.
-    pub is_somaxconn: bool,
+    /// Whether the limit is the namespace's `somaxconn`: a longer one was asked for, or just that. `None` while nobody has looked.
+    pub is_somaxconn: Option<bool>,
     /// Connections accepted.
     pub accepted: u64,
     /// Those that nobody had accepted when their client closed.
@@ -382,15 +382,17 @@ impl AcceptQueue {
         self.learn_limit(Some(record.limit));
         self.peak = self.peak.max(self.depth());
         let totals = &mut self.totals;
-        totals.is_somaxconn = record.somaxconn == Some(record.limit);
+        totals.is_somaxconn = record.somaxconn.map(|somaxconn| somaxconn == record.limit);
         if let Some(drops) = record.drops {
             let before = *self.drops_before.get_or_insert(drops);
             totals.drops = Some(drops.wrapping_sub(before));
         }
         totals.namespace = record.namespace;
-        // The first word that nothing was dropped is no news.
-        let (depth, Totals { drops, .. }) = before;
-        let before = Totals { drops: drops.or(totals.drops.filter(|drops| *drops == 0)), ..before.1 };
+        // The first word that nothing was dropped is no news, nor that the limit is the listener's own.
+        let (depth, Totals { drops, is_somaxconn, .. }) = before;
+        let drops = drops.or(totals.drops.filter(|drops| *drops == 0));
+        let is_somaxconn = is_somaxconn.or(totals.is_somaxconn.filter(|is_somaxconn| !is_somaxconn));
+        let before = Totals { drops, is_somaxconn, ..before.1 };
         self.changed |= depth != self.depth() || before != self.totals;
     }
 

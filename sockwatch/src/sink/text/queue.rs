@@ -18,7 +18,7 @@ impl Display for InWords<'_> {
             Some(limit) => write!(f, "{limit}")?,
             None => write!(f, "?")?,
         }
-        if totals.is_somaxconn {
+        if totals.is_somaxconn == Some(true) {
             write!(f, " (somaxconn)")?;
         }
         match oldest {
@@ -55,7 +55,7 @@ mod tests {
         let figures = QueueFigures { depth: 3, peak: 3, oldest: Some(Age::Exactly(1_200_000_000)), totals };
         let text = "queue 3/128 oldest 1.20s accepted 50 abandoned 2 dead 1 overflow 0 drops 4";
         assert_eq!(InWords(&figures).to_string(), text);
-        let totals = Totals { limit: Some(4096), is_somaxconn: true, ..Totals::default() };
+        let totals = Totals { limit: Some(4096), is_somaxconn: Some(true), ..Totals::default() };
         let figures = QueueFigures { depth: 1, oldest: Some(Age::AtLeast(1)), totals, ..QueueFigures::default() };
         let text = "queue 1/4096 (somaxconn) oldest >1ns accepted 0 abandoned 0 dead 0 overflow 0";
         assert_eq!(InWords(&figures).to_string(), text);

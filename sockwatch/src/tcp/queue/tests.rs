@@ -131,10 +131,12 @@ fn of_some_connections_the_kernel_s_word_is_taken_at_once() {
 #[test]
 fn limits_and_drops_are_the_kernel_s() {
     let mut queue = AcceptQueue::begun(Some(128));
+    assert_eq!(queue.figures(0).totals.is_somaxconn, None, "nobody has looked");
     round(&mut queue, QueueRecord { drops: Some(0), ..record(100, 0) });
     assert_eq!(queue.news(100 * MS), None, "that nothing was dropped is no news");
+    assert_eq!(queue.figures(0).totals.is_somaxconn, Some(false));
     round(&mut queue, QueueRecord { limit: 4096, ..record(200, 0) });
     let Totals { limit, is_somaxconn, drops, .. } = queue.news(200 * MS).unwrap().totals;
-    assert_eq!((limit, is_somaxconn, drops), (Some(4096), true, Some(7)));
+    assert_eq!((limit, is_somaxconn, drops), (Some(4096), Some(true), Some(7)));
     assert!(!queue.figures(0).is_full());
 }
