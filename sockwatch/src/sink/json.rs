@@ -129,7 +129,7 @@ impl<W: Write> Sink for Json<W> {
     fn update(&mut self, update: &Update) -> io::Result<()> {
         let wanted = match update.happening {
             Happening::Ended(_) => self.show.connections,
-            Happening::Disagreed { .. } => self.show.disagreements,
+            Happening::Disagreed { .. } | Happening::QueueDisagreed { .. } => self.show.disagreements,
             Happening::Queue(_) => self.show.queues,
             _ => self.show.transitions,
         };
@@ -257,6 +257,9 @@ fn line<'a>(
             believed: believed.map(TcpState::name),
             found: found.map(TcpState::name),
         },
+        Happening::QueueDisagreed { believed, found } => {
+            Line::QueueDisagreement { at_ns, socket, believed_depth: *believed, found_depth: *found }
+        }
         Happening::Unexpected { believed, old } => {
             Line::Unexpected { at_ns, socket, believed: believed.name(), old: old.name() }
         }

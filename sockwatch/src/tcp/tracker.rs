@@ -158,7 +158,7 @@ impl Tracker {
             EventKind::Found { .. } => self.found(key, event, updates),
             EventKind::Held { by } => self.held(key, event.at_ns, by, updates),
             EventKind::Taken => self.accepted_unseen(key, event.at_ns),
-            EventKind::QueueFound { record, verdict } => self.queue_found(key, &record, verdict),
+            EventKind::QueueFound { record, verdict } => self.queue_found(key, &record, verdict, updates),
             EventKind::Lost { minisock, occasion } => self.lost(key, event, minisock, occasion, updates),
             EventKind::Incident(incident) => self.incident(key, event, incident, updates),
         }

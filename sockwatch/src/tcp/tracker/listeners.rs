@@ -146,9 +146,19 @@ impl Tracker {
     }
 
     /// The kernel's word on a queue.
-    pub(super) fn queue_found(&mut self, listener: SocketKey, record: &QueueRecord, verdict: Verdict) {
-        if let Some(queue) = self.queue(listener) {
-            queue.found(record, verdict, TOLERANCE_NS);
+    pub(super) fn queue_found(
+        &mut self,
+        listener: SocketKey,
+        record: &QueueRecord,
+        verdict: Verdict,
+        updates: &mut Vec<Update>,
+    ) {
+        let Some(queue) = self.queue(listener) else { return };
+        let believed = queue.depth();
+        queue.found(record, verdict, TOLERANCE_NS);
+        if let (Verdict::Differs, Some(tracked)) = (verdict, self.sockets.get(&listener)) {
+            let happening = Happening::QueueDisagreed { believed, found: record.depth };
+            updates.push(Update { at_ns: record.to_ns, subject: Subject::from(&*tracked.connection), happening });
         }
     }
 

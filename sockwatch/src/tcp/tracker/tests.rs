@@ -24,7 +24,8 @@ fn state(name: &str) -> TcpState {
     ALL.into_iter().find(|state| state.name() == name).unwrap()
 }
 
-/// One event: `MILLISECONDS COOKIE WHAT`, where WHAT is `A>B`, `accept`, `enqueue`, `destroy`, `rst`, `aborts` (sends a RST), `again A>B` (a relief's),
+/// One event: `MILLISECONDS COOKIE WHAT`, where WHAT is `A>B`, `accept`, `enqueue`, `destroy`, `rst`, `aborts` (sends a RST), `answers` (its minisock sends one),
+/// `segment STATE` (one came for its minisock), `again A>B` (a relief's),
 /// `listed STATE`, `gone`, `A>B by NAME`, `taken`, `closed A` without evidence, or `closed A ERRNO FLAGS` with the flags d(ead), f(in received)
 /// and h(eld).
 pub(super) fn event(text: &str) -> Event {
@@ -36,13 +37,16 @@ pub(super) fn event(text: &str) -> Event {
     };
     let kind = match *what {
         ["accept"] => EventKind::Accept { by: task("worker"), fd: Some(7), listener: None },
-        ["enqueue"] => {
+        ["enqueue", ref listener @ ..] => {
             let synack = words[0].parse::<u64>().unwrap() * MS - MS;
-            EventKind::Enqueue { listener: Some(1), synack_at_ns: Some(synack), synack_retransmits: 0 }
+            let listener = listener.first().map_or(1, |cookie| cookie.parse().unwrap());
+            EventKind::Enqueue { listener: Some(listener), synack_at_ns: Some(synack), synack_retransmits: 0 }
         }
         ["destroy"] => EventKind::Destroy,
         ["rst"] => EventKind::Incident(Incident::ResetReceived),
         ["aborts"] => EventKind::Incident(Incident::ResetSent { reason: 8, minisock: false }),
+        ["answers"] => EventKind::Incident(Incident::ResetSent { reason: 8, minisock: true }),
+        ["segment", name] => EventKind::Incident(Incident::MinisockSegment { state: state(name) }),
         ["listed", name] => EventKind::Listed { state: state(name), queue: None, interval_ns: 100 * MS },
         ["gone"] => EventKind::Unlisted { interval_ns: 100 * MS },
         ["closed", old, errno, ref flags @ ..] => {
@@ -440,4 +444,21 @@ fn a_listing_does_not_shorten_a_time_wait_that_began_since() {
     assert_eq!(tracker.compare(&round), [], "it was in FIN_WAIT2 then");
     tracker.expire(50_000 * MS, &mut updates);
     assert_eq!(tracker.len(), 1, "60 s from the FIN on");
+}
+
+/// Data for a minisock: it answers with a RST, which ends it, and only then the segment is told.
+#[test]
+fn a_segment_that_a_reset_has_answered_is_no_stranger_s() {
+    let orphan = "0 5 CLOSE>SYN_SENT; 3 5 SYN_SENT>ESTABLISHED; 4 5 ESTABLISHED>FIN_WAIT1; 5 5 FIN_WAIT1>FIN_WAIT2;
+         6 5 closed FIN_WAIT2 0 d; 60 5 destroy; 160 5 answers";
+    let after = |segments: &str| {
+        let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
+        orphan.split(';').for_each(|text| tracker.apply(&event(text), &mut updates));
+        let told = updates.len();
+        segments.split(';').for_each(|text| tracker.apply(&event(text), &mut updates));
+        (updates.len() - told, tracker.minisocks.len())
+    };
+    assert_eq!(after("160 5 segment FIN_WAIT2"), (0, 0));
+    assert_eq!(after("160 5 segment CLOSE; 161 5 segment TIME_WAIT"), (1, 1), "another minisock");
+    assert_eq!(after("2000 5 segment TIME_WAIT"), (1, 1), "much later");
 }

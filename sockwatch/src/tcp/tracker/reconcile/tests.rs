@@ -69,6 +69,7 @@ fn check(steps: &str, expected: &[&str]) {
         .filter_map(|update| {
             let what = match &update.happening {
                 Happening::Disagreed { believed, found } => format!("{} is {}", name(believed), name(found)),
+                Happening::QueueDisagreed { believed, found } => format!("queue {believed} is {found}"),
                 Happening::MinisockEnded { state, lasted_ns, end } => {
                     format!("{state} {} after {} ms", end.word(), lasted_ns / MS)
                 }
@@ -236,5 +237,16 @@ fn a_child_of_one_of_several_listeners_goes_with_it() {
     check(
         "10 first 7@0 LISTEN 1/3, 9@1 LISTEN 0/3, 5@5001 ESTABLISHED; 20 5 closed ESTABLISHED 0; 20 5 destroy",
         &["7 there is LISTEN", "9 there is LISTEN", "5 there is ESTABLISHED", "5 end unqueued", "0 of 0 agree"],
+    );
+}
+
+/// A disagreement that is counted is told.
+#[test]
+fn a_depth_that_the_kernel_contradicts_twice_is_told() {
+    let waits =
+        "1 7 CLOSE>LISTEN; 2 5 LISTEN>SYN_RECV; 2 5 SYN_RECV>ESTABLISHED; 2 5 enqueue 7; 3 5 closed ESTABLISHED 104";
+    check(
+        &format!("{waits}; 100 round 7@0 LISTEN 0/3; 200 round 7@0 LISTEN 0/3; 300 round 7@0 LISTEN 0/3"),
+        &["7 queue 1 is 0", "3 of 3 agree"],
     );
 }

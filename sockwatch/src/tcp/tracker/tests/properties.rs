@@ -291,6 +291,7 @@ impl Witness {
             | Happening::ListenOverflow
             | Happening::MinisockSegment
             | Happening::Queue(_)
+            | Happening::QueueDisagreed { .. }
             | Happening::Inherited { .. }
             | Happening::MinisockEnded { .. } => {}
         }
