@@ -132,7 +132,7 @@ impl<W: Write> Sink for Json<W> {
             Happening::Ended(connection) => {
                 self.show.connections || self.show.queues && connection.accept_queue.is_some()
             }
-            Happening::Disagreed { .. } => self.show.disagreements,
+            Happening::Disagreed { .. } | Happening::QueueDisagreed { .. } => self.show.disagreements,
             Happening::Queue(_) => self.show.queues,
             _ => self.show.transitions,
         };
@@ -263,6 +263,9 @@ fn line<'a>(
             believed: believed.map(TcpState::name),
             found: found.map(TcpState::name),
         },
+        Happening::QueueDisagreed { believed, found } => {
+            Line::QueueDisagreement { at_ns, socket, believed_depth: *believed, found_depth: *found }
+        }
         Happening::Unexpected { believed, old } => {
             Line::Unexpected { at_ns, socket, believed: believed.name(), old: old.name() }
         }

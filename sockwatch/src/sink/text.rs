@@ -340,6 +340,7 @@ fn line(update: &Update, reasons: &ResetReasons) -> Line {
         Happening::Disagreed { believed, found } => {
             only(what!("!{} is {}", state_or_dash(*believed), state_or_dash(*found)))
         }
+        Happening::QueueDisagreed { believed, found } => only(what!("!queue {believed} is {found}")),
         Happening::Unexpected { believed, old } => only(what!("?{believed} was {old}")),
         Happening::Ended(_) => only(Column::default()),
     }
@@ -378,7 +379,8 @@ fn colour_of(happening: &Happening) -> &'static str {
         | Happening::ResetSent { .. }
         | Happening::ResetReceived
         | Happening::Unexpected { .. }
-        | Happening::Disagreed { .. } => style::RED,
+        | Happening::Disagreed { .. }
+        | Happening::QueueDisagreed { .. } => style::RED,
         Happening::Retransmitted { .. } | Happening::SynAckRetransmitted { .. } | Happening::MinisockSegment => {
             style::YELLOW
         }
@@ -407,7 +409,9 @@ impl<W: Write> Sink for Text<W> {
             }
             Happening::Queue(figures) if self.show.queues => self.queue(update.at_ns, update, &InWords(figures))?,
             Happening::Queue(_) => {}
-            Happening::Disagreed { .. } if self.show.disagreements => self.happening(update)?,
+            Happening::Disagreed { .. } | Happening::QueueDisagreed { .. } if self.show.disagreements => {
+                self.happening(update)?
+            }
             _ if self.show.transitions => self.happening(update)?,
             // Its process may be gone when its connection is told.
             Happening::Accepted { by, .. } => drop(self.process_of(*by, update.at_ns)),

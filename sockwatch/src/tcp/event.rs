@@ -75,6 +75,13 @@ pub struct Task {
     pub comm: Comm,
 }
 
+impl Task {
+    /// A thread of the kernel that does what others left to it: what it closes was not its own.
+    pub fn is_kernel_worker(&self) -> bool {
+        self.comm.bytes().starts_with(b"kworker/")
+    }
+}
+
 impl fmt::Display for Task {
     /// `nginx/1234`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -119,6 +126,13 @@ pub struct CloseEvidence {
     pub fin_timeout_ms: u32,
     /// `sk_socket` is set: a descriptor refers to it.
     pub has_socket: bool,
+}
+
+impl CloseEvidence {
+    /// Whether a process held it once: what waits in an accept queue has neither a socket's file nor lost one.
+    pub fn was_held(&self) -> bool {
+        self.has_socket || self.dead
+    }
 }
 
 /// What happens to a socket without changing its state.
@@ -245,6 +259,8 @@ pub enum EventKind {
         /// The process; its first thread.
         by: Task,
     },
+    /// A child that nobody was seen to accept has a holder in the kernel's table; which one is not known.
+    Taken,
     /// The kernel's word on a listener's accept queue, which tells us something new.
     QueueFound {
         /// The word.

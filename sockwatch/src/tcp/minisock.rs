@@ -6,7 +6,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    collections::{BinaryHeap, HashMap, VecDeque},
 };
 
 use super::{
@@ -22,6 +22,13 @@ pub const TIME_WAIT_NS: u64 = 60_000_000_000;
 /// A minisock's timer fires late: a timer of 60 s is exact to 512 jiffies (`LVL_GRAN`), 2 s at 250 Hz and 5.1 s at 100 Hz. Until
 /// then it may still be there.
 pub const GRACE_NS: u64 = 5_500_000_000;
+
+/// A segment that a minisock answers with a RST is told after the RST, by microseconds. A minisock that has sent one is gone, so
+/// that nothing else can be meant for long.
+const SEGMENT_FOLLOWS_NS: u64 = 1_000_000_000;
+
+/// So many of those that sent a RST are remembered for it.
+const MOST_RESET: usize = 1024;
 
 /// Queues with void places are swept when they are longer than twice what they are about, and this.
 pub(super) const SLACK: usize = 16;
@@ -146,6 +153,8 @@ pub(super) struct Minisocks {
     by_tuple: HashMap<Tuple, Minisock, foldhash::fast::FixedState>,
     /// When to look whether one has expired, with a place for each.
     due: BinaryHeap<Reverse<(u64, Tuple)>>,
+    /// Those that have sent a RST, and when: the segments that they answered are still to be told.
+    reset: VecDeque<(u64, SocketKey, (Endpoint, Endpoint))>,
 }
 
 impl Minisocks {
@@ -180,6 +189,25 @@ impl Minisocks {
         let (local, remote) = ends?;
         let minisock = self.by_tuple.get_mut(&(key.netns, local, remote))?;
         (key.cookie == 0 || minisock.subject.key == key).then_some(minisock)
+    }
+
+    /// One has ended with a RST, in answer to a segment.
+    pub(super) fn note_reset(&mut self, at_ns: u64, key: SocketKey, ends: (Endpoint, Endpoint)) {
+        let old = |at: u64| at_ns.saturating_sub(at) >= SEGMENT_FOLLOWS_NS;
+        while self.reset.len() >= MOST_RESET || self.reset.front().is_some_and(|(at, ..)| old(*at)) {
+            self.reset.pop_front();
+        }
+        self.reset.push_back((at_ns, key, ends));
+    }
+
+    /// Whether a segment that comes now is one that such a RST has answered. Each has one.
+    pub(super) fn takes_answered(&mut self, at_ns: u64, key: SocketKey, ends: Option<(Endpoint, Endpoint)>) -> bool {
+        let its = |(at, whose, pair): &(u64, SocketKey, (Endpoint, Endpoint))| {
+            let same = key.cookie == 0 && key.netns == whose.netns || key == *whose;
+            same && Some(*pair) == ends && at_ns.saturating_sub(*at) < SEGMENT_FOLLOWS_NS
+        };
+        let place = self.reset.iter().position(its);
+        place.is_some_and(|place| self.reset.remove(place).is_some())
     }
 
     /// Takes one in. Another with its ends, whose end was not seen, is gone.

@@ -75,6 +75,9 @@ pub fn line(event: &Event) -> String {
         EventKind::Held { by } => {
             words.word("held").field("by", task::Text(by));
         }
+        EventKind::Taken => {
+            words.word("taken");
+        }
         EventKind::QueueFound { record, verdict } => queue::print(&mut words, &record, verdict),
         EventKind::Lost { minisock, occasion } => {
             words.word("lost").flag("free", minisock == Some(Place::Free));
@@ -168,6 +171,7 @@ fn parse_kind(word: &str, fields: &mut Fields<'_>) -> Result<EventKind, Notation
             occasion: parse_occasion(fields)?,
         },
         "held" => EventKind::Held { by: fields.need("by", task::parse)? },
+        "taken" => EventKind::Taken,
         "queue_found" => queue::parse(fields)?,
         "lost" => {
             let (free, taken) = (fields.flag("free"), fields.flag("taken"));

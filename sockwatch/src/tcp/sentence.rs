@@ -20,6 +20,9 @@ const BOTH_WAYS: u8 = 3;
 /// The sentence; `None` while nothing tells of an ending. `process` is what the closer's process is called, where that is
 /// another name than its thread's.
 pub fn sentence(connection: &Connection, process: Option<Comm>) -> Option<String> {
+    if connection.was_dead_on_arrival() {
+        return Some("dead on arrival: it had ended in the accept queue, before anything was seen of it".into());
+    }
     let ending = connection.ending?;
     let told = Told::of(connection, process);
     let mut text = match ending {
@@ -108,6 +111,16 @@ impl<'a> Told<'a> {
         self.closer.map(|closer| format!(" by {closer}")).unwrap_or_default()
     }
 
+    /// What is known of how this end sent its FIN: a half-closed end may still have waited for an answer.
+    fn how_closed(&self) -> &'static str {
+        match self.connection.evidence {
+            None => "had sent its FIN",
+            Some(evidence) if evidence.dead => "had closed",
+            Some(evidence) if evidence.shutdown == BOTH_WAYS => "had shut down both ways",
+            Some(_) => "had sent its FIN (half-closed)",
+        }
+    }
+
     /// How long the connection has been in this state, where that was seen.
     fn lasted(&self, state: TcpState) -> Option<u64> {
         self.connection.spans.iter().rev().find(|span| span.state == state)?.lasted_ns
@@ -132,8 +145,8 @@ fn peer_fin(told: &Told<'_>) -> String {
 fn reset_by_peer(told: &Told<'_>) -> String {
     let when = match told.last {
         TcpState::CloseWait => format!(", which had closed before, while {} had not", told.this.name),
-        TcpState::FinWait1 | TcpState::FinWait2 => format!(" after {} had closed", told.actor),
-        TcpState::Closing | TcpState::LastAck => " after both had closed".to_owned(),
+        TcpState::FinWait1 | TcpState::FinWait2 => format!(" after {} {}", told.actor, told.how_closed()),
+        TcpState::Closing | TcpState::LastAck => " after both had sent their FIN".to_owned(),
         TcpState::Established if !told.evidence.all_acked && told.connection.evidence.is_some() => {
             format!("; not all that {} sent was acknowledged", told.this.name)
         }
@@ -204,7 +217,7 @@ fn given_up(told: &Told<'_>) -> String {
 fn timed_out(told: &Told<'_>, timeout: Timeout) -> String {
     let Told { evidence, other, .. } = told;
     let probes = Count(evidence.probes.into(), "probe");
-    let retransmits = Count(evidence.retransmits.into(), "retransmission");
+    let retransmits = Retransmissions { timed: evidence.retransmits.into(), all: told.connection.retransmits.into() };
     let mut text = match timeout {
         Timeout::Syn => syn_unanswered(told),
         Timeout::Keepalive => {
@@ -212,8 +225,12 @@ fn timed_out(told: &Told<'_>, timeout: Timeout) -> String {
         }
         Timeout::UserTimeout => {
             let limit = Spoken(u64::from(evidence.user_timeout_ms) * MS);
-            let what = if evidence.probes > 0 { probes } else { retransmits };
-            format!("{} did not answer within {limit} (TCP_USER_TIMEOUT); {what} unanswered", other.name)
+            let start = format!("{} did not answer within {limit} (TCP_USER_TIMEOUT)", other.name);
+            if evidence.probes > 0 {
+                format!("{start}; {probes} unanswered")
+            } else {
+                format!("{start}; {retransmits} unanswered")
+            }
         }
         Timeout::ZeroWindow if evidence.probes > 0 => {
             format!("{} kept its window closed; {probes} unanswered", other.name)
@@ -247,14 +264,13 @@ fn unreachable(told: &Told<'_>) -> String {
 
 fn listener_closed(told: &Told<'_>) -> String {
     let queued_ns = told.connection.lifetime_ns().map(|life| format!(" in {}", Spoken(life))).unwrap_or_default();
+    let mut text = format!("reset: its listener was closed{}; nobody had accepted it{queued_ns}", told.by());
+    // Whether it had closed, or waited for an answer, is not known here.
     if told.connection.has_been(TcpState::CloseWait) {
-        let after = told.until_left().map(|left| format!(" after {}", Spoken(left))).unwrap_or_default();
-        return format!(
-            "client gave up{after} in the accept queue; nobody accepted it until its listener was closed{}",
-            told.by()
-        );
+        text.push_str("; client had sent its FIN");
+        text.push_str(&told.until_left().map(|left| format!(" after {}", Spoken(left))).unwrap_or_default());
     }
-    format!("reset: its listener was closed{}; nobody had accepted it{queued_ns}", told.by())
+    text
 }
 
 /// What the accept queue has to do with it.
@@ -273,7 +289,7 @@ fn in_queue(told: &Told<'_>, ending: Ending) -> String {
     if connection.lifetime_ns().is_some_and(|life| wait_ns > life) {
         format!(", {after}in the accept queue; accepted after {}, dead on arrival", Spoken(wait_ns))
     } else if wait_ns > left_ns {
-        format!("; accepted after {} in the accept queue, when the client had closed already", Spoken(wait_ns))
+        format!("; accepted after {} in the accept queue, when client had sent its FIN", Spoken(wait_ns))
     } else {
         String::new()
     }
@@ -292,8 +308,10 @@ fn stopped(told: &Told<'_>) -> String {
         text.push_str(&format!(", {dead_on_arrival} of them dead on arrival"));
     }
     if left > 0 {
-        let whose = if left == 1 { "1 client".to_owned() } else { format!("{left} clients") };
-        text.push_str(&format!("; {whose} left its queue after {} at most", Spoken(longest_left_ns)));
+        text.push_str(&format!("; {} left its queue", Count(left, "client")));
+        if longest_left_ns > 0 {
+            text.push_str(&format!(" after {} at most", Spoken(longest_left_ns)));
+        }
     }
     if unqueued > 0 {
         text.push_str(&format!("; {} reset in its queue", Count(unqueued, "connection")));
@@ -346,6 +364,22 @@ impl Display for Count {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plural = if self.0 == 1 { "" } else { "s" };
         write!(f, "{} {}{plural}", self.0, self.1)
+    }
+}
+
+/// `3 retransmissions`. The kernel counts those by timer that nothing has answered, and no tail loss probes
+/// (`icsk_retransmits`); how many of all others were answered nobody knows.
+struct Retransmissions {
+    timed: u64,
+    all: u64,
+}
+
+impl Display for Retransmissions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.timed < self.all {
+            write!(f, "at least {} of ", self.timed)?;
+        }
+        write!(f, "{}", Count(self.all.max(self.timed), "retransmission"))
     }
 }
 

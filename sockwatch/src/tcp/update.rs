@@ -137,6 +137,13 @@ pub enum Happening {
         /// What the kernel has; `None`: nothing.
         found: Option<TcpState>,
     },
+    /// The kernel's table twice had another depth of this listener's accept queue than we believed, and we took its word.
+    QueueDisagreed {
+        /// What we believed.
+        believed: u32,
+        /// What the kernel has.
+        found: u32,
+    },
     /// A transition that the state machine does not allow from the state that we believed.
     Unexpected {
         /// What we believed.

@@ -222,6 +222,18 @@ pub enum Line<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         found: Option<&'static str>,
     },
+    /// The kernel's socket table twice had another depth of a listener's accept queue than we believed, and we took its word.
+    QueueDisagreement {
+        /// When.
+        at_ns: i64,
+        /// Which listener.
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
+        /// What we believed.
+        believed_depth: u32,
+        /// What the kernel has.
+        found_depth: u32,
+    },
     /// A transition came from a state that we did not believe the socket to be in.
     Unexpected {
         /// When.

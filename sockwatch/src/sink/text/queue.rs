@@ -18,7 +18,7 @@ impl Display for InWords<'_> {
             Some(limit) => write!(f, "{limit}")?,
             None => write!(f, "?")?,
         }
-        if totals.is_somaxconn {
+        if totals.is_somaxconn == Some(true) {
             write!(f, " (somaxconn)")?;
         }
         match oldest {
@@ -88,7 +88,7 @@ mod tests {
         let text = "queue 0/? accepted 0 abandoned 0 dead 0 drops ? (2 last ACKs)";
         let totals = Totals { overflows: 2, ..Totals::default() };
         assert_eq!(InWords(&QueueFigures { totals, ..QueueFigures::default() }).to_string(), text);
-        let totals = Totals { limit: Some(4096), is_somaxconn: true, ..Totals::default() };
+        let totals = Totals { limit: Some(4096), is_somaxconn: Some(true), ..Totals::default() };
         let figures = QueueFigures { depth: 1, oldest: Some(Age::AtLeast(1)), totals, ..QueueFigures::default() };
         let text = "queue 1/4096 (somaxconn) oldest >1ns accepted 0 abandoned 0 dead 0";
         assert_eq!(InWords(&figures).to_string(), text);

@@ -33,7 +33,7 @@ fn connection(text: &str) -> Connection {
     let life_ns = connection.spans.iter().map(|span| span.lasted_ns).sum::<Option<u64>>();
     connection.birth_seen = life_ns.is_some();
     connection.ended_ns = Some(life_ns.unwrap_or(1000 * MS));
-    connection.queued = (role == Role::Passive).then(Queued::default);
+    connection.queued = (role == Role::Passive).then(|| Queued { at_ns: Some(0), ..Queued::default() });
     let mut evidence = CloseEvidence::default();
     let mut reset_sent = false;
     for word in words.split_whitespace() {
@@ -53,6 +53,7 @@ fn connection(text: &str) -> Connection {
             "soft" => evidence.soft_error = number() as u16,
             "syns" => evidence.segments_out = number() as u32,
             "probes" => evidence.probes = number() as u8,
+            "again" => connection.retransmits = number() as u32,
             "retransmits" => evidence.retransmits = number() as u8,
             "user_timeout" => evidence.user_timeout_ms = number() as u32,
             "by" => connection.ownership.closer = Some(Task { pid: 12, tid: 13, comm: Comm::from(value) }),
@@ -115,8 +116,17 @@ fn resets_from_the_other_end() {
         "client ESTABLISHED 5, CLOSE_WAIT 7: error=32 received",
         "reset by server, which had closed before, while client had not",
     );
-    check("client ESTABLISHED 5, FIN_WAIT1 7: error=104 by=curl", "reset by server after client curl/12 had closed");
-    check("unknown CLOSE_WAIT 5, LAST_ACK 7: error=104", "reset by the other end after both had closed");
+    let fin_wait = "client ESTABLISHED 5, FIN_WAIT2 7: error=104 by=curl";
+    check(&format!("{fin_wait} dead shutdown=3"), "reset by server after client curl/12 had closed");
+    check(&format!("{fin_wait} closed"), "reset by server after client curl/12 had shut down both ways");
+    check(
+        &format!("{fin_wait} held shutdown=2"),
+        "reset by server after client curl/12 had sent its FIN (half-closed)",
+    );
+    let mut without_evidence = connection(fin_wait);
+    without_evidence.evidence = None;
+    assert_eq!(sentence(&without_evidence, None).unwrap(), "reset by server after client curl/12 had sent its FIN");
+    check("unknown CLOSE_WAIT 5, LAST_ACK 7: error=104", "reset by the other end after both had sent their FIN");
 }
 
 #[test]
@@ -199,6 +209,15 @@ fn timeouts() {
         "server SYN_RECV 0, ESTABLISHED 9: error=110 retransmits=3 user_timeout=500 accepted=1",
         "client did not answer within 500 ms (TCP_USER_TIMEOUT); 3 retransmissions unanswered",
     );
+    // Tail loss probes count among those of the connection alone, and so do those that were answered.
+    check(
+        "server SYN_RECV 0, ESTABLISHED 9: error=110 retransmits=2 again=3 user_timeout=500 accepted=1",
+        "client did not answer within 500 ms (TCP_USER_TIMEOUT); at least 2 of 3 retransmissions unanswered",
+    );
+    check(
+        "client ESTABLISHED 9: error=110 retransmits=15 again=15",
+        "server did not acknowledge; 15 retransmissions unanswered",
+    );
     check(
         "client ESTABLISHED 9: error=113 soft=113 retransmits=15",
         "server did not acknowledge; 15 retransmissions unanswered; ICMP had said host unreachable (EHOSTUNREACH)",
@@ -224,7 +243,7 @@ fn accept_queues() {
     check(
         "server SYN_RECV 0, ESTABLISHED 3200, CLOSE_WAIT 100, LAST_ACK 0: done acked accepted=3250 by=nginx",
         "client closed first; TIME_WAIT on the client's side; server nginx/12 closed 100 ms later; accepted \
-         after 3.2 s in the accept queue, when the client had closed already",
+         after 3.2 s in the accept queue, when client had sent its FIN",
     );
     check(
         "server SYN_RECV 0, ESTABLISHED 5000: acked by=nginx",
@@ -232,7 +251,7 @@ fn accept_queues() {
     );
     check(
         "server SYN_RECV 0, ESTABLISHED 3200, CLOSE_WAIT 100: acked done",
-        "client gave up after 3.2 s in the accept queue; nobody accepted it until its listener was closed",
+        "reset: its listener was closed; nobody had accepted it in 3.3 s; client had sent its FIN after 3.2 s",
     );
 }
 

@@ -298,10 +298,13 @@ impl Tracker {
                 && !connection.is_known_after(began_ns)
                 && key.cookie & NAMELESS == 0
                 && tracked.round != *round;
+            let unseen = must && !listing.first && tracked.is_known_by_accept();
             tracked.absences = if must { tracked.absences + 1 } else { 0 };
-            if tracked.absences >= PROOF {
-                agreement.absent += 1;
-                let kind = EventKind::Lost { minisock: None, occasion: disagreement };
+            if unseen || tracked.absences >= PROOF {
+                // Of one that was accepted dead the first listing told nothing either: that makes two.
+                agreement.absent += u64::from(!unseen);
+                let occasion = if unseen { Occasion::Expected } else { disagreement };
+                let kind = EventKind::Lost { minisock: None, occasion };
                 events.push(event(listing.to_ns, *key, None, kind));
             }
         }
@@ -345,10 +348,11 @@ impl Tracker {
                 let mut connection = Connection::new(key, role, tuple, state, event.at_ns);
                 connection.ownership.holder = holder;
                 connection.ownership.listener = listener;
+                connection.queued = listener.map(|_| Queued::default());
                 connection.ownership.listener_owner = listener.and_then(|listener| self.listener_owner(key, listener));
                 if let Some((depth, limit)) = queue {
                     let (depth, limit) = (Some(depth), Some(limit));
-                    connection.queued = Some(Queued { at_ns: event.at_ns, depth, limit, ..Queued::default() });
+                    connection.queued = Some(Queued { at_ns: Some(event.at_ns), depth, limit, ..Queued::default() });
                 }
                 self.displace(&connection, event.at_ns, updates);
                 let happening = news(occasion, state, queue);
@@ -378,12 +382,16 @@ impl Tracker {
             self.revive(key, state, event.at_ns, updates);
         }
         let Some(Tracked { connection, .. }) = self.sockets.get_mut(&key) else { return };
+        let was_taken = state.has_sent_fin() && connection.is_queued();
         if connection.state != state && !seen_since {
             connection.enter(state, event.at_ns);
         }
         connection.sampled_ns = connection.sampled_ns.max(occasion.interval_ns());
         let happening = Happening::Disagreed { believed: Some(believed), found: Some(state) };
         updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&**connection), happening });
+        if was_taken {
+            self.accepted_unseen(key, event.at_ns);
+        }
     }
 
     fn found_minisock(
@@ -456,6 +464,12 @@ impl Tracker {
                 Place::Free => MinisockEnd::Gone,
             };
             self.end_minisock(&tuple, at_ns, end, updates);
+            return;
+        }
+        if self.find_dead_on_arrival(key) {
+            if let Some(tracked) = self.take_out(key) {
+                tracked.report_last(at_ns, updates);
+            }
             return;
         }
         let Some(mut tracked) = self.take_out(key) else { return };

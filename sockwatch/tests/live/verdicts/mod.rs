@@ -76,7 +76,7 @@ fn mask(why: &str) -> String {
         } else if index > 0 && words[index - 1] == "thread" && masked.last().is_some_and(|last| last == "PROCESS") {
             masked.pop();
             masked.push(format!("PROCESS{rest}"));
-        } else if is_number && (next.starts_with("retransmission") || next.starts_with("probe")) {
+        } else if is_number && (next.starts_with("retransmission") || next.starts_with("probe") || next == "of") {
             masked.push("N".into());
         } else if UNITS.contains(&bare(word).as_str()) && words[index - 1] != "60" {
             masked.push(format!("TIME{rest}"));
@@ -88,7 +88,8 @@ fn mask(why: &str) -> String {
             masked.push((*word).to_owned());
         }
     }
-    masked.join(" ")
+    // Tail loss probes come where the kernel thinks it worth while.
+    masked.join(" ").replace("at least N of N retransmissions", "N retransmissions")
 }
 
 /// A client and the server's end of its connection, both this process's.
