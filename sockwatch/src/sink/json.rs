@@ -254,9 +254,14 @@ fn line<'a>(
             Line::Heir { at_ns, socket, by: named(by), former: former.as_ref().map(named) }
         }
         Happening::MinisockSegment => Line::MinisockSegment { at_ns, socket },
-        Happening::MinisockEnded { state, lasted_ns, end } => {
-            Line::MinisockEnd { at_ns, socket, state: state.name(), lasted_ns: *lasted_ns, end: end.word() }
-        }
+        Happening::MinisockEnded { state, lasted_ns, sampled_ns, end } => Line::MinisockEnd {
+            at_ns,
+            socket,
+            state: state.name(),
+            lasted_ns: *lasted_ns,
+            sampled_ns: *sampled_ns,
+            end: end.word(),
+        },
         Happening::Disagreed { believed, found } => Line::Disagreement {
             at_ns,
             socket,

@@ -206,7 +206,7 @@ impl<W: Write> Text<W> {
         self.begin(update.at_ns, update.subject.role.letter(), &update.subject)?;
         let Line { what, after_ns, task } = line(update, &self.reasons);
         let sampled = match update.happening {
-            Happening::Transition { sampled_ns, .. } => sampled_ns,
+            Happening::Transition { sampled_ns, .. } | Happening::MinisockEnded { sampled_ns, .. } => sampled_ns,
             _ => None,
         };
         if after_ns.is_none() && what.as_str().len() > HAPPENING_WIDTH {
@@ -334,7 +334,7 @@ fn line(update: &Update, reasons: &ResetReasons) -> Line {
         Happening::Inherited { by, .. } => Line { what: what!("passed on"), after_ns: None, task: Some(*by) },
         Happening::Queue(_) => only(Column::default()),
         Happening::MinisockSegment => only(what!("segment at minisock")),
-        Happening::MinisockEnded { state, lasted_ns, end } => {
+        Happening::MinisockEnded { state, lasted_ns, end, .. } => {
             Line { what: what!("{state} {}", end.word()), after_ns: Some(lasted_ns.cast_signed()), task: None }
         }
         Happening::Disagreed { believed, found } => {

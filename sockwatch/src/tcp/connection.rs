@@ -70,7 +70,7 @@ pub struct Ownership {
     pub fd: Option<i32>,
     /// A process that holds it, found in `/proc`: of a socket that was there before we looked.
     pub holder: Option<Task>,
-    /// Who was found holding it when its owner did not any more: its descriptor was passed on.
+    /// Who was found holding it when its owner did not any more, or closed it in its owner's stead: its descriptor was passed on.
     pub heir: Option<Task>,
     /// The listener's cookie.
     pub listener: Option<u64>,

@@ -137,12 +137,12 @@ impl Minisock {
         happening.map(|happening| Update { at_ns, subject: self.subject, happening })
     }
 
-    fn ended(&self, at_ns: u64, end: MinisockEnd) -> Update {
+    fn ended(&self, at_ns: u64, end: MinisockEnd, sampled_ns: Option<u64>) -> Update {
         let lasted_ns = at_ns.saturating_sub(self.since_ns);
         Update {
             at_ns,
             subject: self.subject,
-            happening: Happening::MinisockEnded { state: self.state, lasted_ns, end },
+            happening: Happening::MinisockEnded { state: self.state, lasted_ns, sampled_ns, end },
         }
     }
 }
@@ -223,16 +223,17 @@ impl Minisocks {
         former
     }
 
-    /// Ends the one with these ends.
+    /// Ends the one with these ends; `sampled_ns` if nobody saw it.
     pub(super) fn end(
         &mut self,
         tuple: &Tuple,
         at_ns: u64,
         end: MinisockEnd,
+        sampled_ns: Option<u64>,
         updates: &mut Vec<Update>,
     ) -> Option<Minisock> {
         let minisock = self.by_tuple.remove(tuple)?;
-        updates.push(minisock.ended(at_ns, end));
+        updates.push(minisock.ended(at_ns, end, sampled_ns));
         Some(minisock)
     }
 
@@ -241,7 +242,7 @@ impl Minisocks {
         self.by_tuple.remove(tuple)
     }
 
-    /// Ends those whose time is over.
+    /// Ends those whose time is over. The kernel's own timer fires some time after that.
     pub(super) fn expire(&mut self, now_ns: u64, updates: &mut Vec<Update>) {
         while let Some(Reverse((due_ns, tuple))) = self.due.peek().copied() {
             if due_ns.saturating_add(GRACE_NS) > now_ns {
@@ -254,7 +255,7 @@ impl Minisocks {
                 minisock.place_ns = minisock.expires_ns;
                 self.due.push(Reverse((minisock.place_ns, tuple)));
             } else {
-                self.end(&tuple, due_ns, MinisockEnd::Expired, updates);
+                self.end(&tuple, due_ns, MinisockEnd::Expired, Some(GRACE_NS), updates);
             }
         }
     }

@@ -314,7 +314,7 @@ impl Tracker {
         } else if !self.has_room(updates) {
             return;
         }
-        self.displace(&connection, at_ns, updates);
+        self.displace(&connection, None, updates);
         updates.push(Update { at_ns, subject: Subject::from(&connection), happening });
         self.sockets.insert(key, Tracked::new(connection));
     }
@@ -333,7 +333,13 @@ impl Tracker {
         if matches!(new, TcpState::FinWait1 | TcpState::LastAck) {
             connection.ownership.closer = connection.ownership.closer.or(by);
         }
-        if (old.has_sent_fin() || new.has_sent_fin()) && connection.is_queued() {
+        let inherits = |owner: Option<Task>, by: &Task| owner.is_none_or(|owner| owner.pid != by.pid);
+        let owner = connection.ownership.held_by();
+        let waits = connection.is_queued();
+        if let Some(by) = by.filter(|by| old != new && new.has_sent_fin() && inherits(owner, by)) {
+            // Nobody closes what he does not hold.
+            self.held(key, event.at_ns, by, updates);
+        } else if waits && (old.has_sent_fin() || new.has_sent_fin()) {
             self.accepted_unseen(key, event.at_ns);
         }
         if new == TcpState::CloseWait {
@@ -431,11 +437,11 @@ impl Tracker {
         }
     }
 
-    /// A minisock gives its place to a new connection with the same ends.
-    fn displace(&mut self, connection: &Connection, at_ns: u64, updates: &mut Vec<Update>) {
+    /// A minisock gives its place to a new connection with the same ends; `sampled_ns` if a listing shows it.
+    fn displace(&mut self, connection: &Connection, sampled_ns: Option<u64>, updates: &mut Vec<Update>) {
         if !self.minisocks.is_empty() {
             let tuple = (connection.key.netns, connection.local, connection.remote);
-            self.end_minisock(&tuple, at_ns, MinisockEnd::Reused, updates);
+            self.end_sampled(&tuple, connection.first_seen_ns, MinisockEnd::Reused, sampled_ns, updates);
         }
     }
 }

@@ -127,6 +127,8 @@ pub enum Happening {
         state: TcpState,
         /// How long it was in that state, in nanoseconds.
         lasted_ns: u64,
+        /// Nobody saw it: the time is computed, or a listing's, and right to within this many nanoseconds.
+        sampled_ns: Option<u64>,
         /// What ended it.
         end: MinisockEnd,
     },

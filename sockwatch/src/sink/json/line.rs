@@ -166,12 +166,12 @@ pub enum Line<'a> {
     },
     /// A socket's descriptor has passed to another process, or its process runs another program: `socket.owner` from now on.
     Heir {
-        /// When that was found: it happened since the kernel's table was listed before.
+        /// When that was found: as it closed the socket, or by a look at who holds what; it happened before.
         at_ns: i64,
         /// Which socket.
         #[schemars(with = "Socket")]
         socket: &'a RawValue,
-        /// The process that holds it now, by its first thread.
+        /// The process that holds it now: by its first thread, or by the one that closed the socket.
         by: Task<'a>,
         /// Who owned it before; absent if nobody was known.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -204,6 +204,10 @@ pub enum Line<'a> {
         state: &'static str,
         /// How long it was in that state, in nanoseconds.
         lasted_ns: u64,
+        /// Not seen, but computed or found in the kernel's table: right to within this many nanoseconds. An expiry may be later by
+        /// this, for the kernel's timers are late.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sampled_ns: Option<u64>,
         /// `expired`: its time was over; `reused`: a new connection with the same ends; `reset`: a RST; `gone`: no longer in the
         /// kernel's table.
         end: &'static str,
@@ -362,7 +366,7 @@ pub struct Finished<'a> {
     /// The descriptor that accept returned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) fd: Option<i32>,
-    /// Who was found holding it when its owner did not any more.
+    /// Who was found holding it when its owner did not any more, or closed it in its owner's stead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) heir: Option<Task<'a>>,
     /// The systemd unit of its owner, by its cgroup.

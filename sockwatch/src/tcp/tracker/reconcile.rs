@@ -354,7 +354,7 @@ impl Tracker {
                     let (depth, limit) = (Some(depth), Some(limit));
                     connection.queued = Some(Queued { at_ns: Some(event.at_ns), depth, limit, ..Queued::default() });
                 }
-                self.displace(&connection, event.at_ns, updates);
+                self.displace(&connection, Some(self.interval_ns), updates);
                 let happening = news(occasion, state, queue);
                 updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&connection), happening });
                 self.sockets.insert(key, Tracked::new(connection));
@@ -463,7 +463,7 @@ impl Tracker {
                 Place::Free if over => MinisockEnd::Expired,
                 Place::Free => MinisockEnd::Gone,
             };
-            self.end_minisock(&tuple, at_ns, end, updates);
+            self.end_sampled(&tuple, at_ns, end, Some(self.interval_ns), updates);
             return;
         }
         if self.find_dead_on_arrival(key) {

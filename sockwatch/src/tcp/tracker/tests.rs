@@ -462,3 +462,22 @@ fn a_segment_that_a_reset_has_answered_is_no_stranger_s() {
     assert_eq!(after("160 5 segment CLOSE; 161 5 segment TIME_WAIT"), (1, 1), "another minisock");
     assert_eq!(after("2000 5 segment TIME_WAIT"), (1, 1), "much later");
 }
+
+/// Who closes it held it, though no listing came in between to tell.
+#[test]
+fn who_closes_what_another_accepted_is_its_heir() {
+    let owner = |closer: &str, pid| {
+        let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
+        let born = "1 5 LISTEN>SYN_RECV; 1 5 SYN_RECV>ESTABLISHED; 1 5 enqueue; 2 5 accept";
+        born.split(';').for_each(|text| tracker.apply(&event(text), &mut updates));
+        let by = Task { pid, ..task(closer) };
+        let mut close = event("9 5 ESTABLISHED>FIN_WAIT1");
+        close.kind = EventKind::Transition { old: TcpState::Established, new: TcpState::FinWait1, by: Some(by) };
+        tracker.apply(&close, &mut updates);
+        let inherited = updates.iter().any(|update| matches!(update.happening, Happening::Inherited { .. }));
+        (updates.last().unwrap().subject.owner.unwrap().comm.to_string(), inherited)
+    };
+    assert_eq!(owner("heir", 20), ("heir".to_owned(), true));
+    assert_eq!(owner("thread", 10), ("worker".to_owned(), false));
+    assert_eq!(owner("kworker/0:1", 20), ("worker".to_owned(), false));
+}
