@@ -128,6 +128,15 @@ impl Tracker {
             tracked.report_last(event.at_ns, updates);
         }
     }
+
+    /// Its minisock lives, so that no RST ended it: tells the end that waited for one.
+    pub(super) fn depart(&mut self, key: SocketKey, updates: &mut Vec<Update>) {
+        if let Some(Stage::Departing(at_ns)) = self.sockets.get(&key).map(|tracked| tracked.stage)
+            && let Some(tracked) = self.take_out(key)
+        {
+            tracked.report_last(at_ns, updates);
+        }
+    }
 }
 
 impl Tracked {

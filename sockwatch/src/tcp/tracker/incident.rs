@@ -103,7 +103,9 @@ impl Tracker {
                 true
             }
             Incident::MinisockSegment { state } => {
+                self.depart(subject.key, updates);
                 updates.push(Update { at_ns, subject, happening: Happening::MinisockSegment });
+                let Some(minisock) = self.minisocks.of(key, event.tuple) else { return true };
                 match state {
                     TcpState::Close => self.end_minisock(&tuple, at_ns, MinisockEnd::Reset, updates),
                     TcpState::TimeWait => updates.extend(minisock.wait(at_ns)),
