@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use foldhash::fast::FixedState;
 
-use super::{TOLERANCE_NS, Tracker};
+use super::{NAMELESS, TOLERANCE_NS, Tracker};
 use crate::tcp::{
     close::Ending,
     connection::{Connection, Role},
     endpoint::Endpoint,
-    event::{SocketKey, Task},
+    event::{Event, SocketKey, Task},
     queue::{AcceptQueue, Arrival, Leaving, QueueRecord, Verdict},
     state::TcpState,
     update::{Happening, Subject, Update},
@@ -53,6 +53,18 @@ impl Tracker {
         };
         let (listener, another) = at(local).or_else(|| at(local.at_any_address()))?;
         another.is_none().then_some(listener)
+    }
+
+    /// What this listener of a child is called here: where the state probe gives no cookies, others may still do.
+    pub(super) fn our_name_of(&self, listener: u64, child: SocketKey, event: &Event) -> u64 {
+        let is_tracked = |cookie| self.sockets.contains_key(&SocketKey { netns: child.netns, cookie });
+        if self.by_address.is_empty() || is_tracked(listener) {
+            return listener;
+        }
+        let known = self.sockets.get(&child).map(|tracked| tracked.connection.local);
+        let local = event.tuple.map(|(local, _)| local).or(known);
+        let named = local.and_then(|local| self.listener_at(child.netns, local));
+        named.filter(|cookie| *cookie >= NAMELESS).unwrap_or(listener)
     }
 
     /// A child whose listener became known waits in its queue, or has been taken out of it already.

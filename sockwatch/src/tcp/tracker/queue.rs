@@ -18,6 +18,7 @@ impl Tracker {
         synack_retransmits: u32,
         updates: &mut Vec<Update>,
     ) {
+        let listener = listener.map(|listener| self.our_name_of(listener, key, event));
         let listener_owner = listener.and_then(|listener| self.listener_owner(key, listener));
         let Some(tracked) = self.sockets.get_mut(&key) else { return };
         let connection = &mut *tracked.connection;
@@ -61,9 +62,9 @@ impl Tracker {
         if !known {
             connection.queued = Some(Queued::default());
         }
-        let listener = match (listener.or(connection.ownership.listener), connection.birth_seen, connection.local) {
+        let listener = match (connection.ownership.listener.or(listener), connection.birth_seen, connection.local) {
             (None, false, local) => self.listener_at(key.netns, local),
-            (listener, _, _) => listener,
+            (listener, _, _) => listener.map(|listener| self.our_name_of(listener, key, event)),
         };
         let Some(connection) = self.sockets.get_mut(&key).map(|tracked| &mut *tracked.connection) else { return };
         connection.ownership.acceptor = Some(by);
