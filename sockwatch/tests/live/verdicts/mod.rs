@@ -68,7 +68,7 @@ fn mask(why: &str) -> String {
         let is_number = word.parse::<f64>().is_ok();
         let next = words.get(index + 1).map(|word| bare(word)).unwrap_or_default();
         let rest = &word[bare(word).len()..];
-        if is_number && UNITS.contains(&next.as_str()) && *word != "60" {
+        if is_number && UNITS.contains(&next.as_str()) && (*word, next.as_str()) != ("60", "s") {
             continue;
         } else if *word == "thread" && masked.last().is_some_and(|last| last == "PROCESS") {
             // Its name tells which test it is.
@@ -78,7 +78,7 @@ fn mask(why: &str) -> String {
             masked.push(format!("PROCESS{rest}"));
         } else if is_number && (next.starts_with("retransmission") || next.starts_with("probe") || next == "of") {
             masked.push("N".into());
-        } else if UNITS.contains(&bare(word).as_str()) && words[index - 1] != "60" {
+        } else if UNITS.contains(&bare(word).as_str()) && (words[index - 1], bare(word).as_str()) != ("60", "s") {
             masked.push(format!("TIME{rest}"));
         } else if bare(word).rsplit_once('/').is_some_and(|(_, pid)| pid.parse::<u32>().is_ok()) {
             masked.push(format!("PROCESS{rest}"));
