@@ -7,11 +7,18 @@
 //!
 //! The table does not hold what waits dead in an accept queue; requests (`NEW_SYN_RECV`) in it are nobody's state yet.
 
+mod history;
 mod listeners;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-use self::listeners::{Listeners, is_queued};
+pub(super) use self::history::History;
+#[cfg(test)]
+pub(super) use self::history::STAYS_PER_SOCKET;
+use self::{
+    history::Nameless,
+    listeners::{Listeners, is_queued},
+};
 use super::{Tracked, Tracker, role_in};
 use crate::tcp::{
     close::Ending,
@@ -32,71 +39,6 @@ pub const TOLERANCE_NS: u64 = 3_000_000;
 
 /// An absence that so many listings in a row agree on is proved.
 const PROOF: u8 = 2;
-
-/// A state that something had, from and to.
-#[derive(Debug)]
-struct Stay {
-    state: TcpState,
-    from_ns: u64,
-    to_ns: u64,
-    minisock: bool,
-}
-
-/// What has ended since a round of listings began: it may be in the listing all the same.
-#[derive(Debug, Default)]
-pub(super) struct History {
-    stays: HashMap<SocketKey, Vec<Stay>, foldhash::fast::FixedState>,
-    len: usize,
-    /// Announced and not compared yet: the next may be announced before the last is compared.
-    rounds: u32,
-    /// There was more than it can hold: it proves nothing.
-    full: bool,
-}
-
-/// How many stays of a socket the history has room for, on average.
-pub(super) const STAYS_PER_SOCKET: usize = 8;
-
-impl History {
-    pub(super) fn note(&mut self, connection: &Connection, limit: usize) {
-        let stays = connection.stays();
-        let stays = stays.map(|(state, from_ns, to_ns)| Stay { state, from_ns, to_ns, minisock: false });
-        self.extend(connection.key, stays, limit);
-    }
-
-    pub(super) fn note_minisock(&mut self, minisock: &Minisock, limit: usize) {
-        let (from_ns, orphan_until_ns) = (minisock.since_ns, minisock.orphan_until_ns);
-        let stay = Stay { state: minisock.state, from_ns, to_ns: u64::MAX, minisock: true };
-        let orphan = |to_ns| Stay { state: TcpState::FinWait2, from_ns: 0, to_ns, minisock: true };
-        self.extend(minisock.subject.key, std::iter::once(stay).chain(orphan_until_ns.map(orphan)), limit);
-    }
-
-    /// Adds stays; `limit` is how many sockets there is room for.
-    fn extend(&mut self, key: SocketKey, stays: impl Iterator<Item = Stay>, limit: usize) {
-        let its = self.stays.entry(key).or_default();
-        let before = its.len();
-        its.extend(stays);
-        self.len += its.len() - before;
-        if self.len > limit.saturating_mul(STAYS_PER_SOCKET) {
-            *self = Self { full: true, rounds: self.rounds, ..Self::default() };
-        }
-    }
-
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
-    fn agrees(&self, record: &Record, (from_ns, to_ns): (u64, u64)) -> bool {
-        let Some(stays) = self.stays.get(&record.key) else { return false };
-        stays.iter().any(|stay| {
-            let same = stay.state == record.state && stay.minisock == record.expires_in_ns.is_some();
-            same && stay.from_ns <= to_ns && stay.to_ns >= from_ns
-        })
-    }
-}
-
-/// Sockets that we had to name ourselves, by network namespace and ends.
-type Nameless = HashMap<(u32, (Endpoint, Endpoint)), SocketKey>;
 
 /// What a record says to us.
 enum Finding {
@@ -145,7 +87,9 @@ impl Tracker {
     }
 
     fn compare_listings(&mut self, round: &Round, history: &History, events: &mut Vec<Event>) {
-        let nameless = self.nameless_by_ends();
+        // What lives has the ends of what is gone.
+        let mut nameless = history.nameless.clone();
+        nameless.extend(self.nameless_by_ends());
         for listing in &round.listings {
             let mut openings = HashSet::new();
             let (listeners, young) = (Listeners::of(listing), self.young(listing));

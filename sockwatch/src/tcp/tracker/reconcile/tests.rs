@@ -184,6 +184,14 @@ fn what_ends_while_a_round_is_under_way_is_remembered() {
     );
 }
 
+/// The same of one that we had to name ourselves.
+#[test]
+fn what_had_no_cookie_and_ends_is_remembered_by_its_ends() {
+    let life = "0 0 CLOSE>SYN_SENT; 1 0 SYN_SENT>ESTABLISHED; 5 expect; 20 0 closed ESTABLISHED 104; 20 0 destroy";
+    let end = format!("{} end peer-rst", NAMELESS + 1);
+    check(&format!("{life}; 10 round 5 ESTABLISHED"), &[&end, "1 of 1 agree"]);
+}
+
 /// A request has its child's cookie, and is nobody's state yet.
 #[test]
 fn a_request_is_nothing_that_we_follow() {
