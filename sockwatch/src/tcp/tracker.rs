@@ -215,13 +215,20 @@ impl Tracker {
         }
         if let Some(key) = self.by_address.get(&event.skaddr).copied() {
             let repeats = event.certainty == Certainty::PerhapsRepeated && self.has_seen(key, event.kind);
-            if repeats || !matches!(event.kind, EventKind::Birth { .. }) {
+            let is_another = match event.kind {
+                EventKind::Birth { .. } => true,
+                // A RST may come after the destroy.
+                EventKind::Incident(_) => false,
+                _ => self.sockets.get(&key).is_none_or(|tracked| matches!(tracked.stage, Stage::Departing(_))),
+            };
+            if repeats || !is_another {
                 return key;
             }
-            // Another socket at this address: no destroy was seen of the one before.
+            // Another socket at this address: the one before is gone, or no destroy was seen of it.
             self.by_address.remove(&event.skaddr);
             if let Some(former) = self.take_out(key) {
-                former.report_last(event.at_ns, updates);
+                let at_ns = if let Stage::Departing(at_ns) = former.stage { at_ns } else { event.at_ns };
+                former.report_last(at_ns, updates);
             }
         }
         if event.key.cookie != 0 {

@@ -114,7 +114,6 @@ impl Tracker {
     }
 
     pub(super) fn destroy(&mut self, key: SocketKey, event: &Event, updates: &mut Vec<Update>) {
-        self.by_address.remove(&event.skaddr);
         self.find_dead_on_arrival(key);
         if let Some(tracked) = self.sockets.get_mut(&key)
             && !matches!(tracked.stage, Stage::Told(_) | Stage::Departing(_))
@@ -124,6 +123,7 @@ impl Tracker {
             tracked.stage = stage;
             return self.departing.push(stage, key, &self.sockets);
         }
+        self.by_address.remove(&event.skaddr);
         if let Some(tracked) = self.take_out(key) {
             tracked.report_last(event.at_ns, updates);
         }
