@@ -7,8 +7,8 @@ use crate::sink::text::Colour;
 
 /// The narrowest text that can still be read.
 const NARROWEST: usize = 40;
-/// The longest name: `dead on arrival`.
-const NAME_WIDTH: usize = 15;
+/// The longest name: `close-wait-unaccepted`.
+const NAME_WIDTH: usize = 21;
 
 /// A document, wrapped to `width` columns; only commands may be wider.
 pub fn page(document: &Document<'_>, width: usize, colour: Colour) -> String {
