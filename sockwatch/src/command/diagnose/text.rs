@@ -8,7 +8,7 @@ use sockwatch::{
         finding::Finding,
         measure::Measured,
         waits::Spread,
-        words::{Grouped, Rate, acceptors, count, time},
+        words::{Grouped, Rate, acceptors, age, count, time},
     },
     tcp::{endpoint::IPV4_WIDTH, loss::Losses},
 };
@@ -27,8 +27,14 @@ const PROCESS_WIDTH: usize = 15;
 pub(super) fn page(report: &Report, cost: Cost) -> String {
     let mut page = format!("{}\n", verdict(report));
     listeners(&mut page, report);
-    for finding in report.findings.iter().take(MOST_FINDINGS) {
-        self::finding(&mut page, finding);
+    for (index, finding) in report.findings.iter().take(MOST_FINDINGS).enumerate() {
+        // The worst one's sentence is the verdict: it stands above.
+        let name = finding.name.word();
+        let _ = match index {
+            0 => writeln!(page, "\n{name}"),
+            _ => writeln!(page, "\n{name}: {}", finding.sentence),
+        };
+        proof(&mut page, finding);
     }
     if let more @ 1.. = report.findings.len().saturating_sub(MOST_FINDINGS) {
         let _ = writeln!(page, "\n{} more: --format json tells all, --port fewer", count(more as u64, "finding"));
@@ -96,7 +102,8 @@ fn details(listener: &Measured) -> Vec<String> {
     match (listener.oldest, listener.since_accept_ns) {
         (Some(oldest), since) => {
             let waiting = u64::from(listener.still_waiting);
-            words.push(format!("{} wait now, the oldest for {}", Grouped(waiting), time(oldest.ns())));
+            let verb = if waiting == 1 { "waits" } else { "wait" };
+            words.push(format!("{} {verb} now, the oldest for {}", Grouped(waiting), age(oldest)));
             words.push(since.map_or("no accept".into(), |ns| format!("last accept {} ago", time(ns))));
         }
         (None, Some(since)) => words.push(format!("last accept {} ago", time(since))),
@@ -106,25 +113,23 @@ fn details(listener: &Measured) -> Vec<String> {
         words.push(format!("longest pause while somebody waited {}", time(gaps.max_ns)));
     }
     let told = [
-        (listener.left.by_fin + listener.left.by_rst, "left before accept()"),
-        (listener.dead_on_arrival, "dead on arrival"),
-        (listener.overflows, "ACKs dropped at the full queue"),
-        (listener.drops.map_or(0, u64::from), "packets dropped at the listener"),
-        (listener.synack_retransmits, "SYN-ACKs sent again"),
-        (listener.failures.iter().map(|failure| failure.count).sum(), "failed accepts"),
+        ("left before accept()", listener.left.by_fin + listener.left.by_rst),
+        ("dead on arrival", listener.dead_on_arrival),
+        ("ACKs dropped at the full queue", listener.overflows),
+        ("packets dropped at the listener", listener.drops.map_or(0, u64::from)),
+        ("SYN-ACKs sent again", listener.synack_retransmits),
+        ("failed accepts", listener.failures.iter().map(|failure| failure.count).sum()),
     ];
-    words.extend(
-        told.into_iter().filter(|(number, _)| *number > 0).map(|(number, what)| format!("{} {what}", Grouped(number))),
-    );
+    let told = told.into_iter().filter(|(_, number)| *number > 0);
+    words.extend(told.map(|(what, number)| format!("{what} {}", Grouped(number))));
     if listener.acceptors.len() > 1 {
         words.push(format!("accepted by {}", acceptors(listener)));
     }
     words
 }
 
-fn finding(page: &mut String, finding: &Finding) {
-    let name = finding.name.word();
-    let _ = writeln!(page, "\n{name}: {}", finding.sentence);
+/// A finding's lines, below its name.
+fn proof(page: &mut String, finding: &Finding) {
     let sections = [("evidence", &finding.evidence), ("it is not", &finding.rules_out), ("what to do", &finding.fix)];
     for (heading, lines) in sections {
         for (index, line) in lines.iter().enumerate() {

@@ -40,6 +40,8 @@ fn finding(scene: &Scene<'_>, listener: &Measured) -> Finding {
     if listener.turned_away() == 0 {
         rules_out.push("a backlog that is too small: nobody was turned away".into());
     }
+    let busiest = listener.acceptors.first().map(|acceptor| acceptor.task).or(listener.owner);
+    let (who, pid) = busiest.map_or(("it".into(), "PID".into()), |task| (task.to_string(), task.pid.to_string()));
     Finding {
         name: Name::SlowAccept,
         place: Place::from(listener),
@@ -48,8 +50,9 @@ fn finding(scene: &Scene<'_>, listener: &Measured) -> Finding {
         rules_out,
         fix: vec![
             "accept in a thread that does nothing else, or in more threads or processes".into(),
-            "what keeps the acceptor between two accepts (blocked, no CPU, other work) is not looked at yet: perf trace -p PID"
-                .into(),
+            format!(
+                "what keeps {who} between two accepts (blocked, no CPU, other work) is not looked at yet: perf trace -p {pid}"
+            ),
         ],
         hurt: listener.hurt_by_accept(),
     }
