@@ -97,6 +97,12 @@ fn bad_sizes_times_and_counts() {
     refused("--count many", &["--count"]);
 }
 
+/// Polling cannot follow a queue: an error rather than an empty trace.
+#[test]
+fn queues_by_polling() {
+    refused("--source poll --queues", &["--queues", "polling", "--transitions"]);
+}
+
 #[test]
 fn bad_words() {
     refused("--format xml", &["text, json"]);

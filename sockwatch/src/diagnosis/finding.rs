@@ -15,7 +15,7 @@ mod worker_skew;
 use super::{
     close_wait::Leak,
     measure::Measured,
-    words::{Rate, count, time},
+    words::{Grouped, Rate, count, time},
 };
 use crate::tcp::endpoint::Endpoint;
 
@@ -195,12 +195,13 @@ fn depth(listener: &Measured) -> String {
 /// What became of clients that found the queue full, as evidence.
 fn overflow(listener: &Measured) -> Option<String> {
     let away = listener.turned_away();
-    (away > 0).then(|| {
-        format!(
-            "{} dropped because the queue was full: clients try again after 1 s, 3 s, 7 s",
-            count(away, "SYN or ACK")
-        )
-    })
+    (away > 0)
+        .then(|| format!("{} dropped because the queue was full: clients try again after 1 s, 3 s, 7 s", dropped(away)))
+}
+
+/// Packets that a full queue dropped: `1 SYN or ACK was`, `14 SYNs or ACKs were`.
+fn dropped(away: u64) -> String {
+    if away == 1 { "1 SYN or ACK was".into() } else { format!("{} SYNs or ACKs were", Grouped(away)) }
 }
 
 /// That the network has no part in it, where that is so.

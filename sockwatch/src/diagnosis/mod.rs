@@ -175,6 +175,7 @@ impl Diagnosis {
             | Happening::Retransmitted { .. }
             | Happening::MinisockSegment
             | Happening::MinisockEnded { .. }
+            | Happening::QueueDisagreed { .. }
             | Happening::Unexpected { .. } => {}
         }
     }

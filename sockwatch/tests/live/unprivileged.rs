@@ -141,7 +141,7 @@ fn listing_as_an_ordinary_user() {
     let (text, said) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(text.lines().nth(1).is_some_and(|line| line.starts_with("LISTEN ") && line.ends_with(" hidden")), "{text}");
-    assert!(said.contains("CAP_SYS_PTRACE") && said.contains("1 sockets marked hidden"), "{said}");
+    assert!(said.contains("CAP_SYS_PTRACE") && said.contains("1 socket marked hidden"), "{said}");
     let all = copy.command().args(["list", "--netns", "all", "--port", &port]).output().unwrap();
     let said = String::from_utf8(all.stderr).unwrap();
     assert_eq!(all.status.code(), Some(0), "{said}");

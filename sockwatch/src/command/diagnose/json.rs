@@ -132,8 +132,9 @@ struct Listener {
     /// Its limit: it takes one more than this.
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<u32>,
-    /// Whether the limit is the namespace's net.core.somaxconn: listen() asked for that or more.
-    limit_is_somaxconn: bool,
+    /// Whether the limit is the namespace's net.core.somaxconn: listen() asked for that or more; absent until the kernel was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit_is_somaxconn: Option<bool>,
     /// Clients that left before accept(), by FIN: they may still wait for an answer.
     left_by_fin: u64,
     /// Clients that left before accept(), by RST.

@@ -114,7 +114,10 @@ fn overflowing(limit: u32, drops: u32, somaxconn: u32) -> Story {
 fn a_burst_that_does_not_fit() {
     let report = overflowing(5, 14, 4096).check(2_000.0, &["queue-too-small"]);
     let finding = &report.findings[0];
-    says(finding, &["overflowed at 5, and 14 SYN or ACKs dropped", "a backlog of 32 would have held", "1 s, 3 s, 7 s"]);
+    says(
+        finding,
+        &["overflowed at 5, and 14 SYNs or ACKs were dropped", "a backlog of 32 would have held", "1 s, 3 s, 7 s"],
+    );
     assert_eq!(finding.hurt, 14);
     let report = overflowing(128, 300, 4096).check(2_000.0, &["queue-too-small"]);
     says(&report.findings[0], &["overflowed at 128", "a backlog of 512"]);
@@ -145,7 +148,7 @@ fn an_overflow_that_slow_accept_explains() {
     }
     story.drops(1_000.0, 1, (1, 3), 9, 4096);
     let report = story.check(2_000.0, &["slow-accept"]);
-    says(&report.findings[0], &["9 SYN or ACKs dropped because the queue was full"]);
+    says(&report.findings[0], &["9 SYNs or ACKs were dropped because the queue was full"]);
     assert_eq!(report.findings[0].hurt, 13);
 }
 
