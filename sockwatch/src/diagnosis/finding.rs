@@ -6,6 +6,7 @@ mod close_wait_leak;
 mod close_wait_unaccepted;
 mod descriptor_limit;
 mod nobody_accepts;
+mod port_exhaustion;
 mod queue_too_small;
 mod slow_accept;
 mod slow_handshake;
@@ -15,6 +16,7 @@ mod worker_skew;
 use super::{
     close_wait::Leak,
     measure::Measured,
+    ports::PortUse,
     words::{Grouped, Rate, count, time},
 };
 use crate::tcp::endpoint::Endpoint;
@@ -42,6 +44,8 @@ pub enum Name {
     CloseWaitLeak,
     /// Connections in `CLOSE_WAIT` that no process has.
     CloseWaitUnaccepted,
+    /// Connections to a destination take all local ports.
+    PortExhaustion,
 }
 
 impl Name {
@@ -58,6 +62,7 @@ impl Name {
             Self::ClientsLeave => "clients-leave",
             Self::CloseWaitLeak => "close-wait-leak",
             Self::CloseWaitUnaccepted => "close-wait-unaccepted",
+            Self::PortExhaustion => "port-exhaustion",
         }
     }
 
@@ -70,7 +75,8 @@ impl Name {
             | Self::SlowHandshake
             | Self::ClientsLeave
             | Self::CloseWaitLeak
-            | Self::CloseWaitUnaccepted => false,
+            | Self::CloseWaitUnaccepted
+            | Self::PortExhaustion => false,
         }
     }
 }
@@ -82,7 +88,7 @@ pub struct Place {
     pub netns: u32,
     /// Its cookie; `None`: all at this address, or whatever was accepted there.
     pub cookie: Option<u64>,
-    /// Where it listens.
+    /// Where it listens, or, without a port, from where connections are opened.
     pub local: Endpoint,
 }
 
@@ -116,6 +122,7 @@ pub struct Finding {
 pub(super) struct Scene<'a> {
     pub(super) listeners: &'a [Measured],
     pub(super) close_waits: &'a [Leak],
+    pub(super) ports: &'a [PortUse],
     pub(super) slow_ns: u64,
     pub(super) ran_ns: u64,
 }
@@ -142,6 +149,7 @@ const CHECKS: &[Check] = &[
     clients_leave::check,
     close_wait_leak::check,
     close_wait_unaccepted::check,
+    port_exhaustion::check,
 ];
 
 /// What is wrong, the worst first; of two that hurt as many, the reason first.

@@ -7,10 +7,11 @@ pub mod close_wait;
 pub mod course;
 pub mod finding;
 pub mod measure;
+pub mod ports;
 pub mod waits;
 pub mod words;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use foldhash::fast::FixedState;
 
@@ -18,6 +19,7 @@ use self::{
     close_wait::{CloseWaits, Parked},
     finding::{Finding, Scene, findings},
     measure::{Measure, Measured},
+    ports::{PortUse, Routes, Settings},
 };
 use crate::{
     pipeline::Totals,
@@ -46,6 +48,7 @@ pub struct Diagnosis {
     /// Those that were born and not accepted.
     children: HashMap<SocketKey, Child, FixedState>,
     close_waits: CloseWaits,
+    routes: Routes,
     /// Accepted connections whose listener is not known.
     unattributed: u64,
 }
@@ -68,6 +71,8 @@ pub struct Report {
     pub slow_ns: u64,
     /// Every listener, the most hurt first, then the busiest.
     pub listeners: Vec<Measured>,
+    /// Destinations of connections that were opened here, the one with most of its local ports taken first.
+    pub ports: Vec<PortUse>,
     /// What was found, the worst first; none if all is well.
     pub findings: Vec<Finding>,
     /// Accepts of connections whose listener is not known: in no measure.
@@ -94,6 +99,7 @@ impl Diagnosis {
             listeners: HashMap::default(),
             children: HashMap::default(),
             close_waits: CloseWaits::default(),
+            routes: Routes::default(),
             unattributed: 0,
         }
     }
@@ -167,33 +173,43 @@ impl Diagnosis {
             }
             Happening::Disagreed { found, .. } => match found {
                 Some(state) => self.list(at_ns, subject, *state),
-                None => self.close_waits.leave(subject.key),
+                None => {
+                    self.close_waits.leave(subject.key);
+                    self.routes.free(subject);
+                }
             },
+            Happening::MinisockEnded { .. } => self.routes.free(subject),
             Happening::Ended(connection) => self.end(at_ns, subject, connection),
             Happening::ResetSent { .. }
             | Happening::ResetReceived
             | Happening::Retransmitted { .. }
             | Happening::MinisockSegment
-            | Happening::MinisockEnded { .. }
             | Happening::QueueDisagreed { .. }
             | Happening::Unexpected { .. } => {}
         }
     }
 
-    /// What it comes to.
-    pub fn report(&self, now_ns: u64, totals: &Totals) -> Report {
+    /// Network namespaces in which connections were opened: [`Self::report`] wants their settings.
+    pub fn opens_in(&self) -> HashSet<u32> {
+        self.routes.namespaces().collect()
+    }
+
+    /// What it comes to; `settings` are those of the namespaces where they could be read.
+    pub fn report(&self, now_ns: u64, totals: &Totals, settings: &HashMap<u32, Settings>) -> Report {
         let mut listeners: Vec<_> = self.listeners.values().map(|measure| measure.measured(now_ns)).collect();
         let order = |it: &Measured| (std::cmp::Reverse((it.slow, it.arrived.max(it.accepted))), it.local, it.cookie);
         listeners.sort_by_key(order);
         let ran_ns = now_ns.saturating_sub(self.began_ns);
         let leaks = self.close_waits.by_process(self.began_ns, now_ns);
-        let scene = Scene { listeners: &listeners, close_waits: &leaks, slow_ns: self.slow_ns, ran_ns };
+        let ports = self.routes.used(now_ns, settings);
+        let scene = Scene { listeners: &listeners, close_waits: &leaks, ports: &ports, slow_ns: self.slow_ns, ran_ns };
         let findings = findings(&scene);
         Report {
             ran_ns,
             slow_ns: self.slow_ns,
             findings,
             listeners,
+            ports,
             unattributed: self.unattributed,
             events: totals.events,
             losses: totals.losses,
@@ -245,6 +261,9 @@ impl Diagnosis {
         if (old, new) == (TcpState::Listen, TcpState::SynRecv) && self.children.len() < MOST_CHILDREN {
             self.children.insert(subject.key, Child { entered_ns: at_ns, listener: None, half_closed_ns: None });
         }
+        if old == TcpState::SynSent && new == TcpState::Established {
+            self.routes.open(at_ns, subject);
+        }
         if old == TcpState::CloseWait {
             self.close_waits.leave(subject.key);
         }
@@ -269,6 +288,7 @@ impl Diagnosis {
 
     /// A listing has it in this state, and we did not know.
     fn list(&mut self, at_ns: u64, subject: &Subject, state: TcpState) {
+        self.routes.list(at_ns, subject, state == TcpState::TimeWait);
         // One that waits in an accept queue has a listener, but no process.
         let queued = self.children.contains_key(&subject.key) || subject.role == Role::Passive;
         if state == TcpState::CloseWait && !queued {
@@ -297,6 +317,7 @@ impl Diagnosis {
 
     fn end(&mut self, at_ns: u64, subject: &Subject, connection: &Connection) {
         self.close_waits.leave(subject.key);
+        self.routes.end(at_ns, subject, connection);
         if subject.role != Role::Listener {
             return self.leave_unaccepted(connection.ended_ns.unwrap_or(at_ns), subject.key);
         }

@@ -86,6 +86,7 @@ topics! {
     Finding "clients-leave" "clients-leave" [];
     Finding "close-wait-leak" "close-wait-leak" [];
     Finding "close-wait-unaccepted" "close-wait-unaccepted" [];
+    Finding "port-exhaustion" "port-exhaustion" [];
 
     Count "lost" "lost" ["ring_full", "members_full", "waiting_room_full"];
     Count "missed" "missed" ["recursion_misses"];

@@ -8,6 +8,7 @@ use sockwatch::{
     diagnosis::{
         self,
         measure::{Acceptor, Failure, Measured},
+        ports::{self, PortUse},
         waits,
     },
     kernel::check::kernel_release,
@@ -19,6 +20,9 @@ use super::{Cost, verdict};
 /// The version of this format. What is not known is absent, never null. A field may be added within a version; one that changes
 /// or goes makes a new version.
 const VERSION: u32 = 1;
+
+/// Destinations that are told.
+const MOST_PORTS: usize = 10;
 
 /// What `sockwatch diagnose --format json` prints: one object.
 #[derive(Serialize, JsonSchema)]
@@ -41,6 +45,8 @@ struct Report {
     findings: Vec<Finding>,
     /// Every listener that was seen, the one with the most slow connections first.
     listeners: Vec<Listener>,
+    /// Destinations of connections that were opened on this host, at most ten, the one with most of its local ports taken first.
+    ports: Vec<Ports>,
     /// Accepts of connections whose listener is not known: they are in no measure.
     unattributed: u64,
     /// What was not seen.
@@ -59,7 +65,7 @@ struct Finding {
     /// The listener's cookie; absent where it is about several, or about connections that were accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     cookie: Option<u64>,
-    /// The listener's address, or the local end of the connections.
+    /// The listener's address, or the local end of the connections; its port is `*` where they have many.
     local: String,
     /// What is wrong.
     sentence: String,
@@ -159,6 +165,30 @@ struct Listener {
     failures: Vec<FailureCount>,
     /// Over time.
     course: Course,
+}
+
+/// Local ports that connections to one destination take.
+#[derive(Serialize, JsonSchema)]
+struct Ports {
+    /// The network namespace's inode number.
+    netns: u32,
+    /// This end's address.
+    source: String,
+    /// The other end.
+    remote: String,
+    /// Ports that there are for it: of net.ipv4.ip_local_port_range, without reserved ones.
+    capacity: u64,
+    /// Ports of connections that are open.
+    open: u64,
+    /// Ports that TIME_WAIT keeps from new connections.
+    time_wait: u64,
+    /// Ports taken each second, and not given back, over the last ten seconds of the run; 0 if it does not go on.
+    per_second: f64,
+    /// When no port is left if it goes on so, counted from the end of the run; absent: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exhausted_in_ns: Option<u64>,
+    /// connect() that failed before a SYN was sent.
+    failed: u64,
 }
 
 /// Durations, in nanoseconds.
@@ -303,6 +333,7 @@ impl Report {
             slow_ns: report.slow_ns,
             findings: report.findings.iter().map(Finding::from).collect(),
             listeners: report.listeners.iter().map(Listener::from).collect(),
+            ports: report.ports.iter().take(MOST_PORTS).map(Ports::from).collect(),
             unattributed: report.unattributed,
             losses: Losses {
                 lost: losses.lost(),
@@ -380,6 +411,23 @@ impl From<&Measured> for Listener {
             acceptors: it.acceptors.iter().map(AcceptorCount::from).collect(),
             failures: it.failures.iter().map(FailureCount::from).collect(),
             course: Course::from(&it.course),
+        }
+    }
+}
+
+impl From<&PortUse> for Ports {
+    fn from(it: &PortUse) -> Self {
+        let ports::Route { netns, source, remote } = it.route;
+        Self {
+            netns,
+            source: source.to_string(),
+            remote: remote.to_string(),
+            capacity: it.settings.capacity(),
+            open: it.open,
+            time_wait: it.time_wait,
+            per_second: it.tenths_per_second as f64 / 10.0,
+            exhausted_in_ns: it.exhausted_in_ns,
+            failed: it.failed,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `sockwatch diagnose`: do connections wait in an accept queue, and why.
 
 mod json;
+mod ports;
 mod text;
 
 use std::{
@@ -67,7 +68,9 @@ pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
         let totals = pipeline::run(&mut live, &mut watch, limits, stop.wait()).await?;
         watch.clear();
         let cost = Cost { bytes: live.bytes(), cpu: cpu_time().saturating_sub(cpu_before) };
-        anyhow::Ok((watch.diagnosis.report(now_ns(), &totals), cost))
+        let now_ns = now_ns();
+        let settings = ports::settings(&watch.diagnosis.opens_in());
+        anyhow::Ok((watch.diagnosis.report(now_ns, &totals, &settings), cost))
     })?;
     match args.format {
         Format::Text => io::stdout().write_all(text::page(&report, cost).as_bytes())?,
