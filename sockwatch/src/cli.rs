@@ -1,5 +1,6 @@
 //! The command line's shape. Only types: what the words do is in `command`.
 
+mod diagnose;
 mod list;
 
 use std::{path::PathBuf, time::Duration};
@@ -7,7 +8,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 use sockwatch::tcp::filter::{Ports, Prefix};
 
-pub(crate) use self::list::ListArgs;
+pub(crate) use self::{diagnose::DiagnoseArgs, list::ListArgs};
 use crate::command::lab;
 
 /// See what happens to TCP sockets inside the Linux kernel, over time.
@@ -16,6 +17,7 @@ use crate::command::lab;
 #[command(after_help = "First steps:
   sockwatch doctor                 what this machine allows, and what is lost without the rest
   sockwatch lab slow-accept        a server that accepts late, traced: the newcomer's first command
+  sockwatch diagnose --port 8080   do connections wait for accept(), and why: in plain words, with numbers
   sockwatch trace --port 8080      every transition and every finished connection of port 8080
   sockwatch list                   the sockets that there are, each with its owner
   sockwatch explain CLOSE_WAIT     what a state means, who must act, how many sockets are in it now
@@ -32,6 +34,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Show TCP state transitions and finished connections as they happen.
     Trace(Box<TraceArgs>),
+    /// Say in plain words whether connections wait for accept(), and why, with evidence and what to change.
+    Diagnose(Box<DiagnoseArgs>),
     /// Compare what sockwatch believes with the kernel's own socket table, at random instants.
     Audit(Box<AuditArgs>),
     /// Show the TCP sockets that there are: state, queues, timers, owners, and those without a process.
@@ -51,6 +55,9 @@ pub(crate) enum Command {
     /// Print the JSON Schema of `list --format json`.
     #[command(hide = true)]
     ListSchema,
+    /// Print the JSON Schema of `diagnose --format json`.
+    #[command(hide = true)]
+    DiagnoseSchema,
     /// Print the probe table as JSON.
     #[command(hide = true)]
     Probes,
@@ -64,7 +71,7 @@ pub(crate) enum Command {
 pub(crate) enum Format {
     /// Aligned columns for people.
     Text,
-    /// JSON; of traces and lists one object per line, described by docs/trace.schema.json and docs/list.schema.json.
+    /// JSON; of traces and lists one object per line, described by docs/trace.schema.json and docs/list.schema.json; diagnose prints one.
     Json,
 }
 

@@ -1,9 +1,10 @@
 //! sockwatch: see what happens to TCP sockets inside the Linux kernel, over time.
 //!
 //! Data flows one way: a [`source`] reports events, [`tcp::order`] sorts them, [`tcp::tracker`] makes timelines of them,
-//! a [`sink`] shows them. Everything in [`tcp`] is pure and may be embedded elsewhere. [`explain`] says what the words mean.
+//! a [`sink`] shows them; [`diagnosis`] judges them. Everything in [`tcp`] is pure and may be embedded elsewhere. [`explain`] says what the words mean.
 #![deny(unsafe_code)]
 
+pub mod diagnosis;
 pub mod explain;
 pub mod kernel;
 pub mod monotonic;

@@ -15,6 +15,7 @@ const ERROR: u8 = 2;
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Trace(args) => command::trace::run(&args),
+        Command::Diagnose(args) => command::diagnose::run(&args),
         Command::Audit(args) => command::audit::run(&args),
         Command::List(args) => command::list::run(&args),
         Command::Lab(args) => command::lab::run(&args),
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         Command::Explain(args) => command::explain::run(&args),
         Command::Schema => command::schema::run(),
         Command::ListSchema => command::list::schema(),
+        Command::DiagnoseSchema => command::diagnose::schema(),
         Command::Probes => command::probes::run(),
         Command::ExplainIndex => command::explain::index(),
     };

@@ -1,6 +1,7 @@
 //! One file per subcommand, and what they share.
 
 pub(crate) mod audit;
+pub(crate) mod diagnose;
 pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod filter;

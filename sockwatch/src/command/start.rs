@@ -92,24 +92,24 @@ impl Started {
     /// Says on stderr, in one line, that everything is in place and what the source is.
     fn announce(&self, args: &CollectArgs) {
         match self {
-            Self::Live(live) => {
-                let taken: Vec<_> = live
-                    .outcomes()
-                    .iter()
-                    .map(|outcome| {
-                        let taken = outcome.taken.map_or("off", |taken| taken.name);
-                        format!("{}={taken}", outcome.probe.name)
-                    })
-                    .collect();
-                warn(live);
-                tell(format_args!("tracing by eBPF: {}", taken.join(" ")));
-            }
+            Self::Live(live) => announce(live),
             Self::Poll(_) => tell(format_args!(
                 "tracing by polling the socket table every {0} ms: sampled (~, right to within {0} ms), what lasts less is not seen",
                 args.interval.as_millis()
             )),
         }
     }
+}
+
+/// Says on stderr which probes are in place, and what is lost without the others.
+pub(crate) fn announce(live: &Live) {
+    let taken = live.outcomes().iter().map(|outcome| {
+        let taken = outcome.taken.map_or("off", |taken| taken.name);
+        format!("{}={taken}", outcome.probe.name)
+    });
+    let taken: Vec<_> = taken.collect();
+    warn(live);
+    tell(format_args!("tracing by eBPF: {}", taken.join(" ")));
 }
 
 /// Says what is lost without a probe that the kernel refused, or with the best that it allows without BTF. What was

@@ -22,12 +22,14 @@ pub enum Kind {
     End,
     /// A word that other columns and reports use.
     Term,
+    /// What `diagnose` finds.
+    Finding,
     /// A counter of the last line.
     Count,
 }
 
 /// Every kind, in the order in which lists show them.
-pub const KINDS: [Kind; 4] = [Kind::State, Kind::End, Kind::Term, Kind::Count];
+pub const KINDS: [Kind; 5] = [Kind::State, Kind::End, Kind::Term, Kind::Finding, Kind::Count];
 
 impl Kind {
     /// The JSON value.
@@ -36,6 +38,7 @@ impl Kind {
             Self::State => "state",
             Self::End => "end",
             Self::Term => "term",
+            Self::Finding => "finding",
             Self::Count => "count",
         }
     }
@@ -46,6 +49,7 @@ impl Kind {
             Self::State => "TCP states",
             Self::End => "How a connection ends (the column END)",
             Self::Term => "Terms",
+            Self::Finding => "Findings (diagnose)",
             Self::Count => "Losses and doubts (the last line)",
         }
     }

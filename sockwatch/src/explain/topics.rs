@@ -1,7 +1,7 @@
 //! The table of topics.
 
 use super::{
-    Kind::{Count, End, State, Term},
+    Kind::{Count, End, Finding, State, Term},
     Topic,
 };
 
@@ -20,7 +20,7 @@ macro_rules! topics {
 }
 
 topics! {
-    State "LISTEN" "listen" ["LISTENING", "somaxconn", "tcp_abort_on_overflow"];
+    State "LISTEN" "listen" ["LISTENING", "tcp_abort_on_overflow"];
     State "SYN_SENT" "syn-sent" ["SYN-SENT", "tcp_syn_retries", "tcp_syn_linear_timeouts"];
     State "NEW_SYN_RECV" "new-syn-recv" ["request sock", "request"];
     State "SYN_RECV" "syn-recv" ["SYN-RECV", "SYN-RECEIVED", "tcp_synack_retries"];
@@ -75,6 +75,18 @@ topics! {
         "RFC7323_PAWS", "TCP_FLAGS"
     ];
     Term "sampled" "sampled" ["polling"];
+
+    Finding "slow-accept" "slow-accept" [];
+    Finding "nobody-accepts" "nobody-accepts" [];
+    Finding "queue-too-small" "queue-too-small" [];
+    Finding "somaxconn" "somaxconn" [];
+    Finding "descriptor-limit" "descriptor-limit" [];
+    Finding "worker-skew" "worker-skew" [];
+    Finding "slow-handshake" "slow-handshake" [];
+    Finding "clients-leave" "clients-leave" [];
+    Finding "close-wait-leak" "close-wait-leak" [];
+    Finding "close-wait-unaccepted" "close-wait-unaccepted" [];
+    Finding "port-exhaustion" "port-exhaustion" [];
 
     Count "lost" "lost" ["ring_full", "members_full", "waiting_room_full"];
     Count "missed" "missed" ["recursion_misses"];

@@ -1,0 +1,48 @@
+//! `sockwatch diagnose`
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{FilterArgs, Format, choice, duration, latency, ring_bytes};
+
+/// `sockwatch diagnose`
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  sockwatch diagnose --port 8080                  half a minute of port 8080: do connections wait for accept(), and why
+  sockwatch diagnose --duration 5m                every server on this machine; Ctrl-C ends it sooner
+  sockwatch diagnose --pid 1234 --slow 20ms       a server that is to accept within 20 ms
+  sockwatch diagnose --port 8080 --format json    one JSON object, described by docs/diagnose.schema.json
+
+Read it from the top: the first sentence is the verdict. Below it stands each listener with how long connections waited in its
+accept queue (p50: half of them no longer, p99: 99 of 100 no longer), then each finding with its evidence, what it is not,
+and what to change. `sockwatch explain NAME` tells more of a finding. Who still waits at the end is counted with the time so far.
+Where nobody connected there is nothing to judge: that is said, and the exit code is 0.
+
+  WAIT    accept queue to accept(): the server's process      SHAKE   first SYN-ACK to accept queue: the network
+  QUEUE   who waits now / at most / the limit
+
+Exit codes: 0 healthy, 1 findings, 2 error.")]
+pub(crate) struct DiagnoseArgs {
+    /// Which sockets.
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
+    /// How long to measure: 10s, 5m.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub(crate) duration: Duration,
+    /// From which wait in the accept queue on a connection counts as slow.
+    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = duration)]
+    pub(crate) slow: Duration,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+    /// How long events may wait before they are taken in: longer costs the traced machine less.
+    #[arg(long, value_name = "TIME", default_value = "20ms", value_parser = latency)]
+    pub(crate) latency: Duration,
+    /// Size of each CPU's ring buffer, a power of two: 512KiB, 4MiB (default: 32MiB shared out between the CPUs).
+    #[arg(long, value_name = "SIZE", value_parser = ring_bytes)]
+    pub(crate) buffer: Option<u32>,
+    /// Take only this alternative of a probe, or leave it out: accept=syscall, drop=off. `doctor` lists them.
+    #[arg(long, value_name = "PROBE=ALTERNATIVE", value_parser = choice)]
+    pub(crate) probe: Vec<(String, String)>,
+}

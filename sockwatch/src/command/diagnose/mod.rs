@@ -1,0 +1,175 @@
+//! `sockwatch diagnose`: do connections wait in an accept queue, and why.
+
+mod json;
+mod ports;
+mod text;
+
+use std::{
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::bail;
+use nix::sys::resource::{UsageWho, getrusage};
+use sockwatch::{
+    diagnosis::{Diagnosis, Report},
+    monotonic::now_ns,
+    pipeline::{self, Limits, Totals},
+    sink::Sink,
+    source::reconcile::{Reconciler, Schedule},
+    tcp::update::Update,
+};
+
+use super::{filter, signals::Stop, start};
+use crate::cli::{CollectArgs, DiagnoseArgs, Format, Reconcile, SourceName};
+
+/// The exit code for findings.
+const FINDINGS: u8 = 1;
+
+/// What only the kernel counts, dropped SYNs, comes as often as this.
+const COMPARE_EVERY: Duration = Duration::from_secs(1);
+
+/// A progress line so often.
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+/// What measuring cost.
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    /// Bytes that came through the ring buffers.
+    bytes: u64,
+    /// CPU time of this process while it measured.
+    cpu: Duration,
+}
+
+pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
+    let resolved = filter::resolve(&args.filter)?;
+    start::prepare();
+    let (report, cost) = start::runtime()?.block_on(async {
+        let stop = Stop::register()?;
+        let collect = CollectArgs {
+            source: SourceName::Ebpf,
+            latency: args.latency,
+            reconcile: Reconcile::Off,
+            buffer: args.buffer,
+            probe: args.probe.clone(),
+            ..CollectArgs::default()
+        };
+        let mut live = start::live(&collect, &resolved).map_err(|error| start::refused(&error))?;
+        if !live.tells_cookies() {
+            bail!("without BTF the kernel does not tell which connection is in which queue: nothing can be diagnosed");
+        }
+        live.reconcile(Reconciler::start(&resolved.filter, Schedule::Every(COMPARE_EVERY))?);
+        start::announce(&live);
+        let cpu_before = cpu_time();
+        let slow_ns = u64::try_from(args.slow.as_nanos()).unwrap_or(u64::MAX);
+        let mut watch = Watch::new(Diagnosis::new(now_ns(), slow_ns), args.duration);
+        let limits = Limits { duration: Some(args.duration), connections: None };
+        let totals = pipeline::run(&mut live, &mut watch, limits, stop.wait()).await?;
+        watch.clear();
+        let cost = Cost { bytes: live.bytes(), cpu: cpu_time().saturating_sub(cpu_before) };
+        let now_ns = now_ns();
+        let settings = ports::settings(&watch.diagnosis.opens_in());
+        anyhow::Ok((watch.diagnosis.report(now_ns, &totals, &settings), cost))
+    })?;
+    match args.format {
+        Format::Text => io::stdout().write_all(text::page(&report, cost).as_bytes())?,
+        Format::Json => json::print(&report, cost)?,
+    }
+    Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
+}
+
+/// `sockwatch diagnose-schema`: the JSON Schema that is committed as docs/diagnose.schema.json.
+pub(crate) fn schema() -> anyhow::Result<ExitCode> {
+    json::schema()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// CPU time of this process.
+fn cpu_time() -> Duration {
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return Duration::ZERO };
+    let micros = |time: nix::sys::time::TimeVal| {
+        let micros = time.tv_sec().saturating_mul(1_000_000).saturating_add(time.tv_usec());
+        Duration::from_micros(micros.unsigned_abs())
+    };
+    micros(usage.user_time()) + micros(usage.system_time())
+}
+
+/// Feeds the diagnosis, and says on a terminal how far it is.
+struct Watch {
+    diagnosis: Diagnosis,
+    began: Instant,
+    duration: Duration,
+    told: Option<Instant>,
+    is_terminal: bool,
+}
+
+impl Watch {
+    fn new(diagnosis: Diagnosis, duration: Duration) -> Self {
+        Self { diagnosis, began: Instant::now(), duration, told: None, is_terminal: io::stderr().is_terminal() }
+    }
+
+    fn progress(&mut self) {
+        if !self.is_terminal || self.told.is_some_and(|told| told.elapsed() < PROGRESS_EVERY) {
+            return;
+        }
+        self.told = Some(Instant::now());
+        let (accepted, waiting) = self.diagnosis.progress();
+        let (at, of) = (self.began.elapsed().as_secs(), self.duration.as_secs_f64());
+        // If nobody can read it, there is nobody to tell.
+        let _ =
+            write!(io::stderr(), "\r\x1b[K{at} of {of} s: {accepted} accepted, {waiting} waiting (Ctrl-C ends it now)");
+    }
+
+    /// Takes the progress line away.
+    fn clear(&self) {
+        if self.told.is_some() {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+impl Sink for Watch {
+    fn update(&mut self, update: &Update) -> io::Result<()> {
+        self.diagnosis.take(update);
+        Ok(())
+    }
+
+    fn tick(&mut self, _totals: &Totals) -> io::Result<()> {
+        self.progress();
+        Ok(())
+    }
+}
+
+/// The first sentence of every report: what was lost comes first, since all else stands on it.
+fn verdict(report: &Report) -> String {
+    use sockwatch::diagnosis::words::{count, time};
+    let mut said = String::new();
+    let lost = report.losses.lost() + report.losses.missed() + report.losses.dropped();
+    if lost > 0 {
+        said = format!("{} not seen, so counts may be too low; ", count(lost, "event"));
+    }
+    if let Some(worst) = report.findings.first() {
+        return format!("{said}{}: {}", worst.name.word(), worst.sentence);
+    }
+    let waits = report.listeners.iter().max_by_key(|listener| listener.waits()).and_then(|it| Some((it, it.wait?)));
+    match waits {
+        _ if report.listeners.is_empty() => format!("{said}nothing to judge: no listener was seen"),
+        None => {
+            format!("{said}nothing to judge: nobody connected to {}", count(report.listeners.len() as u64, "listener"))
+        }
+        Some((busiest, wait)) => {
+            let of = match report.listeners.len() {
+                1 => format!("at {}", busiest.local),
+                listeners => format!("at {}, the busiest of {listeners} listeners,", busiest.local),
+            };
+            format!(
+                "{said}healthy: {} {of} waited {} for accept() at the median, {} at p99.9, {} at most",
+                count(wait.count, "connection"),
+                time(wait.p50_ns),
+                time(wait.p999_ns),
+                time(wait.max_ns)
+            )
+        }
+    }
+}

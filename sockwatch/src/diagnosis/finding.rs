@@ -1,0 +1,227 @@
+//! Findings: what is wrong, proven by numbers. Each is a file and a row of [`CHECKS`]; none may be found on a healthy server, and
+//! none says more than its evidence carries.
+
+mod clients_leave;
+mod close_wait_leak;
+mod close_wait_unaccepted;
+mod descriptor_limit;
+mod nobody_accepts;
+mod port_exhaustion;
+mod queue_too_small;
+mod slow_accept;
+mod slow_handshake;
+mod somaxconn;
+mod worker_skew;
+
+use super::{
+    close_wait::Leak,
+    measure::Measured,
+    ports::PortUse,
+    words::{Grouped, Rate, count, time},
+};
+use crate::tcp::endpoint::Endpoint;
+
+/// What a finding is called; `sockwatch explain` knows each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Name {
+    /// accept() fails: no descriptor is left.
+    DescriptorLimit,
+    /// Some of the sockets that share an address are slow, others are not.
+    WorkerSkew,
+    /// Connections wait, and no accept comes.
+    NobodyAccepts,
+    /// Accepts come too slowly.
+    SlowAccept,
+    /// The queue overflowed, and its limit is `somaxconn`.
+    Somaxconn,
+    /// The queue overflowed in a burst.
+    QueueTooSmall,
+    /// The handshake is slow, not accept().
+    SlowHandshake,
+    /// Clients leave the queue.
+    ClientsLeave,
+    /// A process keeps connections in `CLOSE_WAIT`.
+    CloseWaitLeak,
+    /// Connections in `CLOSE_WAIT` that no process has.
+    CloseWaitUnaccepted,
+    /// Connections to a destination take all local ports.
+    PortExhaustion,
+}
+
+impl Name {
+    /// The word that is printed.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::DescriptorLimit => "descriptor-limit",
+            Self::WorkerSkew => "worker-skew",
+            Self::NobodyAccepts => "nobody-accepts",
+            Self::SlowAccept => "slow-accept",
+            Self::Somaxconn => "somaxconn",
+            Self::QueueTooSmall => "queue-too-small",
+            Self::SlowHandshake => "slow-handshake",
+            Self::ClientsLeave => "clients-leave",
+            Self::CloseWaitLeak => "close-wait-leak",
+            Self::CloseWaitUnaccepted => "close-wait-unaccepted",
+            Self::PortExhaustion => "port-exhaustion",
+        }
+    }
+
+    /// Whether it is a reason for which connections wait in the queue: then it stands for what follows from it.
+    const fn is_about_accepting(self) -> bool {
+        match self {
+            Self::DescriptorLimit | Self::WorkerSkew | Self::NobodyAccepts | Self::SlowAccept => true,
+            Self::Somaxconn
+            | Self::QueueTooSmall
+            | Self::SlowHandshake
+            | Self::ClientsLeave
+            | Self::CloseWaitLeak
+            | Self::CloseWaitUnaccepted
+            | Self::PortExhaustion => false,
+        }
+    }
+}
+
+/// Which listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its network namespace's inode number.
+    pub netns: u32,
+    /// Its cookie; `None`: all at this address, or whatever was accepted there.
+    pub cookie: Option<u64>,
+    /// Where it listens, or, without a port, from where connections are opened.
+    pub local: Endpoint,
+}
+
+impl From<&Measured> for Place {
+    fn from(listener: &Measured) -> Self {
+        Self { netns: listener.netns, cookie: Some(listener.cookie), local: listener.local }
+    }
+}
+
+/// Something that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What it is called.
+    pub name: Name,
+    /// Where.
+    pub place: Place,
+    /// What is wrong, in a sentence without its end.
+    pub sentence: String,
+    /// What it stands on: a line for each number, with its unit.
+    pub evidence: Vec<String>,
+    /// What it is not, and why not.
+    pub rules_out: Vec<String>,
+    /// What to change, the best first.
+    pub fix: Vec<String>,
+    /// Clients that are hurt, as far as they were seen: its rank.
+    pub hurt: u64,
+}
+
+/// All that there is to judge.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scene<'a> {
+    pub(super) listeners: &'a [Measured],
+    pub(super) close_waits: &'a [Leak],
+    pub(super) ports: &'a [PortUse],
+    pub(super) slow_ns: u64,
+    pub(super) ran_ns: u64,
+}
+
+impl Scene<'_> {
+    /// Whoever has waited so long without any accept is not only slow.
+    fn stuck_ns(&self) -> u64 {
+        self.slow_ns.saturating_mul(10).max(1_000_000_000)
+    }
+}
+
+/// Looks for one thing; `found` is what the checks before it found.
+type Check = fn(&Scene<'_>, found: &[Finding]) -> Vec<Finding>;
+
+/// Every check; a reason before what follows from it.
+const CHECKS: &[Check] = &[
+    descriptor_limit::check,
+    worker_skew::check,
+    nobody_accepts::check,
+    slow_accept::check,
+    somaxconn::check,
+    queue_too_small::check,
+    slow_handshake::check,
+    clients_leave::check,
+    close_wait_leak::check,
+    close_wait_unaccepted::check,
+    port_exhaustion::check,
+];
+
+/// What is wrong, the worst first; of two that hurt as many, the reason first.
+pub(super) fn findings(scene: &Scene<'_>) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for check in CHECKS {
+        let new = check(scene, &found);
+        found.extend(new);
+    }
+    found.sort_by_key(|finding| std::cmp::Reverse(finding.hurt));
+    found
+}
+
+/// Whether a reason was found why this listener's connections wait.
+fn is_explained(listener: &Measured, found: &[Finding]) -> bool {
+    let here = |place: &Place| {
+        let same = place.netns == listener.netns && place.local == listener.local;
+        same && place.cookie.is_none_or(|cookie| cookie == listener.cookie)
+    };
+    found.iter().any(|finding| finding.name.is_about_accepting() && here(&finding.place))
+}
+
+/// How long connections waited, as evidence.
+fn waits(listener: &Measured) -> Option<String> {
+    let wait = listener.wait?;
+    let mut line = format!(
+        "queue wait of {}: p50 {}, p99 {}, max {}",
+        count(wait.count, "connection"),
+        time(wait.p50_ns),
+        time(wait.p99_ns),
+        time(wait.max_ns)
+    );
+    if listener.at_least > 0 {
+        line += &format!(" ({} of them so far, or at least)", listener.at_least);
+    }
+    Some(line)
+}
+
+/// How many came and were accepted, as evidence.
+fn rates(listener: &Measured) -> String {
+    let rate = |number| Rate(listener.tenths_per_second(number));
+    format!("{} arrived, {} were accepted", rate(listener.arrived), rate(listener.accepted))
+}
+
+/// How deep the queue was, as evidence.
+fn depth(listener: &Measured) -> String {
+    let limit = listener.limit.map_or(String::new(), |limit| format!(", its limit {limit}"));
+    format!("accept queue: {} now, {} at most{limit}", listener.still_waiting, listener.greatest)
+}
+
+/// What became of clients that found the queue full, as evidence.
+fn overflow(listener: &Measured) -> Option<String> {
+    let away = listener.turned_away();
+    (away > 0)
+        .then(|| format!("{} dropped because the queue was full: clients try again after 1 s, 3 s, 7 s", dropped(away)))
+}
+
+/// Packets that a full queue dropped: `1 SYN or ACK was`, `14 SYNs or ACKs were`.
+fn dropped(away: u64) -> String {
+    if away == 1 { "1 SYN or ACK was".into() } else { format!("{} SYNs or ACKs were", Grouped(away)) }
+}
+
+/// That the network has no part in it, where that is so.
+fn network_is_fine(listener: &Measured) -> Option<String> {
+    let handshake = listener.handshake?;
+    let few = listener.slow_handshakes.saturating_mul(100) <= handshake.count;
+    few.then(|| {
+        format!("the network: handshakes took {} (p50), {} (p99)", time(handshake.p50_ns), time(handshake.p99_ns))
+    })
+}
+
+/// That no accept failed, where that is so.
+fn accept_works(listener: &Measured) -> Option<String> {
+    listener.failures.is_empty().then(|| "errors of accept(): none failed".to_owned())
+}

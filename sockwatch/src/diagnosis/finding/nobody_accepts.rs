@@ -1,0 +1,71 @@
+//! Connections wait, and no accept comes.
+
+use super::{Finding, Name, Place, Scene, accept_works, depth, is_explained, network_is_fine, overflow};
+use crate::diagnosis::{
+    measure::Measured,
+    words::{age, count, place, time},
+};
+
+/// Without an accept for so many times the longest pause before, it has stopped.
+const PAUSES: u64 = 10;
+
+pub(super) fn check(scene: &Scene<'_>, found: &[Finding]) -> Vec<Finding> {
+    let open = scene.listeners.iter().filter(|listener| !listener.is_closed && !is_explained(listener, found));
+    open.filter_map(|listener| finding(scene, listener)).collect()
+}
+
+fn finding(scene: &Scene<'_>, listener: &Measured) -> Option<Finding> {
+    let starved_ns = listener.starved_ns.filter(|ns| *ns >= scene.stuck_ns())?;
+    let longest_pause_ns = listener.gaps.map_or(0, |gaps| gaps.max_ns);
+    let stopped = match listener.since_accept_ns {
+        None => true,
+        Some(_) => starved_ns >= scene.ran_ns / 2 || starved_ns / PAUSES >= longest_pause_ns,
+    };
+    if !stopped {
+        return None;
+    }
+    let waiting = u64::from(listener.still_waiting);
+    let verb = if waiting == 1 { "waits" } else { "wait" };
+    let since = match listener.since_accept_ns {
+        None => format!("nobody has called accept() with success in {}", time(listener.watched_ns)),
+        Some(ns) => format!("the last accept was {} ago", time(ns)),
+    };
+    let sentence = format!(
+        "{}: {} {verb} in the accept queue, the oldest for {}, and {since}",
+        place(listener),
+        count(waiting, "connection"),
+        age(listener.oldest?)
+    );
+    let accepted = match listener.since_accept_ns {
+        None => "no accept during the run".to_owned(),
+        Some(_) => format!(
+            "{} accepted before; the longest pause then, while somebody waited: {}",
+            count(listener.accepted, "connection"),
+            time(longest_pause_ns)
+        ),
+    };
+    let mut evidence = vec![accepted, depth(listener)];
+    evidence.extend(overflow(listener));
+    let pid = listener.owner.map_or("PID".into(), |owner| owner.pid.to_string());
+    Some(Finding {
+        name: Name::NobodyAccepts,
+        place: Place::from(listener),
+        sentence,
+        evidence,
+        rules_out: [
+            accept_works(listener),
+            network_is_fine(listener),
+            Some("a backlog that is too small: a longer one would only be filled later".into()),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
+        fix: vec![
+            format!(
+                "see what the process does instead: is it stopped (ps -o stat,wchan -p {pid}), in a deadlock, in a long call?"
+            ),
+            "or it never accepts: it listens for another process, or its event loop does not watch this socket".into(),
+        ],
+        hurt: listener.hurt_by_accept(),
+    })
+}

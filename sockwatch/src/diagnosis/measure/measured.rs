@@ -1,0 +1,212 @@
+//! What a listener's measures come to at the end.
+
+use super::{Acceptor, Failure, Measure};
+use crate::{
+    diagnosis::{course::Course, waits::Spread},
+    tcp::{
+        endpoint::Endpoint,
+        event::Task,
+        queue::{Age, NamespaceDrops},
+    },
+};
+
+/// A listener, as it was during the run. Times are in nanoseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Measured {
+    /// Its network namespace's inode number.
+    pub netns: u32,
+    /// Its cookie: sockets that share an address (`SO_REUSEPORT`) differ in it.
+    pub cookie: u64,
+    /// Where it listens.
+    pub local: Endpoint,
+    /// Its owner, where known.
+    pub owner: Option<Task>,
+    /// How long it was watched.
+    pub watched_ns: u64,
+    /// Whether it was closed meanwhile.
+    pub is_closed: bool,
+    /// Connections that were seen to enter the accept queue.
+    pub arrived: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Queue waits: of those that were accepted, and, as far as they go, of those that still wait or that never will be.
+    pub wait: Option<Spread>,
+    /// Of these waits, so many are "at least": the connection still waits, was there before the run, or was never accepted.
+    pub at_least: u64,
+    /// Of these waits, so many are slow.
+    pub slow: u64,
+    /// Who waits now.
+    pub still_waiting: u32,
+    /// How long the oldest of them has waited.
+    pub oldest: Option<Age>,
+    /// How long ago the last accept was; `None`: there was none.
+    pub since_accept_ns: Option<u64>,
+    /// How long nobody has accepted while somebody waited, until now.
+    pub starved_ns: Option<u64>,
+    /// Times without an accept while somebody waited, each ended by an accept.
+    pub gaps: Option<Spread>,
+    /// All of them together: so long the queue was not empty.
+    pub busy_ns: u64,
+    /// Handshakes, first SYN-ACK to enqueue.
+    pub handshake: Option<Spread>,
+    /// Handshakes that took a second or more, or needed another SYN-ACK.
+    pub slow_handshakes: u64,
+    /// Those that needed another SYN-ACK.
+    pub retransmitted_handshakes: u64,
+    /// SYN-ACKs sent again.
+    pub synack_retransmits: u64,
+    /// Clients that were sent another SYN-ACK and whose handshake was not seen to be finished.
+    pub unanswered: u64,
+    /// The greatest depth.
+    pub greatest: u32,
+    /// The queue's limit: it takes one more.
+    pub limit: Option<u32>,
+    /// Whether that is the namespace's `net.core.somaxconn`; `None` if the kernel was not asked.
+    pub is_somaxconn: Option<bool>,
+    /// Who left the queue before accept().
+    pub left: Left,
+    /// Accepted after the client's RST.
+    pub dead_on_arrival: u64,
+    /// Accepted after the client's FIN.
+    pub half_closed_on_arrival: u64,
+    /// Last ACKs that found the queue full.
+    pub overflows: u64,
+    /// Packets dropped at the listener: SYNs and last ACKs; `None` if the kernel was not asked.
+    pub drops: Option<u32>,
+    /// The most of them between two looks at the kernel's table.
+    pub drops_at_once: u64,
+    /// What the whole namespace's counters have grown by.
+    pub namespace: NamespaceDrops,
+    /// Who accepted, the busiest first.
+    pub acceptors: Vec<Acceptor>,
+    /// Whose accept() failed, the most frequent first.
+    pub failures: Vec<Failure>,
+    /// Second by second.
+    pub course: Course,
+}
+
+/// Clients that left the accept queue before anybody accepted them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// By FIN: they may still wait for an answer.
+    pub by_fin: u64,
+    /// By RST.
+    pub by_rst: u64,
+    /// How long they had waited.
+    pub waited: Option<Spread>,
+    /// The same of those that had waited long.
+    pub late: Option<Spread>,
+    /// Who is in the queue now, in `CLOSE_WAIT`: closed by its client, and with no process that could know.
+    pub half_closed_now: u64,
+    /// How long ago the first of these left.
+    pub longest_half_closed_ns: u64,
+}
+
+impl Measured {
+    /// Waits in all.
+    pub fn waits(&self) -> u64 {
+        self.wait.map_or(0, |wait| wait.count)
+    }
+
+    /// Whether waits are slow: one of a hundred at least.
+    pub fn is_slow(&self) -> bool {
+        self.slow > 0 && self.slow.saturating_mul(100) >= self.waits()
+    }
+
+    /// Clients whose SYN or last ACK was dropped because the accept queue was full; 0 where that is not proven. A client that
+    /// tried again counts again.
+    pub fn turned_away(&self) -> u64 {
+        let dropped = self.drops.map_or(0, u64::from);
+        let was_full = self.limit.is_some_and(|limit| self.greatest > limit);
+        if self.namespace.overflows > 0 && (was_full || self.overflows > 0) {
+            return dropped.max(self.overflows);
+        }
+        self.overflows
+    }
+
+    /// How many are hurt if accept() is the reason: they wait long or were turned away.
+    pub fn hurt_by_accept(&self) -> u64 {
+        self.slow.saturating_add(self.turned_away()).max(u64::from(self.still_waiting)).max(1)
+    }
+
+    /// So many per second of the run, in tenths.
+    pub fn tenths_per_second(&self, count: u64) -> u64 {
+        let tenths = u128::from(count) * 10_000_000_000 / u128::from(self.watched_ns.max(1));
+        u64::try_from(tenths).unwrap_or(u64::MAX)
+    }
+}
+
+impl Measure {
+    /// What it comes to.
+    pub(in crate::diagnosis) fn measured(&self, now_ns: u64) -> Measured {
+        let now_ns = self.ended_ns.unwrap_or(now_ns);
+        let age = |at_ns: u64| now_ns.saturating_sub(at_ns);
+        let (told_ns, figures) = self.figures.unzip();
+        let figures = figures.unwrap_or_default();
+        let waiting = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
+        // Of these only the kernel's table tells: they were there before, or are not told to us until they are accepted.
+        let unseen = if self.ended_ns.is_some() { 0 } else { figures.depth.saturating_sub(waiting) };
+        let unseen_age_ns = figures.oldest.map_or(0, Age::ns).saturating_add(age(told_ns.unwrap_or(now_ns)));
+        let mut waits = self.waits.clone();
+        self.waiting.keys().for_each(|(entered_ns, _)| waits.add(age(*entered_ns)));
+        waits.add_many(unseen_age_ns, unseen);
+        let head = self.waiting.first_key_value().map(|((entered_ns, _), _)| age(*entered_ns));
+        let oldest =
+            if unseen > 0 { Some(Age::AtLeast(unseen_age_ns.max(head.unwrap_or(0)))) } else { head.map(Age::Exactly) };
+        let half_closed: Vec<_> = self.waiting.values().filter(|waiter| waiter.half_closed).collect();
+        let mut course = self.course.clone();
+        course.until(now_ns);
+        let (mut acceptors, mut failures) = (self.acceptors.clone(), self.failures.clone());
+        acceptors.sort_by_key(|acceptor| std::cmp::Reverse(acceptor.accepted));
+        failures.sort_by_key(|failure| std::cmp::Reverse(failure.count));
+        Measured {
+            netns: self.key.netns,
+            cookie: self.key.cookie,
+            local: self.local,
+            owner: self.owner,
+            watched_ns: age(self.began_ns),
+            is_closed: self.ended_ns.is_some(),
+            arrived: self.arrived,
+            accepted: self.accepted,
+            wait: waits.spread(),
+            at_least: self.unmeasured + self.unfinished + u64::from(waiting) + u64::from(unseen),
+            slow: waits.slow(),
+            still_waiting: waiting.saturating_add(unseen),
+            oldest,
+            since_accept_ns: self.last_accept_ns.map(age),
+            starved_ns: oldest.map(|oldest| oldest.ns().min(self.last_accept_ns.map_or(u64::MAX, age))),
+            gaps: self.gaps.spread(),
+            busy_ns: self.gaps.sum_ns(),
+            handshake: self.handshakes.spread(),
+            slow_handshakes: self.slow_handshakes,
+            retransmitted_handshakes: self.retransmitted_handshakes,
+            synack_retransmits: self.synack_retransmits,
+            unanswered: self.unanswered.len() as u64,
+            greatest: self.greatest,
+            limit: figures.totals.limit,
+            is_somaxconn: figures.totals.is_somaxconn,
+            left: Left {
+                by_fin: self.by_fin,
+                by_rst: self.by_rst,
+                waited: self.left.spread(),
+                late: self.left_late.spread(),
+                half_closed_now: half_closed.len() as u64,
+                longest_half_closed_ns: half_closed
+                    .iter()
+                    .filter_map(|waiter| waiter.left_ns)
+                    .map(age)
+                    .max()
+                    .unwrap_or(0),
+            },
+            dead_on_arrival: figures.totals.dead_on_arrival,
+            half_closed_on_arrival: figures.totals.half_closed_on_arrival,
+            overflows: self.overflows,
+            drops: figures.totals.drops,
+            drops_at_once: self.drops_at_once,
+            namespace: figures.totals.namespace,
+            acceptors,
+            failures,
+            course,
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Whether connections wait for accept(), and why, as far as a stream of updates proves it. Pure: updates in, a report out; no
+//! I/O, no clock. The instant of the report is an argument.
+//!
+//! A finding is a file in `finding/` and a row of [`finding::CHECKS`].
+
+pub mod close_wait;
+pub mod course;
+pub mod finding;
+pub mod measure;
+pub mod ports;
+pub mod waits;
+pub mod words;
+
+use std::collections::{HashMap, HashSet};
+
+use foldhash::fast::FixedState;
+
+use self::{
+    close_wait::{CloseWaits, Parked},
+    finding::{Finding, Scene, findings},
+    measure::{Measure, Measured},
+    ports::{PortUse, Routes, Settings},
+};
+use crate::{
+    pipeline::Totals,
+    tcp::{
+        connection::{Connection, Role},
+        event::SocketKey,
+        loss::Losses,
+        queue::Leaving,
+        state::TcpState,
+        update::{Happening, Subject, Update},
+    },
+};
+
+/// Connections between birth and accept that are followed at once.
+const MOST_CHILDREN: usize = 1 << 20;
+
+/// Listeners that are followed at once.
+const MOST_LISTENERS: usize = 1 << 14;
+
+/// What is believed of accept queues since the run began.
+#[derive(Debug)]
+pub struct Diagnosis {
+    began_ns: u64,
+    slow_ns: u64,
+    listeners: HashMap<SocketKey, Measure, FixedState>,
+    /// Those that were born and not accepted.
+    children: HashMap<SocketKey, Child, FixedState>,
+    close_waits: CloseWaits,
+    routes: Routes,
+    /// Accepted connections whose listener is not known.
+    unattributed: u64,
+}
+
+/// A connection before accept().
+#[derive(Clone, Copy, Debug)]
+struct Child {
+    entered_ns: u64,
+    /// Whose queue it is in, once that is known.
+    listener: Option<SocketKey>,
+    half_closed_ns: Option<u64>,
+}
+
+/// What a run comes to.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// How long the run was, in nanoseconds.
+    pub ran_ns: u64,
+    /// From which wait on a connection counts as slow, in nanoseconds.
+    pub slow_ns: u64,
+    /// Every listener, the most hurt first, then the busiest.
+    pub listeners: Vec<Measured>,
+    /// Destinations of connections that were opened here, the one with most of its local ports taken first.
+    pub ports: Vec<PortUse>,
+    /// What was found, the worst first; none if all is well.
+    pub findings: Vec<Finding>,
+    /// Accepts of connections whose listener is not known: in no measure.
+    pub unattributed: u64,
+    /// Events taken in.
+    pub events: u64,
+    /// What was not seen.
+    pub losses: Losses,
+}
+
+impl Report {
+    /// Connections accepted.
+    pub fn accepted(&self) -> u64 {
+        self.listeners.iter().map(|listener| listener.accepted).sum()
+    }
+}
+
+impl Diagnosis {
+    /// Begins now; a connection that waits for `slow_ns` is slow.
+    pub fn new(began_ns: u64, slow_ns: u64) -> Self {
+        Self {
+            began_ns,
+            slow_ns,
+            listeners: HashMap::default(),
+            children: HashMap::default(),
+            close_waits: CloseWaits::default(),
+            routes: Routes::default(),
+            unattributed: 0,
+        }
+    }
+
+    /// Takes an update in.
+    pub fn take(&mut self, update: &Update) {
+        let Update { at_ns, subject, happening } = update;
+        let at_ns = *at_ns;
+        if subject.role == Role::Listener
+            && let Some(measure) = self.measure(subject.key, subject, at_ns)
+        {
+            measure.introduce(subject);
+        }
+        match happening {
+            Happening::Transition { old, new, .. } => self.step(at_ns, subject, *old, *new),
+            Happening::Listed { state, .. } => self.list(at_ns, subject, *state),
+            Happening::Enqueued { listener, handshake_ns, synack_retransmits, .. } => {
+                let known = listener.map(|cookie| SocketKey { cookie, ..subject.key });
+                let Some(listener) = known.or_else(|| self.listener_at(subject)) else { return };
+                self.enter(at_ns, subject, listener);
+                if let Some(measure) = self.measure(listener, subject, at_ns) {
+                    measure.shake(*handshake_ns, *synack_retransmits, &subject.remote);
+                }
+            }
+            Happening::Accepted { by, listener, wait_ns, .. } => {
+                let known = listener.map(|cookie| SocketKey { cookie, ..subject.key });
+                let child = self.children.get(&subject.key).copied();
+                let known = child.and_then(|child| child.listener).or(known).or_else(|| self.listener_at(subject));
+                let Some(listener) = known else {
+                    self.children.remove(&subject.key);
+                    self.unattributed += 1;
+                    return;
+                };
+                // It was accepted before anybody told that it had entered.
+                self.enter(at_ns, subject, listener);
+                self.children.remove(&subject.key);
+                if let Some(measure) = self.measure(listener, subject, at_ns) {
+                    measure.accept(at_ns, child.map(|child| child.entered_ns), subject.key.cookie, *wait_ns, *by);
+                }
+                if let Some(since_ns) = child.and_then(|child| child.half_closed_ns) {
+                    self.close_waits.enter(Parked::new(subject, since_ns));
+                }
+                self.close_waits.own(subject.key, *by);
+            }
+            Happening::Inherited { by, .. } => {
+                self.close_waits.own(subject.key, *by);
+                if subject.role != Role::Listener {
+                    // Somebody accepted it without our seeing it.
+                    self.leave_unaccepted(at_ns, subject.key);
+                }
+            }
+            Happening::AcceptFailed { by, errno } => {
+                if let Some(measure) = self.measure(subject.key, subject, at_ns) {
+                    measure.fail(*by, *errno);
+                }
+            }
+            Happening::SynAckRetransmitted { client } => {
+                if let Some(measure) = self.measure(subject.key, subject, at_ns) {
+                    measure.shake_again(*client);
+                }
+            }
+            Happening::ListenOverflow => {
+                if let Some(measure) = self.measure(subject.key, subject, at_ns) {
+                    measure.overflow();
+                }
+            }
+            Happening::Queue(figures) => {
+                if let Some(measure) = self.measure(subject.key, subject, at_ns) {
+                    measure.tell(at_ns, figures);
+                }
+            }
+            Happening::Disagreed { found, .. } => match found {
+                Some(state) => self.list(at_ns, subject, *state),
+                None => {
+                    self.close_waits.leave(subject.key);
+                    self.routes.free(subject);
+                }
+            },
+            Happening::MinisockEnded { .. } => self.routes.free(subject),
+            Happening::Ended(connection) => self.end(at_ns, subject, connection),
+            Happening::ResetSent { .. }
+            | Happening::ResetReceived
+            | Happening::Retransmitted { .. }
+            | Happening::MinisockSegment
+            | Happening::QueueDisagreed { .. }
+            | Happening::Unexpected { .. } => {}
+        }
+    }
+
+    /// Network namespaces in which connections were opened: [`Self::report`] wants their settings.
+    pub fn opens_in(&self) -> HashSet<u32> {
+        self.routes.namespaces().collect()
+    }
+
+    /// What it comes to; `settings` are those of the namespaces where they could be read.
+    pub fn report(&self, now_ns: u64, totals: &Totals, settings: &HashMap<u32, Settings>) -> Report {
+        let mut listeners: Vec<_> = self.listeners.values().map(|measure| measure.measured(now_ns)).collect();
+        let order = |it: &Measured| (std::cmp::Reverse((it.slow, it.arrived.max(it.accepted))), it.local, it.cookie);
+        listeners.sort_by_key(order);
+        let ran_ns = now_ns.saturating_sub(self.began_ns);
+        let leaks = self.close_waits.by_process(self.began_ns, now_ns);
+        let ports = self.routes.used(now_ns, settings);
+        let scene = Scene { listeners: &listeners, close_waits: &leaks, ports: &ports, slow_ns: self.slow_ns, ran_ns };
+        let findings = findings(&scene);
+        Report {
+            ran_ns,
+            slow_ns: self.slow_ns,
+            findings,
+            listeners,
+            ports,
+            unattributed: self.unattributed,
+            events: totals.events,
+            losses: totals.losses,
+        }
+    }
+
+    /// How many were accepted, and how many wait now, for whoever waits for the report.
+    pub fn progress(&self) -> (u64, usize) {
+        (self.listeners.values().map(Measure::accepted).sum(), self.children.len())
+    }
+
+    /// The measure of a listener. `subject` is the listener or one of its children.
+    fn measure(&mut self, listener: SocketKey, subject: &Subject, at_ns: u64) -> Option<&mut Measure> {
+        if !self.listeners.contains_key(&listener) {
+            if self.listeners.len() >= MOST_LISTENERS {
+                return None;
+            }
+            // One that was not listening before is watched from now on.
+            let began_ns = if subject.role == Role::Listener { at_ns.max(self.began_ns) } else { self.began_ns };
+            let measure = Measure::new(listener, subject.local, began_ns, self.slow_ns);
+            self.listeners.insert(listener, measure);
+        }
+        self.listeners.get_mut(&listener)
+    }
+
+    /// The only listener at a child's address.
+    fn listener_at(&self, child: &Subject) -> Option<SocketKey> {
+        let at = |local| {
+            let here = |(key, measure): &(&SocketKey, &Measure)| {
+                key.netns == child.key.netns && measure.local() == local && !measure.is_over()
+            };
+            let mut found = self.listeners.iter().filter(here);
+            let only = found.next();
+            only.filter(|_| found.next().is_none()).map(|(key, _)| *key)
+        };
+        at(child.local).or_else(|| at(child.local.at_any_address()))
+    }
+
+    fn step(&mut self, at_ns: u64, subject: &Subject, old: TcpState, new: TcpState) {
+        if subject.role == Role::Listener {
+            if let Some(measure) = self.listeners.get_mut(&subject.key) {
+                match new {
+                    TcpState::Listen => measure.begin_again(),
+                    _closed => measure.end(at_ns),
+                }
+            }
+            return;
+        }
+        if (old, new) == (TcpState::Listen, TcpState::SynRecv) && self.children.len() < MOST_CHILDREN {
+            self.children.insert(subject.key, Child { entered_ns: at_ns, listener: None, half_closed_ns: None });
+        }
+        if old == TcpState::SynSent && new == TcpState::Established {
+            self.routes.open(at_ns, subject);
+        }
+        if old == TcpState::CloseWait {
+            self.close_waits.leave(subject.key);
+        }
+        let leaving = match new {
+            TcpState::CloseWait => Leaving::Fin,
+            TcpState::Close => Leaving::Rst,
+            _goes_on => return,
+        };
+        match self.children.get_mut(&subject.key) {
+            Some(child) => {
+                let Child { entered_ns, listener, .. } = *child;
+                child.half_closed_ns = (leaving == Leaving::Fin).then_some(at_ns);
+                let measure = listener.and_then(|listener| self.listeners.get_mut(&listener));
+                if let Some(measure) = measure.filter(|measure| !measure.is_over()) {
+                    measure.leave(at_ns, entered_ns, subject.key.cookie, leaving);
+                }
+            }
+            None if leaving == Leaving::Fin => self.close_waits.enter(Parked::new(subject, at_ns)),
+            None => {}
+        }
+    }
+
+    /// A listing has it in this state, and we did not know.
+    fn list(&mut self, at_ns: u64, subject: &Subject, state: TcpState) {
+        self.routes.list(at_ns, subject, state == TcpState::TimeWait);
+        // One that waits in an accept queue has a listener, but no process.
+        let queued = self.children.contains_key(&subject.key) || subject.role == Role::Passive;
+        if state == TcpState::CloseWait && !queued {
+            self.close_waits.enter(Parked { seen_to_enter: false, ..Parked::new(subject, at_ns) });
+        } else if state != TcpState::CloseWait {
+            self.close_waits.leave(subject.key);
+        }
+    }
+
+    /// A child is in its listener's queue.
+    fn enter(&mut self, at_ns: u64, subject: &Subject, listener: SocketKey) {
+        let Some(child) = self.children.get_mut(&subject.key).filter(|child| child.listener.is_none()) else { return };
+        child.listener = Some(listener);
+        let entered_ns = child.entered_ns;
+        if let Some(measure) = self.measure(listener, subject, at_ns) {
+            measure.enter(entered_ns, subject.key.cookie);
+        }
+    }
+
+    fn leave_unaccepted(&mut self, at_ns: u64, key: SocketKey) {
+        let Some(Child { entered_ns, listener: Some(listener), .. }) = self.children.remove(&key) else { return };
+        if let Some(measure) = self.listeners.get_mut(&listener) {
+            measure.remove(at_ns, entered_ns, key.cookie);
+        }
+    }
+
+    fn end(&mut self, at_ns: u64, subject: &Subject, connection: &Connection) {
+        self.close_waits.leave(subject.key);
+        self.routes.end(at_ns, subject, connection);
+        if subject.role != Role::Listener {
+            return self.leave_unaccepted(connection.ended_ns.unwrap_or(at_ns), subject.key);
+        }
+        if let Some(measure) = self.listeners.get_mut(&subject.key) {
+            if let Some(figures) = &connection.accept_queue {
+                measure.tell(at_ns, figures);
+            }
+            measure.end(connection.ended_ns.unwrap_or(at_ns));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

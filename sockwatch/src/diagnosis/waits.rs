@@ -1,0 +1,140 @@
+//! How long things took: a histogram, and what it says. Percentiles are right to within 1 %; count, mean, least and greatest are
+//! exact.
+
+use hdrhistogram::Histogram;
+
+/// Two significant digits: buckets of 1 %, a few kB each.
+const DIGITS: u8 = 2;
+
+/// Durations, in nanoseconds.
+#[derive(Clone, Debug)]
+pub struct Waits {
+    histogram: Option<Histogram<u32>>,
+    sum_ns: u128,
+    count: u64,
+    min_ns: u64,
+    max_ns: u64,
+    slow_ns: u64,
+    slow: u64,
+}
+
+/// What a histogram says, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spread {
+    /// How many.
+    pub count: u64,
+    /// The mean.
+    pub mean_ns: u64,
+    /// The least.
+    pub min_ns: u64,
+    /// The median.
+    pub p50_ns: u64,
+    /// Nine of ten took no longer.
+    pub p90_ns: u64,
+    /// 99 of 100 took no longer.
+    pub p99_ns: u64,
+    /// 999 of 1000 took no longer.
+    pub p999_ns: u64,
+    /// The greatest.
+    pub max_ns: u64,
+}
+
+impl Waits {
+    /// None yet; from `slow_ns` on they count as slow.
+    pub fn new(slow_ns: u64) -> Self {
+        Self { histogram: None, sum_ns: 0, count: 0, min_ns: u64::MAX, max_ns: 0, slow_ns, slow: 0 }
+    }
+
+    /// One more.
+    pub fn add(&mut self, ns: u64) {
+        self.add_many(ns, 1);
+    }
+
+    /// So many more.
+    pub fn add_many(&mut self, ns: u64, count: u32) {
+        if count == 0 {
+            return;
+        }
+        // The bounds grow by themselves, and these digits are allowed.
+        self.histogram = self.histogram.take().or_else(|| Histogram::new(DIGITS).ok());
+        if let Some(histogram) = &mut self.histogram {
+            let _never_too_large = histogram.record_n(ns, count);
+        }
+        self.sum_ns += u128::from(ns) * u128::from(count);
+        self.count += u64::from(count);
+        self.min_ns = self.min_ns.min(ns);
+        self.max_ns = self.max_ns.max(ns);
+        if ns >= self.slow_ns {
+            self.slow += u64::from(count);
+        }
+    }
+
+    /// How many.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// How many were slow.
+    pub fn slow(&self) -> u64 {
+        self.slow
+    }
+
+    /// All of them together, in nanoseconds.
+    pub fn sum_ns(&self) -> u64 {
+        u64::try_from(self.sum_ns).unwrap_or(u64::MAX)
+    }
+
+    /// What they say; `None` if there are none.
+    pub fn spread(&self) -> Option<Spread> {
+        let histogram = self.histogram.as_ref()?;
+        let at = |quantile| histogram.value_at_quantile(quantile).clamp(self.min_ns, self.max_ns);
+        Some(Spread {
+            count: self.count,
+            mean_ns: u64::try_from(self.sum_ns / u128::from(self.count.max(1))).unwrap_or(u64::MAX),
+            min_ns: self.min_ns,
+            p50_ns: at(0.5),
+            p90_ns: at(0.9),
+            p99_ns: at(0.99),
+            p999_ns: at(0.999),
+            max_ns: self.max_ns,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn none_say_nothing() {
+        assert_eq!(Waits::new(1).spread(), None);
+    }
+
+    #[test]
+    fn one_is_all_of_it() {
+        let mut waits = Waits::new(100);
+        waits.add(123_456_789);
+        let spread = waits.spread().unwrap();
+        let all = [spread.mean_ns, spread.min_ns, spread.p50_ns, spread.p999_ns, spread.max_ns];
+        assert_eq!((all, spread.count, waits.slow()), ([123_456_789; 5], 1, 1));
+    }
+
+    proptest! {
+        /// The same percentiles as by sorting, within a bucket.
+        #[test]
+        fn percentiles_are_those_of_a_sorted_list(mut all in proptest::collection::vec(0_u64..10_000_000_000_000, 1..300)) {
+            let mut waits = Waits::new(5_000);
+            all.iter().for_each(|ns| waits.add(*ns));
+            all.sort_unstable();
+            let spread = waits.spread().unwrap();
+            for (quantile, told) in [(0.5, spread.p50_ns), (0.9, spread.p90_ns), (0.99, spread.p99_ns)] {
+                let rank = ((quantile * all.len() as f64).ceil() as usize).clamp(1, all.len());
+                let exact = all[rank - 1];
+                prop_assert!(told.abs_diff(exact) <= exact / 100 + 1, "{} {} {}", quantile, told, exact);
+            }
+            prop_assert_eq!((spread.min_ns, spread.max_ns), (all[0], all[all.len() - 1]));
+            prop_assert_eq!(waits.slow(), all.iter().filter(|ns| **ns >= 5_000).count() as u64);
+        }
+    }
+}
