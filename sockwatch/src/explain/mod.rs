@@ -9,7 +9,7 @@ mod topics;
 
 pub use self::{
     document::{Block, Document, Section},
-    page::{index, list, page},
+    page::{index, list, page, wrap},
     topics::TOPICS,
 };
 

@@ -79,8 +79,8 @@ fn bold(text: &str, colour: Colour) -> String {
     }
 }
 
-/// Breaks at spaces. The indents are of the first line and of all others.
-fn wrap(text: &str, (first, others): (&str, &str), width: usize, page: &mut String) {
+/// Appends `text`, broken at spaces into lines of `width` columns, to a page. The indents are of the first line and of all others.
+pub fn wrap(text: &str, (first, others): (&str, &str), width: usize, page: &mut String) {
     let width = width.max(NARROWEST);
     let mut line = first.to_owned();
     let mut has_words = false;

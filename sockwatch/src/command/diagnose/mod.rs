@@ -73,7 +73,7 @@ pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
         anyhow::Ok((watch.diagnosis.report(now_ns, &totals, &settings), cost))
     })?;
     match args.format {
-        Format::Text => io::stdout().write_all(text::page(&report, cost).as_bytes())?,
+        Format::Text => io::stdout().write_all(text::page(&report, cost, width()).as_bytes())?,
         Format::Json => json::print(&report, cost)?,
     }
     Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
@@ -83,6 +83,11 @@ pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
 pub(crate) fn schema() -> anyhow::Result<ExitCode> {
     json::schema()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A terminal's width; a file has no end of a line.
+fn width() -> usize {
+    terminal_size::terminal_size_of(io::stdout()).map_or(usize::MAX, |(width, _)| width.0.into())
 }
 
 /// CPU time of this process.

@@ -37,8 +37,9 @@ fn finding(scene: &Scene<'_>, listener: &Measured) -> Finding {
     evidence.push(depth(listener));
     evidence.extend(overflow(listener));
     let mut rules_out: Vec<_> = network_is_fine(listener).into_iter().chain(accept_works(listener)).collect();
-    if listener.turned_away() == 0 {
-        rules_out.push("a backlog that is too small: nobody was turned away".into());
+    // One that was never full has turned nobody away; what the kernel counts may be as old as the last comparison.
+    if listener.limit.is_some_and(|limit| listener.greatest <= limit) && listener.turned_away() == 0 {
+        rules_out.push("a backlog that is too small: the queue was never full".into());
     }
     let busiest = listener.acceptors.first().map(|acceptor| acceptor.task).or(listener.owner);
     let (who, pid) = busiest.map_or(("it".into(), "PID".into()), |task| (task.to_string(), task.pid.to_string()));
