@@ -1,9 +1,10 @@
 //! Starts `sockwatch trace`, reads its JSON lines while it runs, and renders them as text.
 
+mod stories;
+
 use std::{
     collections::HashMap,
-    fmt::Write as _,
-    io::{BufRead, BufReader, Write as _},
+    io::{BufRead, BufReader, Write},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
         OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard,
@@ -19,6 +20,8 @@ use nix::{
     unistd::{Pid, geteuid},
 };
 use serde_json::Value;
+
+pub(crate) use self::stories::{assert_stories, stories};
 
 /// Whatever takes longer is broken: 15 s, or `SOCKWATCH_LIVE_PATIENCE` seconds, on an emulated machine.
 pub(crate) fn patience() -> Duration {
@@ -404,53 +407,6 @@ impl Ended {
         assert!(found.next().is_none(), "more than one {role} connection in {:#?}", self.stories());
         first
     }
-}
-
-/// Each socket's life as one line of text, sorted: `passive: LISTEN>SYN_RECV ... end peer-fin`.
-///
-/// Enqueue stands behind `SYN_RECV>ESTABLISHED` wherever it came: the kernel's hooks for it lie before and after.
-pub(crate) fn stories(lines: &[Line]) -> Vec<String> {
-    const ESTABLISHED: &str = "SYN_RECV>ESTABLISHED";
-    let mut order = Vec::new();
-    let mut words: HashMap<Identity, (String, Vec<String>)> = HashMap::new();
-    for line in lines {
-        // How a queue is, and who holds a socket now, is told at times: no part of a story.
-        let Some(identity) = line.identity().filter(|_| !["queue", "heir"].contains(&line.kind())) else { continue };
-        // What a connection with these ports left before the test.
-        if line.is("listed") && ["TIME_WAIT", "FIN_WAIT2"].contains(&line.0["state"].as_str().unwrap()) {
-            continue;
-        }
-        let (_, words) = words.entry(identity).or_insert_with(|| {
-            order.push(identity);
-            (line.role().to_owned(), Vec::new())
-        });
-        let word = line.word();
-        let moved = words.last().is_some_and(|last| last == "enqueue") && word == ESTABLISHED;
-        words.insert(words.len() - usize::from(moved), word);
-    }
-    let mut stories: Vec<_> = order
-        .iter()
-        .map(|identity| {
-            let (role, words) = &words[identity];
-            let mut story = format!("{role}:");
-            words.iter().for_each(|word| write!(story, " {word}").unwrap());
-            story
-        })
-        .collect();
-    stories.sort();
-    stories
-}
-
-/// Compares stories; an expectation may be several lines long, in any order.
-#[track_caller]
-pub(crate) fn assert_stories(ended: &Ended, expected: &[&str]) {
-    let mut expected: Vec<_> = expected.iter().map(|story| ended.probes.tell(story)).collect();
-    expected.sort();
-    // Some of what the probes cannot be relied upon to know they know at times, if only of a socket unknown to them.
-    let mut found: Vec<_> = ended.stories().iter().map(|story| ended.probes.tell(story)).collect();
-    found.retain(|story| story != "unknown:");
-    found.sort();
-    assert!(found == expected, "expected\n  {}\nfound\n  {}", expected.join("\n  "), found.join("\n  "));
 }
 
 /// The summary's counters, from the last line of stderr.
