@@ -3,20 +3,17 @@
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
-    os::fd::{AsFd, AsRawFd},
+    os::fd::AsRawFd,
 };
 
-use nix::{
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::socket::{
-        AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, connect, listen, setsockopt, socket, sockopt,
-    },
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, connect, listen, setsockopt, socket, sockopt,
 };
 
 use crate::{
     harness::{Trace, assert_stories, shared, skip},
     puppet::Puppet,
-    workload::{CLIENT, LISTENER, client_closes_first, close_by_fin, linger_zero, place},
+    workload::{CLIENT, LISTENER, client_closes_first, close_by_fin, linger_zero, place, until_queued},
 };
 
 const QUEUED: &str = "passive: LISTEN>SYN_RECV SYN_RECV>ESTABLISHED enqueue";
@@ -205,11 +202,6 @@ fn without_descriptors(name: &str, choice: &[&str]) {
     }
 }
 
-/// Waits until somebody is in a listener's accept queue.
-fn until_queued(listener: &impl AsFd) {
-    poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE).unwrap();
-}
-
 /// connect() to a full accept queue is not answered; the client closes before it is.
 #[test]
 fn given_up_at_a_full_queue() {
@@ -223,8 +215,7 @@ fn given_up_at_a_full_queue() {
     // A limit of 0 takes one.
     listen(&listener, Backlog::new(0).unwrap()).unwrap();
     let _queued = TcpStream::connect(address).unwrap();
-    // connect() returns before the last ACK has reached the listener.
-    until_queued(&listener);
+    until_queued(address, 1);
     let client = stream(SockFlag::SOCK_NONBLOCK);
     let unanswered = connect(client.as_raw_fd(), &SockaddrStorage::from(address));
     assert_eq!(unanswered, Err(nix::errno::Errno::EINPROGRESS));

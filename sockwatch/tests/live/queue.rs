@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     harness::{Ended, Trace, alone},
-    workload::place,
+    workload::{place, until_queued},
 };
 
 const CLIENTS: i64 = 5;
@@ -26,9 +26,10 @@ struct Measured {
 fn accept_late(address: std::net::SocketAddr) -> HashMap<u16, Measured> {
     let listener = TcpListener::bind(address).unwrap();
     let clients: Vec<_> = (0..CLIENTS)
-        .map(|_| {
+        .map(|number| {
             let calling = Instant::now();
             let client = TcpStream::connect(address).unwrap();
+            until_queued(address, number as u32 + 1);
             (client.local_addr().unwrap().port(), (client, calling, Instant::now()))
         })
         .collect();

@@ -1,14 +1,17 @@
 //! Sockets that do what a test asks of them.
 
 use std::{
+    fs,
     io::Read,
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsRawFd, OwnedFd},
     process::id,
     sync::atomic::{AtomicU16, Ordering},
+    thread,
+    time::Instant,
 };
 
-use crate::harness::Trace;
+use crate::harness::{Trace, patience};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect as connect_raw, setsockopt, socket, sockopt,
 };
@@ -87,4 +90,24 @@ pub(crate) fn connect_from(from: SocketAddr, to: SocketAddr) -> TcpStream {
 pub(crate) fn linger_zero(stream: &TcpStream) {
     use nix::libc::linger;
     setsockopt(stream, sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 }).unwrap();
+}
+
+/// Waits until so many are in the accept queue of an IPv4 listener: connect() returns before its last ACK is there, and the ACKs
+/// of several may arrive on different CPUs.
+pub(crate) fn until_queued(listener: SocketAddr, count: u32) {
+    let SocketAddr::V4(v4) = listener else { panic!("{listener} is not in /proc/net/tcp") };
+    let local = format!("{:08X}:{:04X}", u32::from_ne_bytes(v4.ip().octets()), v4.port());
+    let asked = Instant::now();
+    while depth_of(&local) != Some(count) {
+        assert!(asked.elapsed() < patience(), "{listener}: {:?} in the accept queue", depth_of(&local));
+        thread::yield_now();
+    }
+}
+
+/// `sk_ack_backlog`, as the calling thread's namespace tells it.
+fn depth_of(local: &str) -> Option<u32> {
+    let table = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+    let fields = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let listener = fields.into_iter().find(|fields| fields.get(1) == Some(&local) && fields.get(3) == Some(&"0A"))?;
+    u32::from_str_radix(listener[4].split_once(':')?.1, 16).ok()
 }
