@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use sockwatch::{
     kernel::check::kernel_release,
+    kernel::session::Threads,
     pipeline::{self, Limits, Totals},
     sink::{
         Show, Why,
@@ -48,7 +49,7 @@ pub(crate) fn run(args: &AuditArgs) -> anyhow::Result<ExitCode> {
             buffer: args.buffer,
             ..CollectArgs::default()
         };
-        let mut live = start::live(&collect, &resolved).map_err(|error| start::refused(&error))?;
+        let mut live = start::live(&collect, &resolved, Threads::Ignored).map_err(|error| start::refused(&error))?;
         if !live.tells_cookies() {
             bail!("without BTF the kernel does not tell which of its sockets is which: nothing can be compared");
         }

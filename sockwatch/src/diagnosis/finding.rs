@@ -1,6 +1,10 @@
 //! Findings: what is wrong, proven by numbers. Each is a file and a row of [`CHECKS`]; none may be found on a healthy server, and
 //! none says more than its evidence carries.
 
+mod acceptor;
+mod acceptor_blocked;
+mod acceptor_busy;
+mod acceptor_starved;
 mod clients_leave;
 mod close_wait_leak;
 mod close_wait_unaccepted;
@@ -26,6 +30,12 @@ pub enum Name {
     DescriptorLimit,
     /// Some of the sockets that share an address are slow, others are not.
     WorkerSkew,
+    /// Who should accept is blocked in something else.
+    AcceptorBlocked,
+    /// Who should accept gets no CPU.
+    AcceptorStarved,
+    /// Who should accept runs something else.
+    AcceptorBusy,
     /// Connections wait, and no accept comes.
     NobodyAccepts,
     /// Accepts come too slowly.
@@ -50,6 +60,9 @@ impl Name {
         match self {
             Self::DescriptorLimit => "descriptor-limit",
             Self::WorkerSkew => "worker-skew",
+            Self::AcceptorBlocked => "acceptor-blocked",
+            Self::AcceptorStarved => "acceptor-starved",
+            Self::AcceptorBusy => "acceptor-busy",
             Self::NobodyAccepts => "nobody-accepts",
             Self::SlowAccept => "slow-accept",
             Self::Somaxconn => "somaxconn",
@@ -64,7 +77,13 @@ impl Name {
     /// Whether it is a reason for which connections wait in the queue: then it stands for what follows from it.
     const fn is_about_accepting(self) -> bool {
         match self {
-            Self::DescriptorLimit | Self::WorkerSkew | Self::NobodyAccepts | Self::SlowAccept => true,
+            Self::DescriptorLimit
+            | Self::WorkerSkew
+            | Self::AcceptorBlocked
+            | Self::AcceptorStarved
+            | Self::AcceptorBusy
+            | Self::NobodyAccepts
+            | Self::SlowAccept => true,
             Self::Somaxconn
             | Self::QueueTooSmall
             | Self::SlowHandshake
@@ -134,6 +153,9 @@ type Check = fn(&Scene<'_>, found: &[Finding]) -> Vec<Finding>;
 const CHECKS: &[Check] = &[
     descriptor_limit::check,
     worker_skew::check,
+    acceptor_blocked::check,
+    acceptor_starved::check,
+    acceptor_busy::check,
     nobody_accepts::check,
     slow_accept::check,
     somaxconn::check,

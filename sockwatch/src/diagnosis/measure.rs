@@ -5,7 +5,7 @@ mod measured;
 use std::collections::{BTreeMap, HashSet};
 
 pub use self::measured::{Left, Measured};
-use super::{course::Course, waits::Waits};
+use super::{blame::Spells, course::Course, waits::Waits};
 use crate::tcp::{
     endpoint::Endpoint,
     event::{SocketKey, Task},
@@ -72,6 +72,8 @@ pub(super) struct Measure {
     /// Times without an accept while somebody waited.
     gaps: Waits,
     waiting: BTreeMap<(u64, u64), Waiter>,
+    /// When somebody waited.
+    spells: Spells,
     arrived: u64,
     accepted: u64,
     /// Of those that were accepted: nobody saw them enter.
@@ -112,6 +114,7 @@ impl Measure {
             by_fin: 0,
             by_rst: 0,
             waiting: BTreeMap::new(),
+            spells: Spells::default(),
             arrived: 0,
             accepted: 0,
             unmeasured: 0,
@@ -140,6 +143,30 @@ impl Measure {
         self.local
     }
 
+    pub(super) fn spells(&self) -> &Spells {
+        &self.spells
+    }
+
+    pub(super) fn has_waited(&self) -> bool {
+        self.spells.any()
+    }
+
+    /// The process that owns it.
+    pub(super) fn owner(&self) -> Option<u32> {
+        self.owner.map(|owner| owner.pid)
+    }
+
+    /// Who accepted.
+    pub(super) fn acceptors(&self) -> impl Iterator<Item = Task> {
+        self.acceptors.iter().map(|acceptor| acceptor.task)
+    }
+
+    /// Somebody waits, or nobody any more, as far as that is known by the connections themselves.
+    fn mark(&mut self, at_ns: u64) {
+        let head_ns = self.waiting.first_key_value().map(|((entered_ns, _), _)| *entered_ns);
+        self.spells.mark(at_ns, head_ns);
+    }
+
     /// The listener itself is told.
     pub(super) fn introduce(&mut self, subject: &Subject) {
         if subject.local.port != 0 {
@@ -155,6 +182,7 @@ impl Measure {
         self.course.arrive(at_ns);
         let depth = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
         self.greatest = self.greatest.max(depth);
+        self.mark(at_ns);
     }
 
     /// Its handshake is known; `client` is answered.
@@ -193,6 +221,7 @@ impl Measure {
         } else if self.acceptors.len() < MOST_NAMES {
             self.acceptors.push(Acceptor { task: by, accepted: 1 });
         }
+        self.mark(at_ns);
     }
 
     /// A child's client left.
@@ -219,6 +248,7 @@ impl Measure {
         if self.waiting.remove(&(entered_ns, cookie)).is_some() {
             self.unfinished += 1;
             self.waits.add(at_ns.saturating_sub(entered_ns));
+            self.mark(at_ns);
         }
     }
 
@@ -248,6 +278,11 @@ impl Measure {
         while self.waiting.len() > figures.depth as usize {
             self.waiting.pop_first();
         }
+        // Who was there before is only known by number.
+        match self.waiting.is_empty() && figures.depth > 0 {
+            true => self.spells.mark(at_ns, Some(at_ns)),
+            false => self.mark(at_ns),
+        }
         let before = self.figures.map_or(0, |(_, before)| dropped(&before));
         self.drops_at_once = self.drops_at_once.max(dropped(figures).saturating_sub(before));
         self.greatest = self.greatest.max(figures.peak).max(figures.depth);
@@ -258,6 +293,7 @@ impl Measure {
     /// The listener is over.
     pub(super) fn end(&mut self, at_ns: u64) {
         self.ended_ns = self.ended_ns.or(Some(at_ns));
+        self.spells.mark(at_ns, None);
     }
 
     /// It listens again.

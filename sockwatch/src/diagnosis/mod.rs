@@ -3,6 +3,7 @@
 //!
 //! A finding is a file in `finding/` and a row of [`finding::CHECKS`].
 
+pub mod blame;
 pub mod close_wait;
 pub mod course;
 pub mod finding;
@@ -15,6 +16,7 @@ use std::collections::HashMap;
 use foldhash::fast::FixedState;
 
 use self::{
+    blame::{Blame, Deed, Spells, Suspect},
     close_wait::{CloseWaits, Parked},
     finding::{Finding, Scene, findings},
     measure::{Measure, Measured},
@@ -46,6 +48,7 @@ pub struct Diagnosis {
     /// Those that were born and not accepted.
     children: HashMap<SocketKey, Child, FixedState>,
     close_waits: CloseWaits,
+    blame: Blame,
     /// Accepted connections whose listener is not known.
     unattributed: u64,
 }
@@ -94,6 +97,7 @@ impl Diagnosis {
             listeners: HashMap::default(),
             children: HashMap::default(),
             close_waits: CloseWaits::default(),
+            blame: Blame::default(),
             unattributed: 0,
         }
     }
@@ -169,7 +173,7 @@ impl Diagnosis {
                 Some(state) => self.list(at_ns, subject, *state),
                 None => self.close_waits.leave(subject.key),
             },
-            Happening::Ended(connection) => self.end(at_ns, subject, connection),
+            Happening::Ended(connection) => self.ended(at_ns, subject, connection),
             Happening::ResetSent { .. }
             | Happening::ResetReceived
             | Happening::Retransmitted { .. }
@@ -179,9 +183,52 @@ impl Diagnosis {
         }
     }
 
+    /// Who should be watched that was not named before: the processes of listeners at which somebody waited.
+    pub fn suspects(&mut self) -> Vec<Suspect> {
+        let mut suspects = Vec::new();
+        for (listener, measure) in self.listeners.iter().filter(|(_, measure)| measure.has_waited()) {
+            let (listener, port) = (*listener, measure.local().port);
+            if let Some(pid) = measure.owner().filter(|pid| self.blame.suspect(*pid, listener)) {
+                suspects.push(Suspect::Holders { pid, listener, port });
+            }
+            for acceptor in measure.acceptors().filter(|it| self.blame.suspect(it.pid, listener)) {
+                suspects.push(Suspect::Acceptor { pid: acceptor.pid, listener });
+            }
+        }
+        suspects
+    }
+
+    /// A process holds a listener, and is watched from now on.
+    pub fn hold(&mut self, pid: u32, listener: SocketKey) {
+        self.blame.hold(pid, listener);
+    }
+
+    /// Takes in what a thread did.
+    pub fn deed(&mut self, deed: Deed) {
+        self.blame.push(deed);
+    }
+
+    /// Everything until then was taken in by [`Self::take`].
+    pub fn settle(&mut self, until_ns: u64) {
+        let Self { blame, listeners, .. } = self;
+        blame.settle(until_ns, |listener| spells(listeners, listener));
+    }
+
+    /// Nothing more will be taken in.
+    pub fn end(&mut self, now_ns: u64) {
+        let Self { blame, listeners, .. } = self;
+        blame.finish(now_ns, |listener| spells(listeners, listener));
+    }
+
     /// What it comes to.
     pub fn report(&self, now_ns: u64, totals: &Totals) -> Report {
         let mut listeners: Vec<_> = self.listeners.values().map(|measure| measure.measured(now_ns)).collect();
+        for listener in &mut listeners {
+            let key = SocketKey { netns: listener.netns, cookie: listener.cookie };
+            let acceptors = listener.acceptors.iter().map(|acceptor| acceptor.task);
+            let spells = self.listeners.get(&key).map(Measure::spells);
+            listener.blame = spells.and_then(|spells| self.blame.attribute(key, acceptors, spells, now_ns));
+        }
         let order = |it: &Measured| (std::cmp::Reverse((it.slow, it.arrived.max(it.accepted))), it.local, it.cookie);
         listeners.sort_by_key(order);
         let ran_ns = now_ns.saturating_sub(self.began_ns);
@@ -294,7 +341,7 @@ impl Diagnosis {
         }
     }
 
-    fn end(&mut self, at_ns: u64, subject: &Subject, connection: &Connection) {
+    fn ended(&mut self, at_ns: u64, subject: &Subject, connection: &Connection) {
         self.close_waits.leave(subject.key);
         if subject.role != Role::Listener {
             return self.leave_unaccepted(connection.ended_ns.unwrap_or(at_ns), subject.key);
@@ -306,6 +353,10 @@ impl Diagnosis {
             measure.end(connection.ended_ns.unwrap_or(at_ns));
         }
     }
+}
+
+fn spells(listeners: &HashMap<SocketKey, Measure, FixedState>, listener: SocketKey) -> Option<&Spells> {
+    listeners.get(&listener).map(Measure::spells)
 }
 
 #[cfg(test)]

@@ -11,4 +11,5 @@ pub mod probes;
 pub mod refusal;
 pub mod ring;
 pub mod session;
+pub mod threads;
 pub mod tracefs;

@@ -8,8 +8,10 @@ use std::{
 use super::{Source, SourceError, TableNews, Tick, reconcile::Reconciler};
 use crate::{
     kernel::{
+        refusal::Refusal,
         ring::Rings,
         session::{Options, Outcome, Session, StartError},
+        threads::Threads,
     },
     monotonic::now_ns,
     tcp::{decode::decode, event::Event, loss::Losses, reset::ResetReasons},
@@ -78,6 +80,19 @@ impl Live {
     /// What became of each probe.
     pub fn outcomes(&self) -> &[Outcome] {
         self.session.outcomes()
+    }
+
+    /// What watches threads, once; `None` if it was not asked for.
+    pub fn take_threads(&mut self) -> Option<Result<Threads, Refusal>> {
+        self.session.take_threads()
+    }
+
+    /// What threads did, and was lost.
+    ///
+    /// # Errors
+    /// If the kernel does not let the counters be read.
+    pub fn threads_lost(&self) -> io::Result<u64> {
+        self.session.threads_lost()
     }
 
     /// Bytes of all records that have been read.

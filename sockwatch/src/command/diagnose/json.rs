@@ -1,5 +1,7 @@
 //! The format's own types: what `sockwatch diagnose --format json` prints. docs/diagnose.schema.json is made from them.
 
+mod blame;
+
 use std::io::Write;
 
 use schemars::JsonSchema;
@@ -14,6 +16,7 @@ use sockwatch::{
     tcp::{event, queue::Age},
 };
 
+use self::blame::Blame;
 use super::{Cost, verdict};
 
 /// The version of this format. What is not known is absent, never null. A field may be added within a version; one that changes
@@ -156,6 +159,9 @@ struct Listener {
     acceptors: Vec<AcceptorCount>,
     /// accept() that failed, the most frequent first; EAGAIN is no failure.
     failures: Vec<FailureCount>,
+    /// Where the time went that connections waited; absent where nobody waited, with --no-blame, or where the kernel refuses it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    blame: Option<Blame>,
     /// Over time.
     course: Course,
 }
@@ -378,6 +384,7 @@ impl From<&Measured> for Listener {
             },
             acceptors: it.acceptors.iter().map(AcceptorCount::from).collect(),
             failures: it.failures.iter().map(FailureCount::from).collect(),
+            blame: it.blame.as_ref().map(Blame::from),
             course: Course::from(&it.course),
         }
     }

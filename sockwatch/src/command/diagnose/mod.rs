@@ -13,14 +13,19 @@ use anyhow::bail;
 use nix::sys::resource::{UsageWho, getrusage};
 use sockwatch::{
     diagnosis::{Diagnosis, Report},
+    kernel::session::Threads,
     monotonic::now_ns,
     pipeline::{self, Limits, Totals},
     sink::Sink,
-    source::reconcile::{Reconciler, Schedule},
+    source::{
+        live::Live,
+        reconcile::{Reconciler, Schedule},
+        threads::{News, Watcher},
+    },
     tcp::update::Update,
 };
 
-use super::{filter, signals::Stop, start};
+use super::{filter, signals::Stop, start, tell};
 use crate::cli::{CollectArgs, DiagnoseArgs, Format, Reconcile, SourceName};
 
 /// The exit code for findings.
@@ -31,6 +36,9 @@ const COMPARE_EVERY: Duration = Duration::from_secs(1);
 
 /// A progress line so often.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+/// Updates are not later than that.
+const SETTLED_NS: u64 = 200_000_000;
 
 /// What measuring cost.
 #[derive(Clone, Copy, Debug)]
@@ -54,20 +62,27 @@ pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
             probe: args.probe.clone(),
             ..CollectArgs::default()
         };
-        let mut live = start::live(&collect, &resolved).map_err(|error| start::refused(&error))?;
+        let threads = if args.no_blame { Threads::Ignored } else { Threads::Watched };
+        let mut live = start::live(&collect, &resolved, threads).map_err(|error| start::refused(&error))?;
         if !live.tells_cookies() {
             bail!("without BTF the kernel does not tell which connection is in which queue: nothing can be diagnosed");
         }
         live.reconcile(Reconciler::start(&resolved.filter, Schedule::Every(COMPARE_EVERY))?);
         start::announce(&live);
+        let watcher = watcher(&mut live);
         let cpu_before = cpu_time();
         let slow_ns = u64::try_from(args.slow.as_nanos()).unwrap_or(u64::MAX);
-        let mut watch = Watch::new(Diagnosis::new(now_ns(), slow_ns), args.duration);
+        let mut watch = Watch::new(Diagnosis::new(now_ns(), slow_ns), watcher, args.duration);
         let limits = Limits { duration: Some(args.duration), connections: None };
         let totals = pipeline::run(&mut live, &mut watch, limits, stop.wait()).await?;
         watch.clear();
+        let ended_ns = now_ns();
+        watch.end(ended_ns);
         let cost = Cost { bytes: live.bytes(), cpu: cpu_time().saturating_sub(cpu_before) };
-        anyhow::Ok((watch.diagnosis.report(now_ns(), &totals), cost))
+        if let lost @ 1.. = live.threads_lost()? {
+            tell(format_args!("sockwatch: warning: {lost} doings of threads were lost: their time is unknown"));
+        }
+        anyhow::Ok((watch.diagnosis.report(ended_ns, &totals), cost))
     })?;
     match args.format {
         Format::Text => io::stdout().write_all(text::page(&report, cost).as_bytes())?,
@@ -80,6 +95,18 @@ pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
 pub(crate) fn schema() -> anyhow::Result<ExitCode> {
     json::schema()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What watches threads, if the kernel lets it; it says so if not.
+fn watcher(live: &mut Live) -> Option<Watcher> {
+    let without = |why: &dyn std::fmt::Display| {
+        tell(format_args!("sockwatch: warning: what keeps threads from accept() is not told: {why}"));
+    };
+    let threads = live.take_threads()?.map_err(|refusal| without(&refusal)).ok()?;
+    if let Some(refusal) = threads.without_samples() {
+        tell(format_args!("sockwatch: warning: what threads run is only told by where they lose their CPU: {refusal}"));
+    }
+    Watcher::start(threads).map_err(|error| without(&error)).ok()
 }
 
 /// CPU time of this process.
@@ -95,6 +122,7 @@ fn cpu_time() -> Duration {
 /// Feeds the diagnosis, and says on a terminal how far it is.
 struct Watch {
     diagnosis: Diagnosis,
+    watcher: Option<Watcher>,
     began: Instant,
     duration: Duration,
     told: Option<Instant>,
@@ -102,8 +130,36 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(diagnosis: Diagnosis, duration: Duration) -> Self {
-        Self { diagnosis, began: Instant::now(), duration, told: None, is_terminal: io::stderr().is_terminal() }
+    fn new(diagnosis: Diagnosis, watcher: Option<Watcher>, duration: Duration) -> Self {
+        Self {
+            diagnosis,
+            watcher,
+            began: Instant::now(),
+            duration,
+            told: None,
+            is_terminal: io::stderr().is_terminal(),
+        }
+    }
+
+    /// Names new suspects, and hears what was seen of the others.
+    fn look_at_threads(&mut self) {
+        let Some(watcher) = &self.watcher else { return };
+        self.diagnosis.suspects().into_iter().for_each(|suspect| watcher.watch(suspect));
+        for news in watcher.news() {
+            match news {
+                News::Holds { pid, listener } => self.diagnosis.hold(pid, listener),
+                News::Deed(deed) => self.diagnosis.deed(deed),
+            }
+        }
+    }
+
+    /// Hears the rest.
+    fn end(&mut self, now_ns: u64) {
+        if let Some(watcher) = &mut self.watcher {
+            watcher.end();
+        }
+        self.look_at_threads();
+        self.diagnosis.end(now_ns);
     }
 
     fn progress(&mut self) {
@@ -133,6 +189,8 @@ impl Sink for Watch {
     }
 
     fn tick(&mut self, _totals: &Totals) -> io::Result<()> {
+        self.look_at_threads();
+        self.diagnosis.settle(now_ns().saturating_sub(SETTLED_NS));
         self.progress();
         Ok(())
     }

@@ -8,7 +8,7 @@ use sockwatch::{
         finding::Finding,
         measure::Measured,
         waits::Spread,
-        words::{Grouped, Rate, acceptors, count, time},
+        words::{Grouped, Rate, acceptors, count, percent, time},
     },
     tcp::{endpoint::IPV4_WIDTH, loss::Losses},
 };
@@ -116,6 +116,13 @@ fn details(listener: &Measured) -> Vec<String> {
     words.extend(
         told.into_iter().filter(|(number, _)| *number > 0).map(|(number, what)| format!("{} {what}", Grouped(number))),
     );
+    if let Some(blame) = &listener.blame
+        && listener.slow > 0
+    {
+        let parts = blame.parts.iter().filter(|part| part.ns > 0);
+        let parts: Vec<_> = parts.map(|it| format!("{} {}", it.kind.word(), percent(blame.permille(it.ns)))).collect();
+        words.push(format!("BLAME {}", parts.join(", ")));
+    }
     if listener.acceptors.len() > 1 {
         words.push(format!("accepted by {}", acceptors(listener)));
     }

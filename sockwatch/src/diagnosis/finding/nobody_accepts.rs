@@ -1,6 +1,6 @@
 //! Connections wait, and no accept comes.
 
-use super::{Finding, Name, Place, Scene, accept_works, depth, is_explained, network_is_fine, overflow};
+use super::{Finding, Name, Place, Scene, accept_works, acceptor, depth, is_explained, network_is_fine, overflow};
 use crate::diagnosis::{
     measure::Measured,
     words::{count, place, time},
@@ -45,6 +45,7 @@ fn finding(scene: &Scene<'_>, listener: &Measured) -> Option<Finding> {
         ),
     };
     let mut evidence = vec![accepted, depth(listener)];
+    evidence.extend(listener.blame.as_ref().map(acceptor::shares));
     evidence.extend(overflow(listener));
     let pid = listener.owner.map_or("PID".into(), |owner| owner.pid.to_string());
     Some(Finding {

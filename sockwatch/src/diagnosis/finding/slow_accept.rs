@@ -1,6 +1,8 @@
 //! Accepts come, but connections wait long for them.
 
-use super::{Finding, Name, Place, Scene, accept_works, depth, is_explained, network_is_fine, overflow, rates, waits};
+use super::{
+    Finding, Name, Place, Scene, accept_works, acceptor, depth, is_explained, network_is_fine, overflow, rates, waits,
+};
 use crate::diagnosis::{
     measure::Measured,
     words::{Grouped, acceptors, count, place, time},
@@ -23,6 +25,7 @@ fn finding(scene: &Scene<'_>, listener: &Measured) -> Finding {
         time(longest_ns)
     );
     let mut evidence: Vec<_> = waits(listener).into_iter().chain([rates(listener)]).collect();
+    evidence.extend(listener.blame.as_ref().map(acceptor::shares));
     evidence.push(match listener.gaps {
         Some(gaps) => format!(
             "while somebody waited, an accept came every {} (mean), the longest pause was {}",
@@ -48,8 +51,12 @@ fn finding(scene: &Scene<'_>, listener: &Measured) -> Finding {
         rules_out,
         fix: vec![
             "accept in a thread that does nothing else, or in more threads or processes".into(),
-            "what keeps the acceptor between two accepts (blocked, no CPU, other work) is not looked at yet: perf trace -p PID"
-                .into(),
+            match listener.blame {
+                Some(_) => "no single reason has half of the waiting time: the evidence names each one's share".into(),
+                None => {
+                    "what keeps the acceptor (blocked, no CPU, other work) was not looked at: perf trace -p PID".into()
+                }
+            },
         ],
         hurt: listener.hurt_by_accept(),
     }

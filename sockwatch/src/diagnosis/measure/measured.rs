@@ -2,7 +2,7 @@
 
 use super::{Acceptor, Failure, Measure};
 use crate::{
-    diagnosis::{course::Course, waits::Spread},
+    diagnosis::{blame::Attribution, course::Course, waits::Spread},
     tcp::{
         endpoint::Endpoint,
         event::Task,
@@ -81,6 +81,8 @@ pub struct Measured {
     pub acceptors: Vec<Acceptor>,
     /// Whose accept() failed, the most frequent first.
     pub failures: Vec<Failure>,
+    /// Where the time went that connections waited; `None` where nobody looked.
+    pub blame: Option<Attribution>,
     /// Second by second.
     pub course: Course,
 }
@@ -206,6 +208,7 @@ impl Measure {
             namespace: figures.totals.namespace,
             acceptors,
             failures,
+            blame: None,
             course,
         }
     }

@@ -5,21 +5,25 @@ use std::io;
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{Array, ArrayOfMaps, Map, MapData, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, FExit, KProbe, Program as AyaProgram, ProgramError, TracePoint},
-    util::nr_cpus,
+    programs::{
+        BtfTracePoint, FExit, KProbe, PerfEvent, Program as AyaProgram, ProgramError, TracePoint,
+        perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
+    },
+    util::{nr_cpus, online_cpus},
 };
 use aya_obj::generated::bpf_map_type;
 use sockwatch_common::{
     Filter as WireFilter, Plain, SYSCALL_ACCEPTS, SYSCALL_ACCEPTS_ONLY, SYSCALL_DESCRIPTORS, Settings,
 };
 
-use super::{Choice, Options, Outcome, Session, StartError};
+use super::{Choice, Options, Outcome, Session, StartError, Threads};
 use crate::{
     kernel::{
         btf::Btf,
         layout::{Layout, tracepoint_of},
         probes::{Alternative, Hook, Need, Probe, Program, Requirement},
         refusal::{self, Refusal},
+        threads,
     },
     tcp::reset::ResetReasons,
 };
@@ -65,6 +69,9 @@ impl<'a> Starter<'a> {
         };
         if !by_task && !by_tuple {
             loader.map_max_entries("MEMBERS", 1).map_max_entries("WAITING", 1).map_max_entries("CLOSED", 1);
+        }
+        if options.threads == Threads::Watched {
+            threads::size(&mut loader);
         }
         #[cfg(feature = "probe-log")]
         let object = crate::kernel::log::object().map_err(|error| StartError::Mismatch(error.to_string()))?;
@@ -233,6 +240,24 @@ impl<'a> Starter<'a> {
         Ok(exits.set(0, reports, 0)?)
     }
 
+    /// Attaches what watches threads, apart from the probes: what it misses is no event's loss.
+    pub(super) fn watch_threads(&mut self) -> Result<threads::Threads, Refusal> {
+        threads::REQUIREMENTS.iter().try_for_each(|requirement| self.met(requirement))?;
+        threads::PROGRAMS.iter().try_for_each(|program| self.attach_aside(program))?;
+        let samples = self.attach_aside(&threads::SAMPLE).err();
+        let map = |ebpf: &mut Ebpf, name| ebpf.take_map(name).ok_or(Refusal::Missing(format!("map {name}")));
+        let maps = [threads::RING, threads::WATCHED, threads::THREADS].map(|name| map(&mut self.ebpf, name));
+        let [ring, watched, threads] = maps;
+        threads::Threads::new(ring?, watched?, threads?, samples).map_err(|error| Refusal::Other(error.to_string()))
+    }
+
+    fn attach_aside(&mut self, program: &Program) -> Result<(), Refusal> {
+        let before = self.attached.len();
+        let attached = self.attach(program);
+        self.attached.truncate(before);
+        attached
+    }
+
     pub(super) fn finish(
         mut self,
         rings: Vec<RingBuf<MapData>>,
@@ -250,6 +275,7 @@ impl<'a> Starter<'a> {
             log,
             attached,
             outcomes,
+            threads: None,
             tells_cookies: btf.is_some(),
             reset_reasons: btf.map(|btf| ResetReasons::of(btf.enumerators("sk_rst_reason"))).unwrap_or_default(),
         };
@@ -309,6 +335,15 @@ fn load_and_attach(program: &mut AyaProgram, hook: Hook, btf: Option<&aya::Btf>)
             program.load()?;
             program.attach(function, 0)?;
         }
+        Hook::CpuClock(hertz) => {
+            let program: &mut PerfEvent = program.try_into()?;
+            program.load()?;
+            for cpu in online_cpus().map_err(|(_, error)| error)? {
+                let clock = PerfEventConfig::Software(SoftwareEvent::CpuClock);
+                let scope = PerfEventScope::AllProcessesOneCpu { cpu };
+                program.attach(clock, scope, SamplePolicy::Frequency(hertz), false)?;
+            }
+        }
     }
     Ok(())
 }
@@ -321,6 +356,7 @@ fn unload(program: &mut AyaProgram) {
         AyaProgram::FExit(program) => program.unload(),
         AyaProgram::TracePoint(program) => program.unload(),
         AyaProgram::KProbe(program) => program.unload(),
+        AyaProgram::PerfEvent(program) => program.unload(),
         _ => Ok(()),
     };
 }
