@@ -69,6 +69,9 @@ topics! {
     Term "sampled" "sampled" ["polling"];
 
     Finding "slow-accept" "slow-accept" [];
+    Finding "acceptor-blocked" "acceptor-blocked" ["BLAME"];
+    Finding "acceptor-starved" "acceptor-starved" ["nr_throttled"];
+    Finding "acceptor-busy" "acceptor-busy" [];
     Finding "nobody-accepts" "nobody-accepts" [];
     Finding "queue-too-small" "queue-too-small" [];
     Finding "somaxconn" "somaxconn" [];

@@ -6,6 +6,7 @@
 
 mod accept_queue;
 mod audit;
+mod blame;
 mod chaos;
 mod diagnose;
 mod endings;

@@ -43,16 +43,24 @@ impl Names {
         let known = |address: &&u64| !self.programs.contains_key(&(pid, **address));
         let new: Vec<u64> = addresses.iter().filter(known).copied().collect();
         if !new.is_empty() {
-            let mut process = Process::new(pid.into());
-            process.map_files = nix::unistd::geteuid().is_root();
-            let found = self.symbolizer.symbolize(&Source::Process(process), Input::AbsAddr(&new));
-            let found = found.unwrap_or_default();
-            for (index, address) in new.iter().enumerate() {
-                let frames = frames(*address, found.get(index));
-                self.programs.insert((pid, *address), frames);
-            }
+            let found = self.look_up(pid, &new);
+            let named =
+                new.iter().enumerate().map(|(index, address)| ((pid, *address), frames(*address, found.get(index))));
+            let named: Vec<_> = named.collect();
+            self.programs.extend(named);
         }
         addresses.iter().filter_map(|address| self.programs.get(&(pid, *address))).flatten().cloned().collect()
+    }
+
+    /// Debug information that cannot be read (compressed in a way that is not known) is no reason to go without names.
+    fn look_up(&self, pid: u32, addresses: &[u64]) -> Vec<Symbolized<'_>> {
+        let by = |debug_syms| {
+            let mut process = Process::new(pid.into());
+            process.map_files = nix::unistd::geteuid().is_root();
+            process.debug_syms = debug_syms;
+            self.symbolizer.symbolize(&Source::Process(process), Input::AbsAddr(addresses))
+        };
+        by(true).or_else(|_| by(false)).unwrap_or_default()
     }
 
     /// The kernel's functions.
