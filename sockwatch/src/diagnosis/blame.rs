@@ -369,6 +369,3 @@ fn tally(
 
 #[cfg(test)]
 mod tests;
-
-#[cfg(test)]
-mod tests;
