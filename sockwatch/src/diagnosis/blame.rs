@@ -183,7 +183,11 @@ impl Blame {
 
     /// Takes in the rest: now all is over, and who does something still does it.
     pub(super) fn finish<'a>(&mut self, now_ns: u64, spells: impl Fn(SocketKey) -> Option<&'a Spells>) {
-        for deed in std::mem::take(&mut self.pending) {
+        for mut deed in std::mem::take(&mut self.pending) {
+            if let What::Paused { on_ns, .. } = &mut deed.what {
+                // It still is.
+                on_ns.get_or_insert(now_ns);
+            }
             self.take(deed, &spells);
         }
         let last: Vec<_> =
