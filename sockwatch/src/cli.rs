@@ -241,7 +241,7 @@ pub(crate) struct ShowArgs {
     /// Show a line per listener whose accept queue changed, once a second at most (JSON: by default, too).
     #[arg(long)]
     pub(crate) queues: bool,
-    /// Say below each finished connection who ended it and why, in a sentence (JSON says it always).
+    /// Show a line per finished connection and below it, in a sentence, who ended it and why (JSON says it always).
     #[arg(long)]
     pub(crate) why: bool,
     /// How to print.

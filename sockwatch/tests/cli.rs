@@ -97,6 +97,12 @@ fn bad_sizes_times_and_counts() {
     refused("--count many", &["--count"]);
 }
 
+/// Polling cannot follow a queue: an error rather than an empty trace.
+#[test]
+fn queues_by_polling() {
+    refused("--source poll --queues", &["--queues", "polling", "--transitions"]);
+}
+
 #[test]
 fn bad_words() {
     refused("--format xml", &["text, json"]);
@@ -336,4 +342,25 @@ fn audit_and_reconcile_refuse_what_makes_no_sense() {
     refused(&["audit", "--buffer", "3MiB"], &["--buffer", "power of two"]);
     refused(&["trace", "--reconcile", "never"], &["--reconcile", "off"]);
     refused(&["trace", "--reconcile", "1ms"], &["--reconcile", "between 50ms and 1h"]);
+}
+
+#[test]
+fn diagnose_has_a_schema_and_help() {
+    let output = sockwatch(&["diagnose-schema"]);
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    jsonschema::meta::validate(&schema).unwrap();
+    assert!(!jsonschema::validator_for(&schema).unwrap().is_valid(&serde_json::json!({ "verdict": "healthy" })));
+    let help = String::from_utf8(sockwatch(&["diagnose", "--help"]).stdout).unwrap();
+    for words in ["Examples:", "sockwatch diagnose --port 8080", "0 healthy, 1 findings, 2 error", "--slow"] {
+        assert!(help.contains(words), "{words}: {help}");
+    }
+    assert!(help.lines().all(|line| line.chars().count() <= 120), "too wide:\n{help}");
+}
+
+#[test]
+fn diagnose_refuses_what_trace_refuses() {
+    refused_as(&["diagnose", "--port", "http"], &["--port", "1 to 65535"]);
+    refused_as(&["diagnose", "--duration", "0s"], &["--duration"]);
+    refused_as(&["diagnose", "--slow", "5"], &["--slow", "500ms"]);
+    refused_as(&["diagnose", "--netns", "no-such-namespace"], &["ip netns"]);
 }

@@ -18,7 +18,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use self::guest::{Failure, Patience};
 use self::initramfs::Archive;
@@ -98,14 +98,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.shell {
         return bench.shell(rows[0]);
     }
-    let columns = bench.run_all(&rows)?;
-    if !tests {
-        return Ok(());
+    let (columns, verdict) = bench.run_all(&rows);
+    if !tests || options.only.is_some() {
+        return verdict;
     }
-    if options.only.is_none() {
-        support::settle(&workspace, &columns, options.write)?;
-    }
-    Ok(())
+    // Of a kernel that failed, what was written before stays.
+    let settled = support::settle(&workspace, &columns, options.write);
+    verdict.and(settled)
 }
 
 /// The matrix as CI runs it: these kernels, compared with the documentation.
@@ -121,7 +120,8 @@ pub(crate) fn check(workspace: &Path, names: &[&str]) -> Result<()> {
         patience: 180,
         cache: None,
     };
-    let columns = Bench::prepare(workspace, &options, Work::Tests { only: None })?.run_all(&rows)?;
+    let (columns, verdict) = Bench::prepare(workspace, &options, Work::Tests { only: None })?.run_all(&rows);
+    verdict?;
     support::settle(workspace, &columns, false)
 }
 
@@ -153,7 +153,8 @@ impl Bench {
     }
 
     /// Two guests at a time; every kernel is tried, whatever becomes of the others.
-    fn run_all(&self, rows: &[&'static Row]) -> Result<Vec<(&'static str, Column)>> {
+    /// What the kernels said on which all went well, and whether these are all.
+    fn run_all(&self, rows: &[&'static Row]) -> (Vec<(&'static str, Column)>, Result<()>) {
         let next = AtomicUsize::new(0);
         let results = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
@@ -179,10 +180,11 @@ impl Bench {
                 Err(error) => failed.push(format!("{name}: {error:#}")),
             }
         }
-        if !failed.is_empty() {
-            bail!("{} of {} kernels failed:\n{}", failed.len(), rows.len(), failed.join("\n"));
-        }
-        Ok(columns)
+        let verdict = match failed.is_empty() {
+            true => Ok(()),
+            false => Err(anyhow!("{} of {} kernels failed:\n{}", failed.len(), rows.len(), failed.join("\n"))),
+        };
+        (columns, verdict)
     }
 
     /// A guest that never started is tried once more: emulated firmware may fail.

@@ -17,6 +17,7 @@ use super::{FilterArgs, Format, choice, duration, latency, ring_bytes};
 Read it from the top: the first sentence is the verdict. Below it stands each listener with how long connections waited in its
 accept queue (p50: half of them no longer, p99: 99 of 100 no longer), then each finding with its evidence, what it is not,
 and what to change. `sockwatch explain NAME` tells more of a finding. Who still waits at the end is counted with the time so far.
+Where nobody connected there is nothing to judge: that is said, and the exit code is 0.
 
   WAIT    accept queue to accept(): the server's process      SHAKE   first SYN-ACK to accept queue: the network
   QUEUE   who waits now / at most / the limit

@@ -54,6 +54,7 @@ pub(crate) fn run(args: &AuditArgs) -> anyhow::Result<ExitCode> {
             bail!("without BTF the kernel does not tell which of its sockets is which: nothing can be compared");
         }
         live.reconcile(Reconciler::start(&resolved.filter, Schedule::AtRandom(args.interval))?);
+        start::warn(&live);
         tell(format_args!(
             "auditing for {} s, a listing every {} ms on average",
             args.duration.as_secs_f64(),

@@ -108,13 +108,17 @@ pub(crate) fn announce(live: &Live) {
         format!("{}={taken}", outcome.probe.name)
     });
     let taken: Vec<_> = taken.collect();
-    live.outcomes().iter().for_each(warn);
+    warn(live);
     tell(format_args!("tracing by eBPF: {}", taken.join(" ")));
 }
 
 /// Says what is lost without a probe that the kernel refused, or with the best that it allows without BTF. What was
 /// switched off, or is not needed, is no news.
-fn warn(outcome: &Outcome) {
+pub(crate) fn warn(live: &Live) {
+    live.outcomes().iter().for_each(warn_of);
+}
+
+fn warn_of(outcome: &Outcome) {
     if let Some(Alternative { name, lost: Some(lost), .. }) = outcome.taken
         && outcome.refused.iter().any(|(_, why)| *why == Refusal::NoBtf)
     {

@@ -37,6 +37,12 @@ pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
         let stop = Stop::register()?;
         let clock = clock(args.show.time);
         let mut source = start::source(&args.collect, &resolved)?;
+        if args.show.queues && matches!(source, Started::Poll(_)) {
+            bail!(
+                "--queues: polling sees neither who enters an accept queue nor who leaves it, only how deep it is: \
+                 `LISTEN queue 3/128` among --transitions"
+            );
+        }
         // Last: an error before leaves no empty file behind.
         let output = output(&args.show)?;
         let totals = show(&mut source, &args.show, clock, output, stop.wait()).await?;
@@ -70,17 +76,13 @@ async fn show(
     output: Box<dyn Write>,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<Totals> {
-    let all = !args.transitions && !args.connections && !args.queues;
-    let why = if args.why { Why::Told } else { Why::Untold };
-    let (transitions, connections) = (all || args.transitions, all || args.connections);
-    let queues = args.queues || all && args.format == Format::Json;
-    let show = Show { transitions, connections, queues, disagreements: true, why };
+    let show = what(args);
     let reasons = source.reset_reasons();
     let limits = Limits { duration: args.duration, connections: args.count };
     match args.format {
         Format::Text => {
             let colour = if args.output.is_none() && wants_colour() { Colour::On } else { Colour::Off };
-            let mut sink = Text::new(output, show, clock, colour).naming(reasons);
+            let mut sink = Text::new(output, show, clock, colour).naming(reasons).knowing(Names::default());
             Ok(pipeline::run(source, &mut sink, limits, stop).await?)
         }
         Format::Json => {
@@ -92,6 +94,18 @@ async fn show(
             sink.end(&totals).context("cannot write the output")?;
             Ok(totals)
         }
+    }
+}
+
+/// What was asked for. A sentence stands below its connection, so who asks for sentences asks for connections.
+fn what(args: &ShowArgs) -> Show {
+    let all = !args.transitions && !args.connections && !args.queues;
+    Show {
+        transitions: all || args.transitions,
+        connections: all || args.connections || args.why,
+        queues: args.queues || all && args.format == Format::Json,
+        disagreements: true,
+        why: if args.why { Why::Told } else { Why::Untold },
     }
 }
 
@@ -130,4 +144,35 @@ pub(crate) fn summary(totals: &Totals, bytes: u64) {
         losses.unexpected_transitions,
         losses.repaired,
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    /// What a command line shows: t(ransitions), c(onnections), q(ueues), w(hy).
+    #[track_caller]
+    fn check(options: &str, expected: &str) {
+        let line = ["sockwatch", "trace"].into_iter().chain(options.split_whitespace());
+        let Command::Trace(args) = Cli::try_parse_from(line).unwrap().command else { panic!("no trace") };
+        let Show { transitions, connections, queues, why, disagreements: _ } = what(&args.show);
+        let shown = [(transitions, 't'), (connections, 'c'), (queues, 'q'), (why == Why::Told, 'w')];
+        let shown: String = shown.iter().filter(|(shown, _)| *shown).map(|(_, letter)| letter).collect();
+        assert_eq!(shown, expected, "{options}");
+    }
+
+    #[test]
+    fn what_is_asked_for_is_shown() {
+        check("", "tc");
+        check("--format json", "tcq");
+        check("--transitions", "t");
+        check("--connections", "c");
+        check("--queues", "q");
+        check("--why", "tcw");
+        check("--queues --why", "cqw");
+        check("--transitions --why", "tcw");
+        check("--connections --why", "cw");
+    }
 }

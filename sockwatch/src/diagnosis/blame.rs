@@ -252,7 +252,7 @@ impl Blame {
                     return;
                 }
                 let thread = self.threads.entry(tid).or_insert(born);
-                let before = std::mem::replace(&mut thread.number, Some(number));
+                let before = thread.number.replace(number);
                 let told_ns = std::mem::replace(&mut thread.told_ns, on_ns.unwrap_or(u64::MAX));
                 let then = std::mem::replace(&mut thread.then, Then::Ran);
                 let lost = before.is_some_and(|before| number.wrapping_sub(before) > 1);

@@ -10,6 +10,7 @@ mod close_wait_leak;
 mod close_wait_unaccepted;
 mod descriptor_limit;
 mod nobody_accepts;
+mod port_exhaustion;
 mod queue_too_small;
 mod slow_accept;
 mod slow_handshake;
@@ -19,7 +20,8 @@ mod worker_skew;
 use super::{
     close_wait::Leak,
     measure::Measured,
-    words::{Rate, count, time},
+    ports::PortUse,
+    words::{Grouped, Rate, count, time},
 };
 use crate::tcp::endpoint::Endpoint;
 
@@ -52,6 +54,8 @@ pub enum Name {
     CloseWaitLeak,
     /// Connections in `CLOSE_WAIT` that no process has.
     CloseWaitUnaccepted,
+    /// Connections to a destination take all local ports.
+    PortExhaustion,
 }
 
 impl Name {
@@ -71,6 +75,7 @@ impl Name {
             Self::ClientsLeave => "clients-leave",
             Self::CloseWaitLeak => "close-wait-leak",
             Self::CloseWaitUnaccepted => "close-wait-unaccepted",
+            Self::PortExhaustion => "port-exhaustion",
         }
     }
 
@@ -89,7 +94,8 @@ impl Name {
             | Self::SlowHandshake
             | Self::ClientsLeave
             | Self::CloseWaitLeak
-            | Self::CloseWaitUnaccepted => false,
+            | Self::CloseWaitUnaccepted
+            | Self::PortExhaustion => false,
         }
     }
 }
@@ -101,7 +107,7 @@ pub struct Place {
     pub netns: u32,
     /// Its cookie; `None`: all at this address, or whatever was accepted there.
     pub cookie: Option<u64>,
-    /// Where it listens.
+    /// Where it listens, or, without a port, from where connections are opened.
     pub local: Endpoint,
 }
 
@@ -135,6 +141,7 @@ pub struct Finding {
 pub(super) struct Scene<'a> {
     pub(super) listeners: &'a [Measured],
     pub(super) close_waits: &'a [Leak],
+    pub(super) ports: &'a [PortUse],
     pub(super) slow_ns: u64,
     pub(super) ran_ns: u64,
 }
@@ -164,6 +171,7 @@ const CHECKS: &[Check] = &[
     clients_leave::check,
     close_wait_leak::check,
     close_wait_unaccepted::check,
+    port_exhaustion::check,
 ];
 
 /// What is wrong, the worst first; of two that hurt as many, the reason first.
@@ -217,12 +225,13 @@ fn depth(listener: &Measured) -> String {
 /// What became of clients that found the queue full, as evidence.
 fn overflow(listener: &Measured) -> Option<String> {
     let away = listener.turned_away();
-    (away > 0).then(|| {
-        format!(
-            "{} dropped because the queue was full: clients try again after 1 s, 3 s, 7 s",
-            count(away, "SYN or ACK")
-        )
-    })
+    (away > 0)
+        .then(|| format!("{} dropped because the queue was full: clients try again after 1 s, 3 s, 7 s", dropped(away)))
+}
+
+/// Packets that a full queue dropped: `1 SYN or ACK was`, `14 SYNs or ACKs were`.
+fn dropped(away: u64) -> String {
+    if away == 1 { "1 SYN or ACK was".into() } else { format!("{} SYNs or ACKs were", Grouped(away)) }
 }
 
 /// That the network has no part in it, where that is so.

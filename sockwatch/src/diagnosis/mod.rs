@@ -8,10 +8,11 @@ pub mod close_wait;
 pub mod course;
 pub mod finding;
 pub mod measure;
+pub mod ports;
 pub mod waits;
 pub mod words;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use foldhash::fast::FixedState;
 
@@ -20,6 +21,7 @@ use self::{
     close_wait::{CloseWaits, Parked},
     finding::{Finding, Scene, findings},
     measure::{Measure, Measured},
+    ports::{PortUse, Routes, Settings},
 };
 use crate::{
     pipeline::Totals,
@@ -49,6 +51,7 @@ pub struct Diagnosis {
     children: HashMap<SocketKey, Child, FixedState>,
     close_waits: CloseWaits,
     blame: Blame,
+    routes: Routes,
     /// Accepted connections whose listener is not known.
     unattributed: u64,
 }
@@ -71,6 +74,8 @@ pub struct Report {
     pub slow_ns: u64,
     /// Every listener, the most hurt first, then the busiest.
     pub listeners: Vec<Measured>,
+    /// Destinations of connections that were opened here, the one with most of its local ports taken first.
+    pub ports: Vec<PortUse>,
     /// What was found, the worst first; none if all is well.
     pub findings: Vec<Finding>,
     /// Accepts of connections whose listener is not known: in no measure.
@@ -98,6 +103,7 @@ impl Diagnosis {
             children: HashMap::default(),
             close_waits: CloseWaits::default(),
             blame: Blame::default(),
+            routes: Routes::default(),
             unattributed: 0,
         }
     }
@@ -171,14 +177,18 @@ impl Diagnosis {
             }
             Happening::Disagreed { found, .. } => match found {
                 Some(state) => self.list(at_ns, subject, *state),
-                None => self.close_waits.leave(subject.key),
+                None => {
+                    self.close_waits.leave(subject.key);
+                    self.routes.free(subject);
+                }
             },
+            Happening::MinisockEnded { .. } => self.routes.free(subject),
             Happening::Ended(connection) => self.ended(at_ns, subject, connection),
             Happening::ResetSent { .. }
             | Happening::ResetReceived
             | Happening::Retransmitted { .. }
             | Happening::MinisockSegment
-            | Happening::MinisockEnded { .. }
+            | Happening::QueueDisagreed { .. }
             | Happening::Unexpected { .. } => {}
         }
     }
@@ -220,8 +230,13 @@ impl Diagnosis {
         blame.finish(now_ns, |listener| spells(listeners, listener));
     }
 
-    /// What it comes to.
-    pub fn report(&self, now_ns: u64, totals: &Totals) -> Report {
+    /// Network namespaces in which connections were opened: [`Self::report`] wants their settings.
+    pub fn opens_in(&self) -> HashSet<u32> {
+        self.routes.namespaces().collect()
+    }
+
+    /// What it comes to; `settings` are those of the namespaces where they could be read.
+    pub fn report(&self, now_ns: u64, totals: &Totals, settings: &HashMap<u32, Settings>) -> Report {
         let mut listeners: Vec<_> = self.listeners.values().map(|measure| measure.measured(now_ns)).collect();
         for listener in &mut listeners {
             let key = SocketKey { netns: listener.netns, cookie: listener.cookie };
@@ -233,13 +248,15 @@ impl Diagnosis {
         listeners.sort_by_key(order);
         let ran_ns = now_ns.saturating_sub(self.began_ns);
         let leaks = self.close_waits.by_process(self.began_ns, now_ns);
-        let scene = Scene { listeners: &listeners, close_waits: &leaks, slow_ns: self.slow_ns, ran_ns };
+        let ports = self.routes.used(now_ns, settings);
+        let scene = Scene { listeners: &listeners, close_waits: &leaks, ports: &ports, slow_ns: self.slow_ns, ran_ns };
         let findings = findings(&scene);
         Report {
             ran_ns,
             slow_ns: self.slow_ns,
             findings,
             listeners,
+            ports,
             unattributed: self.unattributed,
             events: totals.events,
             losses: totals.losses,
@@ -291,6 +308,9 @@ impl Diagnosis {
         if (old, new) == (TcpState::Listen, TcpState::SynRecv) && self.children.len() < MOST_CHILDREN {
             self.children.insert(subject.key, Child { entered_ns: at_ns, listener: None, half_closed_ns: None });
         }
+        if old == TcpState::SynSent && new == TcpState::Established {
+            self.routes.open(at_ns, subject);
+        }
         if old == TcpState::CloseWait {
             self.close_waits.leave(subject.key);
         }
@@ -315,6 +335,7 @@ impl Diagnosis {
 
     /// A listing has it in this state, and we did not know.
     fn list(&mut self, at_ns: u64, subject: &Subject, state: TcpState) {
+        self.routes.list(at_ns, subject, state == TcpState::TimeWait);
         // One that waits in an accept queue has a listener, but no process.
         let queued = self.children.contains_key(&subject.key) || subject.role == Role::Passive;
         if state == TcpState::CloseWait && !queued {
@@ -343,6 +364,7 @@ impl Diagnosis {
 
     fn ended(&mut self, at_ns: u64, subject: &Subject, connection: &Connection) {
         self.close_waits.leave(subject.key);
+        self.routes.end(at_ns, subject, connection);
         if subject.role != Role::Listener {
             return self.leave_unaccepted(connection.ended_ns.unwrap_or(at_ns), subject.key);
         }

@@ -1,6 +1,7 @@
 //! Text in, text out: a server's story, through a tracker, and what is found.
 
 mod healthy;
+mod ports;
 mod sick;
 
 use super::*;
@@ -21,6 +22,7 @@ struct Story {
     tracker: Tracker,
     diagnosis: Diagnosis,
     events: Vec<Event>,
+    settings: HashMap<u32, Settings>,
 }
 
 fn task(name: &str) -> Task {
@@ -30,7 +32,12 @@ fn task(name: &str) -> Task {
 
 impl Story {
     fn new() -> Self {
-        Self { tracker: Tracker::default(), diagnosis: Diagnosis::new(BEGAN_NS, 100 * MS), events: Vec::new() }
+        Self {
+            tracker: Tracker::default(),
+            diagnosis: Diagnosis::new(BEGAN_NS, 100 * MS),
+            events: Vec::new(),
+            settings: HashMap::new(),
+        }
     }
 
     fn push(&mut self, at_ms: f64, cookie: u64, kind: EventKind) {
@@ -114,7 +121,7 @@ impl Story {
         let now_ns = BEGAN_NS + (now_ms * MS as f64) as u64;
         self.tracker.settle_all(now_ns, &mut updates);
         updates.iter().for_each(|update| self.diagnosis.take(update));
-        self.diagnosis.report(now_ns, &Totals::default())
+        self.diagnosis.report(now_ns, &Totals::default(), &self.settings)
     }
 
     /// The findings' names, the worst first, must be these.

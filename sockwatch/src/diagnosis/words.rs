@@ -3,11 +3,22 @@
 use std::fmt::{self, Display};
 
 use super::measure::Measured;
-use crate::{sink::quantity::Short, tcp::event::Task};
+use crate::{
+    sink::quantity::Short,
+    tcp::{event::Task, queue::Age},
+};
 
 /// Nanoseconds: `600ms`.
 pub fn time(ns: u64) -> Short {
     Short(i64::try_from(ns).unwrap_or(i64::MAX))
+}
+
+/// How long something has lasted: `600ms`, or `600ms at least`.
+pub fn age(age: Age) -> impl Display {
+    fmt::from_fn(move |f| match age {
+        Age::Exactly(ns) => write!(f, "{}", time(ns)),
+        Age::AtLeast(ns) => write!(f, "{} at least", time(ns)),
+    })
 }
 
 /// A count with its noun: `1 client`, `1,204 clients`.

@@ -9,7 +9,7 @@ mod topics;
 
 pub use self::{
     document::{Block, Document, Section},
-    page::{index, list, page},
+    page::{index, list, page, wrap},
     topics::TOPICS,
 };
 
@@ -85,7 +85,8 @@ impl Topic {
 /// are the same.
 pub fn find(word: &str) -> Option<&'static Topic> {
     let wanted = key(word);
-    let unprefixed = ["", "tcp", "netipv4", "netcore"].iter().filter_map(|prefix| wanted.strip_prefix(prefix));
+    let unprefixed =
+        ["", "tcp", "netipv4", "netcore", "rstsent"].iter().filter_map(|prefix| wanted.strip_prefix(prefix));
     let mut found =
         unprefixed.filter_map(|wanted| TOPICS.iter().find(|topic| topic.names().any(|it| key(it) == wanted)));
     found.next()

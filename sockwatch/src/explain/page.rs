@@ -7,8 +7,8 @@ use crate::sink::text::Colour;
 
 /// The narrowest text that can still be read.
 const NARROWEST: usize = 40;
-/// The longest name: `close-wait-unaccepted`.
-const NAME_WIDTH: usize = 21;
+/// The longest name but for findings': `dead on arrival`.
+const NAME_WIDTH: usize = 15;
 
 /// A document, wrapped to `width` columns; only commands may be wider.
 pub fn page(document: &Document<'_>, width: usize, colour: Colour) -> String {
@@ -43,9 +43,10 @@ pub fn list(width: usize, colour: Colour) -> String {
     let mut list = String::from("sockwatch explain TOPIC tells more of each.\n");
     for kind in KINDS {
         let _ = write!(list, "\n{}\n", bold(kind.heading(), colour));
+        let name_width = of(kind).map(|topic| topic.name.len()).fold(NAME_WIDTH, usize::max);
         for topic in of(kind) {
-            let first = format!("  {:NAME_WIDTH$} ", topic.name);
-            let indent = " ".repeat(NAME_WIDTH + 3);
+            let first = format!("  {:name_width$} ", topic.name);
+            let indent = " ".repeat(name_width + 3);
             wrap(topic.document().summary, (&first, &indent), width, &mut list);
         }
     }
@@ -78,8 +79,8 @@ fn bold(text: &str, colour: Colour) -> String {
     }
 }
 
-/// Breaks at spaces. The indents are of the first line and of all others.
-fn wrap(text: &str, (first, others): (&str, &str), width: usize, page: &mut String) {
+/// Appends `text`, broken at spaces into lines of `width` columns, to a page. The indents are of the first line and of all others.
+pub fn wrap(text: &str, (first, others): (&str, &str), width: usize, page: &mut String) {
     let width = width.max(NARROWEST);
     let mut line = first.to_owned();
     let mut has_words = false;

@@ -80,6 +80,27 @@ fn names_are_found_however_they_are_spelt() {
     }
 }
 
+/// What sockwatch prints can be asked for as it is printed.
+#[test]
+fn words_of_lines_have_topics() {
+    for (words, name) in [
+        ("held|unseen|hidden|passed on|heir|process", "owner"),
+        ("queued|enqueued|overflow|accept queue overflow|drops", "accept queue"),
+        ("request", "NEW_SYN_RECV"),
+        ("orphan", "orphan"),
+        ("minisock|segment at minisock", "minisock"),
+        ("abandoned", "abandoned"),
+        (
+            "RST sent|RST received|RST sent STATE|ABORT_ON_CLOSE|RST sent ABORT_ON_CLOSE|TCP_ABORT_ON_CLOSE|TIMEWAIT_SOCKET",
+            "RST",
+        ),
+    ] {
+        for word in words.split('|') {
+            assert_eq!(find(word).map(|topic| topic.name), Some(name), "{word}");
+        }
+    }
+}
+
 #[test]
 fn no_name_means_two_topics() {
     let mut seen = HashMap::new();

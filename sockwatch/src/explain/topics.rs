@@ -22,7 +22,7 @@ macro_rules! topics {
 topics! {
     State "LISTEN" "listen" ["LISTENING", "tcp_abort_on_overflow"];
     State "SYN_SENT" "syn-sent" ["SYN-SENT", "tcp_syn_retries", "tcp_syn_linear_timeouts"];
-    State "NEW_SYN_RECV" "new-syn-recv" ["request sock"];
+    State "NEW_SYN_RECV" "new-syn-recv" ["request sock", "request"];
     State "SYN_RECV" "syn-recv" ["SYN-RECV", "SYN-RECEIVED", "tcp_synack_retries"];
     State "ESTABLISHED" "established" [
         "ESTAB", "keepalive", "tcp_keepalive_time", "tcp_keepalive_intvl", "tcp_keepalive_probes", "TCP_USER_TIMEOUT"
@@ -57,15 +57,23 @@ topics! {
 
     Term "handshake" "handshake" ["SHAKE"];
     Term "SYN queue" "syn-queue" ["tcp_max_syn_backlog", "tcp_syncookies", "syncookies"];
-    Term "accept queue" "accept-queue" ["backlog", "enqueued"];
+    Term "accept queue" "accept-queue" [
+        "backlog", "enqueued", "queued", "overflow", "accept queue overflow", "drops"
+    ];
     Term "queue wait" "queue-wait" ["WAIT"];
-    Term "owner" "owner" ["process"];
+    Term "owner" "owner" ["process", "held", "heir", "passed on", "unseen", "hidden"];
     Term "opener" "opener" [];
     Term "acceptor" "acceptor" ["accepted", "EMFILE", "ENFILE"];
     Term "listener" "listener" ["SO_REUSEPORT"];
     Term "dead on arrival" "dead-on-arrival" [];
     Term "orphan" "orphan" ["tcp_max_orphans", "tcp_orphan_retries"];
-    Term "minisock" "minisock" ["time-wait sock"];
+    Term "minisock" "minisock" ["time-wait sock", "segment at minisock"];
+    Term "RST" "rst" [
+        "reset", "RST sent", "RST received", "RST sent STATE", "TCP_STATE", "ABORT_ON_CLOSE", "ABORT_ON_DATA",
+        "ABORT_ON_LINGER", "ABORT_ON_MEMORY", "DISCONNECT_WITH_DATA", "KEEPALIVE_TIMEOUT", "NO_SOCKET",
+        "TIMEWAIT_SOCKET", "INVALID_SYN", "TOO_OLD_ACK", "OLD_ACK", "ACK_UNSENT_DATA", "INVALID_ACK_SEQUENCE",
+        "RFC7323_PAWS", "TCP_FLAGS"
+    ];
     Term "sampled" "sampled" ["polling"];
 
     Finding "slow-accept" "slow-accept" [];
@@ -81,6 +89,7 @@ topics! {
     Finding "clients-leave" "clients-leave" [];
     Finding "close-wait-leak" "close-wait-leak" [];
     Finding "close-wait-unaccepted" "close-wait-unaccepted" [];
+    Finding "port-exhaustion" "port-exhaustion" [];
 
     Count "lost" "lost" ["ring_full", "members_full", "waiting_room_full"];
     Count "missed" "missed" ["recursion_misses"];

@@ -10,12 +10,23 @@ use tokio::{
 
 /// Records are handed out in portions, so that a flood cannot grow memory without bound.
 const PORTION: usize = 16 * 1024;
+/// So many in a row of one CPU's.
+const CHUNK: usize = 256;
 
 /// The consumer's end of all ring buffers.
 pub struct Rings {
-    rings: Vec<AsyncFd<RingBuf<MapData>>>,
+    rings: Vec<Ring>,
     timer: Interval,
     more: bool,
+}
+
+/// One CPU's.
+struct Ring {
+    records: AsyncFd<RingBuf<MapData>>,
+    /// When the last record taken was written.
+    last_ns: u64,
+    /// Whether this portion has left records behind.
+    left: bool,
 }
 
 impl Rings {
@@ -26,7 +37,7 @@ impl Rings {
     pub fn new(rings: Vec<RingBuf<MapData>>, latency: Duration) -> io::Result<Self> {
         let mut timer = tokio::time::interval(latency.max(Duration::from_millis(1)));
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let rings = rings.into_iter().map(watch).collect::<io::Result<_>>()?;
+        let rings = rings.into_iter().map(Ring::new).collect::<io::Result<_>>()?;
         Ok(Self { rings, timer, more: false })
     }
 
@@ -41,7 +52,7 @@ impl Rings {
         let Self { rings, timer, .. } = self;
         let woken = poll_fn(|context| {
             for ring in rings.iter() {
-                if let Poll::Ready(guard) = ring.poll_read_ready(context) {
+                if let Poll::Ready(guard) = ring.records.poll_read_ready(context) {
                     return Poll::Ready(guard.map(|mut guard| guard.clear_ready()));
                 }
             }
@@ -55,31 +66,43 @@ impl Rings {
 
     /// Hands out a portion of what is there, each CPU's records in their order. `each` returns a record's time. Returns the
     /// time up to which nothing is left behind: `None` if nothing is left at all.
+    ///
+    /// The ring that is furthest behind comes first, so that whoever sorts the records need not keep one CPU's until another's
+    /// have caught up.
     pub fn take(&mut self, mut each: impl FnMut(&[u8]) -> u64) -> Option<u64> {
-        let portion = (PORTION / self.rings.len().max(1)).max(1);
-        let mut complete_until = None;
         for ring in &mut self.rings {
-            let records = ring.get_mut();
-            let mut last_ns = 0;
-            let mut taken = 0;
-            while taken < portion
-                && let Some(record) = records.next()
-            {
-                last_ns = each(&record);
-                taken += 1;
-            }
-            if taken == portion {
-                complete_until = Some(complete_until.map_or(last_ns, |until: u64| until.min(last_ns)));
-            }
+            ring.left = true;
         }
+        let mut left = PORTION;
+        while left > 0
+            && let Some(ring) = self.rings.iter_mut().filter(|ring| ring.left).min_by_key(|ring| ring.last_ns)
+        {
+            left -= ring.take(CHUNK.min(left), &mut each);
+        }
+        let complete_until = self.rings.iter().filter(|ring| ring.left).map(|ring| ring.last_ns).min();
         self.more = complete_until.is_some();
         complete_until
     }
 }
 
-fn watch(ring: RingBuf<MapData>) -> io::Result<AsyncFd<RingBuf<MapData>>> {
-    // SAFETY: `RingBuf` owns its map's descriptor and returns the same one until it is dropped, after the registration:
-    // `AsyncFd` owns it.
-    let watched = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
-    Ok(watched?)
+impl Ring {
+    fn new(ring: RingBuf<MapData>) -> io::Result<Self> {
+        // SAFETY: `RingBuf` owns its map's descriptor and returns the same one until it is dropped, after the registration:
+        // `AsyncFd` owns it.
+        let watched = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
+        Ok(Self { records: watched?, last_ns: 0, left: false })
+    }
+
+    /// Hands out so many records, or as many as there are; returns how many.
+    fn take(&mut self, most: usize, each: &mut impl FnMut(&[u8]) -> u64) -> usize {
+        let records = self.records.get_mut();
+        for taken in 0..most {
+            let Some(record) = records.next() else {
+                self.left = false;
+                return taken;
+            };
+            self.last_ns = each(&record);
+        }
+        most
+    }
 }

@@ -8,6 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::tcp::event::is_unprintable;
+
 /// What a cgroup's path says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Workload {
@@ -79,7 +81,7 @@ impl Workload {
 
     /// From a path below the root of a cgroup hierarchy.
     pub fn of_path(path: &str) -> Self {
-        let path = path.replace(char::is_control, "?");
+        let path = path.replace(is_unprintable, "?");
         let mut workload = Self::default();
         let mut parent = "";
         for component in path.split('/').filter(|component| !component.is_empty()) {

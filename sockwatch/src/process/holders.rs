@@ -22,7 +22,7 @@ pub struct Holder {
 pub struct Holders {
     by_inode: HashMap<u32, Vec<Holder>>,
     /// Processes whose descriptors one may not see.
-    pub processes_hidden: usize,
+    pub hidden: Vec<u32>,
 }
 
 impl Holders {
@@ -33,22 +33,24 @@ impl Holders {
 
     /// Looks at these processes.
     pub fn look_at(pids: impl IntoIterator<Item = u32>) -> Self {
-        let (mut held, mut processes_hidden) = (Vec::new(), 0);
+        let (mut held, mut hidden) = (Vec::new(), Vec::new());
         for pid in pids {
             let looked = each_socket(pid, |inode, fd| held.push((inode, Holder { pid, fd })));
-            processes_hidden += usize::from(looked.is_err_and(|error| !has_ended(pid, &error)));
+            if looked.is_err_and(|error| !has_ended(pid, &error)) {
+                hidden.push(pid);
+            }
         }
-        Self::known(held, processes_hidden)
+        Self::known(held, hidden)
     }
 
-    /// From sockets' inodes and who holds them.
-    pub fn known(held: impl IntoIterator<Item = (u32, Holder)>, processes_hidden: usize) -> Self {
+    /// From sockets' inodes and who holds them, and the processes that nobody may look at.
+    pub fn known(held: impl IntoIterator<Item = (u32, Holder)>, hidden: Vec<u32>) -> Self {
         let mut by_inode: HashMap<u32, Vec<Holder>> = HashMap::new();
         for (inode, holder) in held {
             by_inode.entry(inode).or_default().push(holder);
         }
         by_inode.values_mut().for_each(|holders| holders.sort_unstable());
-        Self { by_inode, processes_hidden }
+        Self { by_inode, hidden }
     }
 
     /// Who holds the socket of this inode, ordered by process and descriptor. Inode 0 is nobody's: a request, an

@@ -8,7 +8,7 @@ pub mod names;
 use std::fs;
 
 use self::cgroup::Workload;
-use crate::tcp::event::Comm;
+use crate::tcp::event::{Comm, is_unprintable};
 
 /// What `/proc` says of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ fn comm(text: &[u8]) -> Comm {
 fn first_word(line: &[u8]) -> Option<String> {
     let word = line.split(|byte| [0, b' '].contains(byte)).next()?;
     let name = word.rsplit(|byte| *byte == b'/').next().unwrap_or(word);
-    let name = String::from_utf8_lossy(name).replace(char::is_control, "?");
+    let name = String::from_utf8_lossy(name).replace(is_unprintable, "?");
     (!name.is_empty()).then_some(name)
 }
 
@@ -69,6 +69,7 @@ mod tests {
         check(b"nginx: worker process\0\0\0\0", Some("nginx:"));
         check(b"-bash\0", Some("-bash"));
         check(b"/opt/a\x1b[31mb\xff\0", Some("a?[31mb\u{fffd}"));
+        check("/opt/a\u{202e}b\u{200b}c".as_bytes(), Some("a?b?c"));
         check(b"", None);
         check(b"\0", None);
     }

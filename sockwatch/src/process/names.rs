@@ -13,6 +13,7 @@ use nix::{
 };
 
 use super::{Process, look};
+use crate::tcp::event::{Comm, Task};
 
 /// For so long nobody looks whether a number has got another process.
 const FRESH: Duration = Duration::from_secs(1);
@@ -49,6 +50,15 @@ impl Names {
         }
         let (_, process) = known.process.as_ref().filter(|(started_ns, _)| *started_ns <= at_ns + TICK_NS)?;
         Some(process)
+    }
+
+    /// The name of a thread's process, where it is another one; a first thread's is its process's.
+    pub fn of_thread(&mut self, task: Task, at_ns: u64) -> Option<Comm> {
+        if task.tid == task.pid {
+            return None;
+        }
+        let comm = self.of(task.pid, at_ns)?.comm;
+        (comm != task.comm).then_some(comm)
     }
 }
 
@@ -111,5 +121,17 @@ mod tests {
         assert!(names.of(pid, now_ns()).is_some());
         assert!(names.of(id(), now_ns()).is_some_and(|process| process.pid == id()));
         assert_eq!(names.of(1 << 23, now_ns()), None, "above the largest pid_max");
+    }
+
+    #[test]
+    fn a_thread_s_process_has_a_name_of_its_own() {
+        let mut names = Names::default();
+        let own = names.of(id(), now_ns()).unwrap().comm;
+        let mut check = |tid, comm, expected| {
+            assert_eq!(names.of_thread(Task { pid: id(), tid, comm }, now_ns()), expected, "{tid} {comm}");
+        };
+        check(id() + 1, "picks up".into(), Some(own));
+        check(id() + 1, own, None);
+        check(id(), "as it was".into(), None);
     }
 }

@@ -26,7 +26,7 @@ use crate::{
     process::{cgroup::Container, names::Names},
     tcp::{
         self,
-        connection::{Connection, Role},
+        connection::{Connection, Ownership, Role},
         event::SocketKey,
         loss::Losses,
         reset::ResetReasons,
@@ -127,13 +127,20 @@ impl<W: Write> Json<W> {
 
 impl<W: Write> Sink for Json<W> {
     fn update(&mut self, update: &Update) -> io::Result<()> {
-        let wanted = match update.happening {
-            Happening::Ended(_) => self.show.connections,
-            Happening::Disagreed { .. } => self.show.disagreements,
+        let wanted = match &update.happening {
+            // What was last in a listener's queue is told with its end.
+            Happening::Ended(connection) => {
+                self.show.connections || self.show.queues && connection.accept_queue.is_some()
+            }
+            Happening::Disagreed { .. } | Happening::QueueDisagreed { .. } => self.show.disagreements,
             Happening::Queue(_) => self.show.queues,
             _ => self.show.transitions,
         };
         if !wanted {
+            // Its process may be gone when its connection is told.
+            if let (Happening::Accepted { by, .. }, Some(names)) = (&update.happening, &mut self.names) {
+                names.of_thread(*by, update.at_ns);
+            }
             return Ok(());
         }
         let socket = socket(&mut self.sockets, &mut self.names, update)?;
@@ -173,9 +180,7 @@ fn socket<'a>(
     }
     let mut fresh = || {
         let mut socket = Socket::from(subject);
-        if let Some((owner, names)) = socket.owner.as_mut().zip(names.as_mut()) {
-            owner.process = process(owner, names, update.at_ns);
-        }
+        socket.owner = subject.owner.as_ref().map(|owner| task(owner, names, update.at_ns));
         Ok::<_, io::Error>((*subject, to_raw_value(&socket)?))
     };
     match sockets.entry((subject.key, subject.incarnation)) {
@@ -190,10 +195,10 @@ fn socket<'a>(
     }
 }
 
-/// The name of a task's process, where it is not the thread's.
-fn process(task: &Task<'_>, names: &mut Names, at_ns: u64) -> Option<String> {
-    let name = names.of(task.pid, at_ns)?.comm.to_string();
-    (name != task.comm).then_some(name)
+/// A thread, with its process's name.
+fn task<'a>(thread: &'a tcp::event::Task, names: &mut Option<Names>, at_ns: u64) -> Task<'a> {
+    let process = names.as_mut().and_then(|names| names.of_thread(*thread, at_ns));
+    Task { process: process.map(|name| name.to_string()), ..Task::from(thread) }
 }
 
 fn line<'a>(
@@ -204,6 +209,7 @@ fn line<'a>(
     reasons: &'a ResetReasons,
 ) -> Line<'a> {
     let at_ns = clock.at(update.at_ns);
+    let mut named = |thread: &'a tcp::event::Task| -> Task<'a> { task(thread, names, update.at_ns) };
     match &update.happening {
         Happening::Transition { old, new, lasted_ns, by, sampled_ns } => Line::Transition {
             at_ns,
@@ -211,7 +217,7 @@ fn line<'a>(
             old: old.name(),
             new: new.name(),
             lasted_ns: *lasted_ns,
-            by: by.as_ref().map(Task::from),
+            by: by.as_ref().map(named),
             sampled_ns: *sampled_ns,
         },
         Happening::Listed { state, queue } => Line::Listed {
@@ -231,9 +237,9 @@ fn line<'a>(
             synack_retransmits: *synack_retransmits,
         },
         Happening::Accepted { by, fd, listener, wait_ns } => {
-            Line::Accept { at_ns, socket, by: by.into(), fd: *fd, listener: *listener, wait_ns: *wait_ns }
+            Line::Accept { at_ns, socket, by: named(by), fd: *fd, listener: *listener, wait_ns: *wait_ns }
         }
-        Happening::AcceptFailed { by, errno } => Line::AcceptFailed { at_ns, socket, by: by.into(), errno: *errno },
+        Happening::AcceptFailed { by, errno } => Line::AcceptFailed { at_ns, socket, by: named(by), errno: *errno },
         Happening::ResetSent { reason } => {
             Line::ResetSent { at_ns, socket, reason: *reason, reason_name: reasons.name(*reason) }
         }
@@ -245,18 +251,26 @@ fn line<'a>(
         Happening::ListenOverflow => Line::ListenOverflow { at_ns, socket },
         Happening::Queue(figures) => Line::Queue { at_ns, socket, queue: Queue::from(&**figures) },
         Happening::Inherited { by, former } => {
-            Line::Heir { at_ns, socket, by: by.into(), former: former.as_ref().map(Task::from) }
+            Line::Heir { at_ns, socket, by: named(by), former: former.as_ref().map(named) }
         }
         Happening::MinisockSegment => Line::MinisockSegment { at_ns, socket },
-        Happening::MinisockEnded { state, lasted_ns, end } => {
-            Line::MinisockEnd { at_ns, socket, state: state.name(), lasted_ns: *lasted_ns, end: end.word() }
-        }
+        Happening::MinisockEnded { state, lasted_ns, sampled_ns, end } => Line::MinisockEnd {
+            at_ns,
+            socket,
+            state: state.name(),
+            lasted_ns: *lasted_ns,
+            sampled_ns: *sampled_ns,
+            end: end.word(),
+        },
         Happening::Disagreed { believed, found } => Line::Disagreement {
             at_ns,
             socket,
             believed: believed.map(TcpState::name),
             found: found.map(TcpState::name),
         },
+        Happening::QueueDisagreed { believed, found } => {
+            Line::QueueDisagreement { at_ns, socket, believed_depth: *believed, found_depth: *found }
+        }
         Happening::Unexpected { believed, old } => {
             Line::Unexpected { at_ns, socket, believed: believed.name(), old: old.name() }
         }
@@ -272,6 +286,11 @@ fn finished<'a>(
     clock: Clock,
 ) -> Finished<'a> {
     let at_ns = clock.at(connection.ended_ns.unwrap_or(update.at_ns));
+    let Ownership { opener, acceptor, heir, closer, .. } = &connection.ownership;
+    let process = closer.and_then(|thread| names.as_mut()?.of_thread(thread, update.at_ns));
+    let mut named = |thread: &'a tcp::event::Task| -> Task<'a> { task(thread, names, update.at_ns) };
+    let (opener, acceptor) = (opener.as_ref().map(&mut named), acceptor.as_ref().map(&mut named));
+    let (heir, closer) = (heir.as_ref().map(&mut named), closer.as_ref().map(&mut named));
     let owner = connection.ownership.owner().zip(names.as_mut());
     let owner = owner.and_then(|(task, names)| names.of(task.pid, update.at_ns));
     let workload = owner.map(|process| &process.workload);
@@ -286,16 +305,16 @@ fn finished<'a>(
         first_seen_ns: clock.at(connection.first_seen_ns),
         lifetime_ns: connection.lifetime_ns(),
         end: connection.ending.map(tcp::close::Ending::word),
-        why: sentence(connection),
+        why: sentence(connection, process),
         abandoned: connection.is_queued(),
-        opener: connection.ownership.opener.as_ref().map(Task::from),
-        acceptor: connection.ownership.acceptor.as_ref().map(Task::from),
+        opener,
+        acceptor,
         fd: connection.ownership.fd,
-        heir: connection.ownership.heir.as_ref().map(Task::from),
+        heir,
         unit: workload.and_then(|workload| workload.unit.clone()),
         container: workload.and_then(|workload| workload.container.as_ref()).map(container),
         listener: connection.ownership.listener,
-        closer: connection.ownership.closer.as_ref().map(Task::from),
+        closer,
         handshake_ns: queued.and_then(|queued| queued.handshake_ns),
         wait_ns: queued.and_then(|queued| queued.wait_ns()),
         left_after_ns: queued.and_then(|queued| queued.waited_until_left_ns()),

@@ -7,20 +7,20 @@ use std::{
     io::{self, Write},
 };
 
-use self::queue::InWords;
+use self::queue::{Closed, InWords};
 use super::{
     Clock, Show, Sink, Why,
     quantity::{Column, Short},
 };
 use crate::{
     pipeline::Totals,
+    process::names::Names,
     tcp::{
         close::Ending,
         connection::{Connection, Role},
         endpoint::IPV4_WIDTH,
-        event::Task,
+        event::{Comm, Task},
         loss::Losses,
-        queue::QueueFigures,
         reset::ResetReasons,
         sentence::sentence,
         state::TcpState,
@@ -57,6 +57,7 @@ pub struct Text<W> {
     clock: Clock,
     colour: Colour,
     reasons: ResetReasons,
+    names: Option<Names>,
     header_due: bool,
     losses_told: Losses,
 }
@@ -77,7 +78,7 @@ impl<W: Write> Text<W> {
     pub fn new(out: W, show: Show, clock: Clock, colour: Colour) -> Self {
         let buffer = Vec::with_capacity(BUFFER_BYTES + 1024);
         let (reasons, losses_told) = (ResetReasons::default(), Losses::default());
-        Self { out, buffer, show, clock, colour, reasons, header_due: true, losses_told }
+        Self { out, buffer, show, clock, colour, reasons, names: None, header_due: true, losses_told }
     }
 
     /// Names the reasons of RSTs.
@@ -87,13 +88,20 @@ impl<W: Write> Text<W> {
         self
     }
 
+    /// Names threads' processes, as this machine's `/proc` does.
+    #[must_use]
+    pub fn knowing(mut self, names: Names) -> Self {
+        self.names = Some(names);
+        self
+    }
+
     fn header(&mut self) -> io::Result<()> {
         self.header_due = false;
         let width = if let Clock::Wall { .. } = self.clock { WALL_WIDTH } else { TIME_WIDTH };
         let (time, local) = (format!("{:>width$}", "TIME"), format!("{:IPV4_WIDTH$}", "LOCAL"));
         let remote = format!("{:IPV4_WIDTH$}", "REMOTE");
         self.start(style::BOLD);
-        if self.show.transitions || self.show.disagreements && !self.show.connections {
+        if self.show.transitions || self.show.disagreements && !self.show.connections && !self.show.queues {
             writeln!(self.buffer, "{time}   {local} {remote} {:HAPPENING_WIDTH$} AFTER  PROCESS", "EVENT")?;
         }
         if self.show.queues && !self.show.transitions {
@@ -167,17 +175,22 @@ impl<W: Write> Text<W> {
         }
     }
 
-    /// Process and id, cut to the width: `nginx/1234`.
-    fn process(&mut self, task: Option<Task>, width: usize) -> io::Result<()> {
+    /// Process and id, cut to the width: `nginx/1234`. Of a process that nobody knows any more the thread's name.
+    fn process(&mut self, task: Option<Task>, at_ns: u64, width: usize) -> io::Result<()> {
         let Some(task) = task else { return write!(self.buffer, "{:width$}", "-") };
+        let comm = self.process_of(task, at_ns).unwrap_or(task.comm);
         let mut pid = Column::default();
         // A column on the stack takes every write.
         let _ = fmt::Write::write_fmt(&mut pid, format_args!("/{}", task.pid));
         let room = width.saturating_sub(pid.as_str().len());
         let mut name = Column::default();
-        let _ = fmt::Write::write_fmt(&mut name, format_args!("{:.room$}", task.comm));
+        let _ = fmt::Write::write_fmt(&mut name, format_args!("{comm:.room$}"));
         let padding = room.saturating_sub(name.as_str().chars().count());
         write!(self.buffer, "{}{}{:padding$}", name.as_str(), pid.as_str(), "")
+    }
+
+    fn process_of(&mut self, thread: Task, at_ns: u64) -> Option<Comm> {
+        self.names.as_mut()?.of_thread(thread, at_ns)
     }
 
     fn finish_line(&mut self) {
@@ -193,7 +206,7 @@ impl<W: Write> Text<W> {
         self.begin(update.at_ns, update.subject.role.letter(), &update.subject)?;
         let Line { what, after_ns, task } = line(update, &self.reasons);
         let sampled = match update.happening {
-            Happening::Transition { sampled_ns, .. } => sampled_ns,
+            Happening::Transition { sampled_ns, .. } | Happening::MinisockEnded { sampled_ns, .. } => sampled_ns,
             _ => None,
         };
         if after_ns.is_none() && what.as_str().len() > HAPPENING_WIDTH {
@@ -203,16 +216,16 @@ impl<W: Write> Text<W> {
             self.column(&what, HAPPENING_WIDTH)?;
             self.duration(after_ns, sampled)?;
         }
-        self.process(task.or(update.subject.owner), PROCESS_WIDTH)?;
+        self.process(task.or(update.subject.owner), update.at_ns, PROCESS_WIDTH)?;
         self.finish_line();
         Ok(())
     }
 
     /// A listener's accept queue, in words: the counts need room.
-    fn queue(&mut self, update: &Update, figures: &QueueFigures) -> io::Result<()> {
+    fn queue(&mut self, at_ns: u64, update: &Update, words: &dyn Display) -> io::Result<()> {
         self.start(colour_of(&update.happening));
-        self.begin(update.at_ns, update.subject.role.letter(), &update.subject)?;
-        write!(self.buffer, "{}", InWords(figures))?;
+        self.begin(at_ns, update.subject.role.letter(), &update.subject)?;
+        write!(self.buffer, "{words}")?;
         self.finish_line();
         Ok(())
     }
@@ -226,7 +239,7 @@ impl<W: Write> Text<W> {
         self.duration(queued.and_then(|queued| queued.handshake_ns), None)?;
         self.duration(queued.and_then(|queued| queued.wait_ns()), None)?;
         self.duration(connection.lifetime_ns().map(u64::cast_signed), connection.sampled_ns)?;
-        self.process(subject.owner, OWNER_WIDTH)?;
+        self.process(subject.owner, at_ns, OWNER_WIDTH)?;
         let end = match connection.ending {
             Some(Ending::ListenerClosed) => Ending::ListenerClosed.word(),
             _ if connection.is_queued() => "abandoned",
@@ -235,12 +248,14 @@ impl<W: Write> Text<W> {
         };
         write!(self.buffer, " {end}")?;
         self.finish_line();
-        if self.show.why == Why::Told { self.why(connection) } else { Ok(()) }
+        if self.show.why == Why::Told { self.why(at_ns, connection) } else { Ok(()) }
     }
 
     /// Who ended it and why, below its line.
-    fn why(&mut self, connection: &Connection) -> io::Result<()> {
-        let Some(sentence) = sentence(connection) else { return Ok(()) };
+    fn why(&mut self, at_ns: u64, connection: &Connection) -> io::Result<()> {
+        let closer = connection.ownership.closer;
+        let process = closer.and_then(|closer| self.process_of(closer, at_ns));
+        let Some(sentence) = sentence(connection, process) else { return Ok(()) };
         let width = if let Clock::Wall { .. } = self.clock { WALL_WIDTH } else { TIME_WIDTH };
         self.start(style::DIM);
         write!(self.buffer, "{:width$}   {sentence}", "")?;
@@ -319,12 +334,13 @@ fn line(update: &Update, reasons: &ResetReasons) -> Line {
         Happening::Inherited { by, .. } => Line { what: what!("passed on"), after_ns: None, task: Some(*by) },
         Happening::Queue(_) => only(Column::default()),
         Happening::MinisockSegment => only(what!("segment at minisock")),
-        Happening::MinisockEnded { state, lasted_ns, end } => {
+        Happening::MinisockEnded { state, lasted_ns, end, .. } => {
             Line { what: what!("{state} {}", end.word()), after_ns: Some(lasted_ns.cast_signed()), task: None }
         }
         Happening::Disagreed { believed, found } => {
             only(what!("!{} is {}", state_or_dash(*believed), state_or_dash(*found)))
         }
+        Happening::QueueDisagreed { believed, found } => only(what!("!queue {believed} is {found}")),
         Happening::Unexpected { believed, old } => only(what!("?{believed} was {old}")),
         Happening::Ended(_) => only(Column::default()),
     }
@@ -363,7 +379,8 @@ fn colour_of(happening: &Happening) -> &'static str {
         | Happening::ResetSent { .. }
         | Happening::ResetReceived
         | Happening::Unexpected { .. }
-        | Happening::Disagreed { .. } => style::RED,
+        | Happening::Disagreed { .. }
+        | Happening::QueueDisagreed { .. } => style::RED,
         Happening::Retransmitted { .. } | Happening::SynAckRetransmitted { .. } | Happening::MinisockSegment => {
             style::YELLOW
         }
@@ -380,12 +397,24 @@ impl<W: Write> Sink for Text<W> {
             self.header()?;
         }
         match &update.happening {
-            Happening::Ended(connection) if self.show.connections => self.connection(update.at_ns, connection)?,
-            Happening::Ended(_) => {}
-            Happening::Queue(figures) if self.show.queues => self.queue(update, figures)?,
+            Happening::Ended(connection) => {
+                if self.show.queues
+                    && let Some(figures) = &connection.accept_queue
+                {
+                    self.queue(connection.ended_ns.unwrap_or(update.at_ns), update, &Closed(figures))?;
+                }
+                if self.show.connections {
+                    self.connection(update.at_ns, connection)?;
+                }
+            }
+            Happening::Queue(figures) if self.show.queues => self.queue(update.at_ns, update, &InWords(figures))?,
             Happening::Queue(_) => {}
-            Happening::Disagreed { .. } if self.show.disagreements => self.happening(update)?,
+            Happening::Disagreed { .. } | Happening::QueueDisagreed { .. } if self.show.disagreements => {
+                self.happening(update)?
+            }
             _ if self.show.transitions => self.happening(update)?,
+            // Its process may be gone when its connection is told.
+            Happening::Accepted { by, .. } => drop(self.process_of(*by, update.at_ns)),
             _ => {}
         }
         if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
@@ -396,3 +425,6 @@ impl<W: Write> Sink for Text<W> {
         if self.buffer.is_empty() { Ok(()) } else { self.flush() }
     }
 }
+
+#[cfg(test)]
+mod tests;

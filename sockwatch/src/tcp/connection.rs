@@ -70,7 +70,7 @@ pub struct Ownership {
     pub fd: Option<i32>,
     /// A process that holds it, found in `/proc`: of a socket that was there before we looked.
     pub holder: Option<Task>,
-    /// Who was found holding it when its owner did not any more: its descriptor was passed on.
+    /// Who was found holding it when its owner did not any more, or closed it in its owner's stead: its descriptor was passed on.
     pub heir: Option<Task>,
     /// The listener's cookie.
     pub listener: Option<u64>,
@@ -95,14 +95,16 @@ impl Ownership {
 /// A child's way through the accept queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Queued {
-    /// When it entered.
-    pub at_ns: u64,
+    /// When it entered; `None` if it waited before we looked.
+    pub at_ns: Option<u64>,
     /// The queue's depth before it, where the kernel tells.
     pub depth: Option<u32>,
     /// The queue's limit, where the kernel tells: the queue takes one more than this.
     pub limit: Option<u32>,
     /// When it was accepted.
     pub accepted_ns: Option<u64>,
+    /// It was accepted, and nobody saw by whom or when: only a socket that was accepted has a holder, or sends a FIN.
+    pub accepted_unseen: bool,
     /// When its client left, by FIN or RST, if nobody had accepted it by then.
     pub left_ns: Option<u64>,
     /// First SYN-ACK to enqueue, in nanoseconds; `None` with SYN cookies or when no probe tells.
@@ -114,12 +116,12 @@ pub struct Queued {
 impl Queued {
     /// How long it had waited when its client left, in nanoseconds.
     pub fn waited_until_left_ns(&self) -> Option<u64> {
-        Some(self.left_ns?.saturating_sub(self.at_ns))
+        Some(self.left_ns?.saturating_sub(self.at_ns?))
     }
 
     /// Enqueue to accept, in nanoseconds; negative values are legal (Fast Open) and mean: accepted before it was queued.
     pub fn wait_ns(&self) -> Option<i64> {
-        Some(self.accepted_ns?.cast_signed().wrapping_sub(self.at_ns.cast_signed()))
+        Some(self.accepted_ns?.cast_signed().wrapping_sub(self.at_ns?.cast_signed()))
     }
 }
 
@@ -344,11 +346,23 @@ impl Connection {
         })
     }
 
+    /// Whether all that was seen of it is that somebody accepted it.
+    pub fn is_known_by_accept(&self) -> bool {
+        let accepted_ns = self.queued.and_then(|queued| queued.accepted_ns);
+        !self.birth_seen && self.spans.is_empty() && accepted_ns == Some(self.first_seen_ns)
+    }
+
+    /// Whether it had ended when it was accepted, before anything was seen of it.
+    pub fn was_dead_on_arrival(&self) -> bool {
+        self.is_known_by_accept() && self.state == TcpState::Close
+    }
+
     /// Whether it still waits in an accept queue.
     pub fn is_queued(&self) -> bool {
         // A descriptor tells of an accept that was not seen itself.
         let Ownership { fd, acceptor, holder, .. } = self.ownership;
         let taken = fd.is_some() || acceptor.is_some() || holder.is_some();
-        self.role == Role::Passive && !taken && self.queued.is_some_and(|queued| queued.accepted_ns.is_none())
+        let waits = |queued: Queued| queued.accepted_ns.is_none() && !queued.accepted_unseen;
+        self.role == Role::Passive && !taken && self.queued.is_some_and(waits)
     }
 }

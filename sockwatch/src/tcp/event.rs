@@ -35,16 +35,26 @@ impl From<&str> for Comm {
     }
 }
 
+/// Whether a character of a foreign name must not reach a terminal: it controls it, turns the direction of what follows, or
+/// hides in it. Unicode's categories Cc and Cf, but for the visible ones, and the line and paragraph separators.
+pub fn is_unprintable(character: char) -> bool {
+    character.is_control()
+        || matches!(character,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e007f}')
+}
+
 impl fmt::Display for Comm {
-    /// Control bytes and bytes that are not UTF-8 become `?` and U+FFFD.
+    /// Characters that do not print and bytes that are not UTF-8 become `?` and U+FFFD.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Ok(name) = str::from_utf8(self.bytes())
-            && !name.chars().any(char::is_control)
+            && !name.chars().any(is_unprintable)
         {
             return f.pad(name);
         }
         let name = String::from_utf8_lossy(self.bytes());
-        f.pad(&name.replace(char::is_control, "?"))
+        f.pad(&name.replace(is_unprintable, "?"))
     }
 }
 
@@ -63,6 +73,13 @@ pub struct Task {
     pub tid: u32,
     /// The thread's name.
     pub comm: Comm,
+}
+
+impl Task {
+    /// A thread of the kernel that does what others left to it: what it closes was not its own.
+    pub fn is_kernel_worker(&self) -> bool {
+        self.comm.bytes().starts_with(b"kworker/")
+    }
 }
 
 impl fmt::Display for Task {
@@ -109,6 +126,13 @@ pub struct CloseEvidence {
     pub fin_timeout_ms: u32,
     /// `sk_socket` is set: a descriptor refers to it.
     pub has_socket: bool,
+}
+
+impl CloseEvidence {
+    /// Whether a process held it once: what waits in an accept queue has neither a socket's file nor lost one.
+    pub fn was_held(&self) -> bool {
+        self.has_socket || self.dead
+    }
 }
 
 /// What happens to a socket without changing its state.
@@ -235,6 +259,8 @@ pub enum EventKind {
         /// The process; its first thread.
         by: Task,
     },
+    /// A child that nobody was seen to accept has a holder in the kernel's table; which one is not known.
+    Taken,
     /// The kernel's word on a listener's accept queue, which tells us something new.
     QueueFound {
         /// The word.

@@ -6,7 +6,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    collections::{BinaryHeap, HashMap, VecDeque},
 };
 
 use super::{
@@ -22,6 +22,13 @@ pub const TIME_WAIT_NS: u64 = 60_000_000_000;
 /// A minisock's timer fires late: a timer of 60 s is exact to 512 jiffies (`LVL_GRAN`), 2 s at 250 Hz and 5.1 s at 100 Hz. Until
 /// then it may still be there.
 pub const GRACE_NS: u64 = 5_500_000_000;
+
+/// A segment that a minisock answers with a RST is told after the RST, by microseconds. A minisock that has sent one is gone, so
+/// that nothing else can be meant for long.
+const SEGMENT_FOLLOWS_NS: u64 = 1_000_000_000;
+
+/// So many of those that sent a RST are remembered for it.
+const MOST_RESET: usize = 1024;
 
 /// Queues with void places are swept when they are longer than twice what they are about, and this.
 pub(super) const SLACK: usize = 16;
@@ -130,12 +137,12 @@ impl Minisock {
         happening.map(|happening| Update { at_ns, subject: self.subject, happening })
     }
 
-    fn ended(&self, at_ns: u64, end: MinisockEnd) -> Update {
+    fn ended(&self, at_ns: u64, end: MinisockEnd, sampled_ns: Option<u64>) -> Update {
         let lasted_ns = at_ns.saturating_sub(self.since_ns);
         Update {
             at_ns,
             subject: self.subject,
-            happening: Happening::MinisockEnded { state: self.state, lasted_ns, end },
+            happening: Happening::MinisockEnded { state: self.state, lasted_ns, sampled_ns, end },
         }
     }
 }
@@ -146,6 +153,8 @@ pub(super) struct Minisocks {
     by_tuple: HashMap<Tuple, Minisock, foldhash::fast::FixedState>,
     /// When to look whether one has expired, with a place for each.
     due: BinaryHeap<Reverse<(u64, Tuple)>>,
+    /// Those that have sent a RST, and when: the segments that they answered are still to be told.
+    reset: VecDeque<(u64, SocketKey, (Endpoint, Endpoint))>,
 }
 
 impl Minisocks {
@@ -182,6 +191,25 @@ impl Minisocks {
         (key.cookie == 0 || minisock.subject.key == key).then_some(minisock)
     }
 
+    /// One has ended with a RST, in answer to a segment.
+    pub(super) fn note_reset(&mut self, at_ns: u64, key: SocketKey, ends: (Endpoint, Endpoint)) {
+        let old = |at: u64| at_ns.saturating_sub(at) >= SEGMENT_FOLLOWS_NS;
+        while self.reset.len() >= MOST_RESET || self.reset.front().is_some_and(|(at, ..)| old(*at)) {
+            self.reset.pop_front();
+        }
+        self.reset.push_back((at_ns, key, ends));
+    }
+
+    /// Whether a segment that comes now is one that such a RST has answered. Each has one.
+    pub(super) fn takes_answered(&mut self, at_ns: u64, key: SocketKey, ends: Option<(Endpoint, Endpoint)>) -> bool {
+        let its = |(at, whose, pair): &(u64, SocketKey, (Endpoint, Endpoint))| {
+            let same = key.cookie == 0 && key.netns == whose.netns || key == *whose;
+            same && Some(*pair) == ends && at_ns.saturating_sub(*at) < SEGMENT_FOLLOWS_NS
+        };
+        let place = self.reset.iter().position(its);
+        place.is_some_and(|place| self.reset.remove(place).is_some())
+    }
+
     /// Takes one in. Another with its ends, whose end was not seen, is gone.
     pub(super) fn insert(&mut self, mut minisock: Minisock) -> Option<Minisock> {
         let tuple = minisock.tuple();
@@ -195,16 +223,17 @@ impl Minisocks {
         former
     }
 
-    /// Ends the one with these ends.
+    /// Ends the one with these ends; `sampled_ns` if nobody saw it.
     pub(super) fn end(
         &mut self,
         tuple: &Tuple,
         at_ns: u64,
         end: MinisockEnd,
+        sampled_ns: Option<u64>,
         updates: &mut Vec<Update>,
     ) -> Option<Minisock> {
         let minisock = self.by_tuple.remove(tuple)?;
-        updates.push(minisock.ended(at_ns, end));
+        updates.push(minisock.ended(at_ns, end, sampled_ns));
         Some(minisock)
     }
 
@@ -213,7 +242,7 @@ impl Minisocks {
         self.by_tuple.remove(tuple)
     }
 
-    /// Ends those whose time is over.
+    /// Ends those whose time is over. The kernel's own timer fires some time after that.
     pub(super) fn expire(&mut self, now_ns: u64, updates: &mut Vec<Update>) {
         while let Some(Reverse((due_ns, tuple))) = self.due.peek().copied() {
             if due_ns.saturating_add(GRACE_NS) > now_ns {
@@ -226,7 +255,7 @@ impl Minisocks {
                 minisock.place_ns = minisock.expires_ns;
                 self.due.push(Reverse((minisock.place_ns, tuple)));
             } else {
-                self.end(&tuple, due_ns, MinisockEnd::Expired, updates);
+                self.end(&tuple, due_ns, MinisockEnd::Expired, Some(GRACE_NS), updates);
             }
         }
     }

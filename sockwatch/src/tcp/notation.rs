@@ -1,7 +1,9 @@
 //! Events as lines of text: readable, diffable, and the same event again when parsed. Recordings of labs are kept in
 //! it.
 //!
-//!     0.000081210 1:3 @3 127.0.0.1:8080 127.0.0.1:40000 accept by=server/1/2 fd=9 listener=1
+//! ```text
+//! 0.000081210 1:3 @3 127.0.0.1:8080 127.0.0.1:40000 accept by=server/1/2 fd=9 listener=1
+//! ```
 //!
 //! Seconds, namespace:cookie, the socket's address, local and remote end (`- -` where the record carries none), what
 //! happened, and its fields in any order. What is absent, 0 or false is left out. A new event kind is an arm in
@@ -74,6 +76,9 @@ pub fn line(event: &Event) -> String {
         }
         EventKind::Held { by } => {
             words.word("held").field("by", task::Text(by));
+        }
+        EventKind::Taken => {
+            words.word("taken");
         }
         EventKind::QueueFound { record, verdict } => queue::print(&mut words, &record, verdict),
         EventKind::Lost { minisock, occasion } => {
@@ -168,6 +173,7 @@ fn parse_kind(word: &str, fields: &mut Fields<'_>) -> Result<EventKind, Notation
             occasion: parse_occasion(fields)?,
         },
         "held" => EventKind::Held { by: fields.need("by", task::parse)? },
+        "taken" => EventKind::Taken,
         "queue_found" => queue::parse(fields)?,
         "lost" => {
             let (free, taken) = (fields.flag("free"), fields.flag("taken"));

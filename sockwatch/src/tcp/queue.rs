@@ -74,8 +74,8 @@ pub struct AcceptQueue {
 pub struct Totals {
     /// Its limit, where the kernel told: the queue takes one more than this.
     pub limit: Option<u32>,
-    /// Whether the limit is the namespace's `somaxconn`: a longer one was asked for, or just that.
-    pub is_somaxconn: bool,
+    /// Whether the limit is the namespace's `somaxconn`: a longer one was asked for, or just that. `None` while nobody has looked.
+    pub is_somaxconn: Option<bool>,
     /// Connections accepted.
     pub accepted: u64,
     /// Those that nobody had accepted when their client closed.
@@ -253,6 +253,25 @@ impl AcceptQueue {
         self.note(at_ns);
     }
 
+    /// A child was accepted without our seeing it. How its client has left, if it has, was counted; now nobody knows whether
+    /// that was before.
+    pub fn accept_unseen(&mut self, at_ns: u64, entered_ns: Option<u64>, cookie: u64, left: Option<Leaving>) {
+        match left {
+            Some(Leaving::Fin) => self.totals.left_by_fin = self.totals.left_by_fin.saturating_sub(1),
+            Some(Leaving::Rst) => self.totals.left_by_rst = self.totals.left_by_rst.saturating_sub(1),
+            None => {}
+        }
+        self.totals.accepted += 1;
+        self.changed = true;
+        self.remove(at_ns, entered_ns, cookie);
+    }
+
+    /// One that was accepted turns out to have been in `CLOSE`.
+    pub fn learn_dead(&mut self) {
+        self.totals.dead_on_arrival += 1;
+        self.changed = true;
+    }
+
     /// A child's client left before anybody accepted it; it keeps its place.
     pub fn leave(&mut self, leaving: Leaving, waited_ns: u64) {
         match leaving {
@@ -264,13 +283,20 @@ impl AcceptQueue {
     }
 
     /// A child was reset because the listener is closed.
-    pub fn unqueue(&mut self, at_ns: u64, entered_ns: u64, cookie: u64) {
+    pub fn unqueue(&mut self, at_ns: u64, entered_ns: Option<u64>, cookie: u64) {
         self.totals.unqueued += 1;
         self.remove(at_ns, entered_ns, cookie);
     }
 
-    /// A child is gone without having been accepted.
-    pub fn remove(&mut self, at_ns: u64, entered_ns: u64, cookie: u64) {
+    /// A child is gone without having been accepted; `entered_ns` if it was seen to enter.
+    pub fn remove(&mut self, at_ns: u64, entered_ns: Option<u64>, cookie: u64) {
+        let Some(entered_ns) = entered_ns else {
+            if self.unseen > 0 || !self.certain {
+                self.unseen -= 1;
+                self.note(at_ns);
+            }
+            return;
+        };
         let child = (entered_ns, cookie);
         if self.forgotten.remove(&child) || !self.waiting.remove(&child) {
             return;
@@ -306,9 +332,11 @@ impl AcceptQueue {
         self.rounds = still;
     }
 
-    /// Compares a record with the depths of its window; [`Self::found`] then takes its word. `tolerance_ns` widens it.
-    pub fn compare(&mut self, record: &QueueRecord, tolerance_ns: u64) -> Verdict {
+    /// Compares a record with the depths of its window; [`Self::found`] then takes its word. `tolerance_ns` widens it. `taken` is
+    /// how many the same listing shows to have been accepted, of those that we believe to wait.
+    pub fn compare(&mut self, record: &QueueRecord, tolerance_ns: u64, taken: u32) -> Verdict {
         let (least, most) = self.depths_within(record, tolerance_ns);
+        let least = least - i64::from(taken);
         let depth = i64::from(record.depth);
         if self.too_many {
             return Verdict::Doubtful;
@@ -354,15 +382,17 @@ impl AcceptQueue {
         self.learn_limit(Some(record.limit));
         self.peak = self.peak.max(self.depth());
         let totals = &mut self.totals;
-        totals.is_somaxconn = record.somaxconn == Some(record.limit);
+        totals.is_somaxconn = record.somaxconn.map(|somaxconn| somaxconn == record.limit);
         if let Some(drops) = record.drops {
             let before = *self.drops_before.get_or_insert(drops);
             totals.drops = Some(drops.wrapping_sub(before));
         }
         totals.namespace = record.namespace;
-        // The first word that nothing was dropped is no news.
-        let (depth, Totals { drops, .. }) = before;
-        let before = Totals { drops: drops.or(totals.drops.filter(|drops| *drops == 0)), ..before.1 };
+        // The first word that nothing was dropped is no news, nor that the limit is the listener's own.
+        let (depth, Totals { drops, is_somaxconn, .. }) = before;
+        let drops = drops.or(totals.drops.filter(|drops| *drops == 0));
+        let is_somaxconn = is_somaxconn.or(totals.is_somaxconn.filter(|is_somaxconn| !is_somaxconn));
+        let before = Totals { drops, is_somaxconn, ..before.1 };
         self.changed |= depth != self.depth() || before != self.totals;
     }
 

@@ -8,7 +8,7 @@ use std::fmt::{self, Display};
 use super::{
     close::{Ending, Timeout},
     connection::{Connection, Role},
-    event::CloseEvidence,
+    event::{CloseEvidence, Comm, Task},
     queue::Totals,
     state::TcpState,
 };
@@ -17,10 +17,14 @@ const MS: u64 = 1_000_000;
 /// `SHUTDOWN_MASK`: close() sets both before anything else, a disconnect neither.
 const BOTH_WAYS: u8 = 3;
 
-/// The sentence; `None` while nothing tells of an ending.
-pub fn sentence(connection: &Connection) -> Option<String> {
+/// The sentence; `None` while nothing tells of an ending. `process` is what the closer's process is called, where that is
+/// another name than its thread's.
+pub fn sentence(connection: &Connection, process: Option<Comm>) -> Option<String> {
+    if connection.was_dead_on_arrival() {
+        return Some("dead on arrival: it had ended in the accept queue, before anything was seen of it".into());
+    }
     let ending = connection.ending?;
-    let told = Told::of(connection);
+    let told = Told::of(connection, process);
     let mut text = match ending {
         Ending::LocalFin => format!("{} closed first; 60 s TIME_WAIT on {}", told.actor, told.this.side),
         Ending::PeerFin => peer_fin(&told),
@@ -55,6 +59,22 @@ const SERVER: End = End { name: "server", side: "the server's side" };
 const THIS: End = End { name: "this end", side: "this side" };
 const OTHER: End = End { name: "the other end", side: "the other side" };
 
+/// `nginx/1234`, or `main/1234 thread worker-1`.
+#[derive(Clone, Copy)]
+struct Closer {
+    thread: Task,
+    process: Option<Comm>,
+}
+
+impl Display for Closer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.process {
+            Some(process) => write!(f, "{process}/{} thread {}", self.thread.pid, self.thread.comm),
+            None => write!(f, "{}", self.thread),
+        }
+    }
+}
+
 /// A connection, with the words that all sentences need.
 struct Told<'a> {
     connection: &'a Connection,
@@ -63,29 +83,42 @@ struct Told<'a> {
     last: TcpState,
     this: End,
     other: End,
+    /// Who closed this end, where a task was seen to do it.
+    closer: Option<Closer>,
     /// This end, with the process that closed it: `server nginx/1234`.
     actor: String,
 }
 
 impl<'a> Told<'a> {
-    fn of(connection: &'a Connection) -> Self {
+    fn of(connection: &'a Connection, process: Option<Comm>) -> Self {
         let (this, other) = match connection.role {
             Role::Active => (CLIENT, SERVER),
             Role::Passive => (SERVER, CLIENT),
             Role::Listener | Role::Unknown => (THIS, OTHER),
         };
-        let actor = match (connection.ownership.closer, connection.role) {
-            (Some(task), Role::Active | Role::Passive) => format!("{} {task}", this.name),
-            (Some(task), Role::Listener | Role::Unknown) => format!("{} ({task})", this.name),
+        let closer = connection.ownership.closer.map(|thread| Closer { thread, process });
+        let actor = match (closer, connection.role) {
+            (Some(closer), Role::Active | Role::Passive) => format!("{} {closer}", this.name),
+            (Some(closer), Role::Listener | Role::Unknown) => format!("{} ({closer})", this.name),
             (None, _) => this.name.to_owned(),
         };
         let last = connection.spans.last().map_or(connection.state, |span| span.state);
-        Self { connection, evidence: connection.evidence.unwrap_or_default(), last, this, other, actor }
+        Self { connection, evidence: connection.evidence.unwrap_or_default(), last, this, other, closer, actor }
     }
 
     /// ` by nginx/1234`, or nothing.
     fn by(&self) -> String {
-        self.connection.ownership.closer.map(|task| format!(" by {task}")).unwrap_or_default()
+        self.closer.map(|closer| format!(" by {closer}")).unwrap_or_default()
+    }
+
+    /// What is known of how this end sent its FIN: a half-closed end may still have waited for an answer.
+    fn how_closed(&self) -> &'static str {
+        match self.connection.evidence {
+            None => "had sent its FIN",
+            Some(evidence) if evidence.dead => "had closed",
+            Some(evidence) if evidence.shutdown == BOTH_WAYS => "had shut down both ways",
+            Some(_) => "had sent its FIN (half-closed)",
+        }
     }
 
     /// How long the connection has been in this state, where that was seen.
@@ -112,8 +145,8 @@ fn peer_fin(told: &Told<'_>) -> String {
 fn reset_by_peer(told: &Told<'_>) -> String {
     let when = match told.last {
         TcpState::CloseWait => format!(", which had closed before, while {} had not", told.this.name),
-        TcpState::FinWait1 | TcpState::FinWait2 => format!(" after {} had closed", told.actor),
-        TcpState::Closing | TcpState::LastAck => " after both had closed".to_owned(),
+        TcpState::FinWait1 | TcpState::FinWait2 => format!(" after {} {}", told.actor, told.how_closed()),
+        TcpState::Closing | TcpState::LastAck => " after both had sent their FIN".to_owned(),
         TcpState::Established if !told.evidence.all_acked && told.connection.evidence.is_some() => {
             format!("; not all that {} sent was acknowledged", told.this.name)
         }
@@ -184,7 +217,7 @@ fn given_up(told: &Told<'_>) -> String {
 fn timed_out(told: &Told<'_>, timeout: Timeout) -> String {
     let Told { evidence, other, .. } = told;
     let probes = Count(evidence.probes.into(), "probe");
-    let retransmits = Count(evidence.retransmits.into(), "retransmission");
+    let retransmits = Retransmissions { timed: evidence.retransmits.into(), all: told.connection.retransmits.into() };
     let mut text = match timeout {
         Timeout::Syn => syn_unanswered(told),
         Timeout::Keepalive => {
@@ -192,8 +225,12 @@ fn timed_out(told: &Told<'_>, timeout: Timeout) -> String {
         }
         Timeout::UserTimeout => {
             let limit = Spoken(u64::from(evidence.user_timeout_ms) * MS);
-            let what = if evidence.probes > 0 { probes } else { retransmits };
-            format!("{} did not answer within {limit} (TCP_USER_TIMEOUT); {what} unanswered", other.name)
+            let start = format!("{} did not answer within {limit} (TCP_USER_TIMEOUT)", other.name);
+            if evidence.probes > 0 {
+                format!("{start}; {probes} unanswered")
+            } else {
+                format!("{start}; {retransmits} unanswered")
+            }
         }
         Timeout::ZeroWindow if evidence.probes > 0 => {
             format!("{} kept its window closed; {probes} unanswered", other.name)
@@ -227,14 +264,13 @@ fn unreachable(told: &Told<'_>) -> String {
 
 fn listener_closed(told: &Told<'_>) -> String {
     let queued_ns = told.connection.lifetime_ns().map(|life| format!(" in {}", Spoken(life))).unwrap_or_default();
+    let mut text = format!("reset: its listener was closed{}; nobody had accepted it{queued_ns}", told.by());
+    // Whether it had closed, or waited for an answer, is not known here.
     if told.connection.has_been(TcpState::CloseWait) {
-        let after = told.until_left().map(|left| format!(" after {}", Spoken(left))).unwrap_or_default();
-        return format!(
-            "client gave up{after} in the accept queue; nobody accepted it until its listener was closed{}",
-            told.by()
-        );
+        text.push_str("; client had sent its FIN");
+        text.push_str(&told.until_left().map(|left| format!(" after {}", Spoken(left))).unwrap_or_default());
     }
-    format!("reset: its listener was closed{}; nobody had accepted it{queued_ns}", told.by())
+    text
 }
 
 /// What the accept queue has to do with it.
@@ -253,7 +289,7 @@ fn in_queue(told: &Told<'_>, ending: Ending) -> String {
     if connection.lifetime_ns().is_some_and(|life| wait_ns > life) {
         format!(", {after}in the accept queue; accepted after {}, dead on arrival", Spoken(wait_ns))
     } else if wait_ns > left_ns {
-        format!("; accepted after {} in the accept queue, when the client had closed already", Spoken(wait_ns))
+        format!("; accepted after {} in the accept queue, when client had sent its FIN", Spoken(wait_ns))
     } else {
         String::new()
     }
@@ -262,11 +298,8 @@ fn in_queue(told: &Told<'_>, ending: Ending) -> String {
 /// What went through a listener's queue, as far as it says more than that it closed.
 fn stopped(told: &Told<'_>) -> String {
     let mut text = format!("listener closed{}", told.by());
-    let Some(Totals { accepted, left_by_fin, left_by_rst, longest_left_ns, unqueued, dead_on_arrival, drops, .. }) =
-        told.connection.accept_queue.as_ref().map(|queue| queue.totals)
-    else {
-        return text;
-    };
+    let Some(totals) = told.connection.accept_queue.as_ref().map(|queue| queue.totals) else { return text };
+    let Totals { accepted, left_by_fin, left_by_rst, longest_left_ns, unqueued, dead_on_arrival, .. } = totals;
     let left = left_by_fin + left_by_rst;
     if accepted > 0 {
         text.push_str(&format!("; {} accepted", Count(accepted, "connection")));
@@ -275,16 +308,29 @@ fn stopped(told: &Told<'_>) -> String {
         text.push_str(&format!(", {dead_on_arrival} of them dead on arrival"));
     }
     if left > 0 {
-        let whose = if left == 1 { "1 client".to_owned() } else { format!("{left} clients") };
-        text.push_str(&format!("; {whose} left its queue after {} at most", Spoken(longest_left_ns)));
+        text.push_str(&format!("; {} left its queue", Count(left, "client")));
+        if longest_left_ns > 0 {
+            text.push_str(&format!(" after {} at most", Spoken(longest_left_ns)));
+        }
     }
     if unqueued > 0 {
         text.push_str(&format!("; {} reset in its queue", Count(unqueued, "connection")));
     }
-    if let Some(drops) = drops.filter(|drops| *drops > 0) {
-        text.push_str(&format!("; {} dropped", Count(drops.into(), "packet")));
-    }
+    text.push_str(&dropped(totals.drops.map_or(0, u64::from), totals.overflows));
     text
+}
+
+/// Who did not get into a listener's queue. The kernel's count has the last ACKs in it, too, as of the last look at it.
+fn dropped(drops: u64, last_acks: u64) -> String {
+    let packets = Count(drops, "packet");
+    match last_acks {
+        0 if drops == 0 => String::new(),
+        0 => format!("; {packets} dropped (SYNs or last ACKs)"),
+        _ if drops > last_acks => {
+            format!("; {packets} dropped, {last_acks} of them last ACKs that found its queue full")
+        }
+        _ => format!("; {} found its queue full", Count(last_acks, "last ACK")),
+    }
 }
 
 /// What ICMP had said before.
@@ -311,12 +357,29 @@ fn errno(number: u16) -> String {
 }
 
 /// `1 SYN`, `7 SYNs`.
-struct Count(u64, &'static str);
+#[derive(Clone, Copy, Debug)]
+pub struct Count(pub u64, pub &'static str);
 
 impl Display for Count {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plural = if self.0 == 1 { "" } else { "s" };
         write!(f, "{} {}{plural}", self.0, self.1)
+    }
+}
+
+/// `3 retransmissions`. The kernel counts those by timer that nothing has answered, and no tail loss probes
+/// (`icsk_retransmits`); how many of all others were answered nobody knows.
+struct Retransmissions {
+    timed: u64,
+    all: u64,
+}
+
+impl Display for Retransmissions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.timed < self.all {
+            write!(f, "at least {} of ", self.timed)?;
+        }
+        write!(f, "{}", Count(self.all.max(self.timed), "retransmission"))
     }
 }
 

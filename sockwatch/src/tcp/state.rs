@@ -65,6 +65,11 @@ impl TcpState {
         }
     }
 
+    /// Whether this end has closed its half: only somebody who holds the socket can.
+    pub const fn has_sent_fin(self) -> bool {
+        matches!(self, FinWait1 | FinWait2 | Closing | LastAck | TimeWait)
+    }
+
     /// Whether the kernel's state machine can take this step (`tcp_set_state`, `inet_sk_state_store`).
     ///
     /// Steps to the same state are legal where close() follows a shutdown(): they mark the close.

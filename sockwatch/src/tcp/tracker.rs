@@ -3,6 +3,7 @@
 //! Identity is (network namespace, cookie, incarnation). Addresses of `struct sock` are used only until a cookie is
 //! known: they are reused within microseconds.
 
+mod closing;
 mod end;
 mod incident;
 mod listeners;
@@ -20,12 +21,11 @@ use self::{
     room::Waiting,
 };
 use super::{
-    close::{Ending, is_made_by_task, verdict, verdict_without_evidence},
     connection::{Connection, Queued, Role},
     endpoint::Endpoint,
-    event::{Certainty, CloseEvidence, Event, EventKind, SocketKey, Task},
+    event::{Certainty, Event, EventKind, SocketKey, Task},
     listing::Agreement,
-    minisock::{Minisock, MinisockEnd, Minisocks, TIME_WAIT_NS},
+    minisock::{Minisock, MinisockEnd, Minisocks},
     queue::Leaving,
     state::TcpState,
     update::{Happening, Subject, Update},
@@ -157,7 +157,8 @@ impl Tracker {
             EventKind::Unlisted { interval_ns } => self.unlisted(key, event.at_ns, interval_ns, updates),
             EventKind::Found { .. } => self.found(key, event, updates),
             EventKind::Held { by } => self.held(key, event.at_ns, by, updates),
-            EventKind::QueueFound { record, verdict } => self.queue_found(key, &record, verdict),
+            EventKind::Taken => self.accepted_unseen(key, event.at_ns),
+            EventKind::QueueFound { record, verdict } => self.queue_found(key, &record, verdict, updates),
             EventKind::Lost { minisock, occasion } => self.lost(key, event, minisock, occasion, updates),
             EventKind::Incident(incident) => self.incident(key, event, incident, updates),
         }
@@ -214,13 +215,20 @@ impl Tracker {
         }
         if let Some(key) = self.by_address.get(&event.skaddr).copied() {
             let repeats = event.certainty == Certainty::PerhapsRepeated && self.has_seen(key, event.kind);
-            if repeats || !matches!(event.kind, EventKind::Birth { .. }) {
+            let is_another = match event.kind {
+                EventKind::Birth { .. } => true,
+                // A RST may come after the destroy.
+                EventKind::Incident(_) => false,
+                _ => self.sockets.get(&key).is_none_or(|tracked| matches!(tracked.stage, Stage::Departing(_))),
+            };
+            if repeats || !is_another {
                 return key;
             }
-            // Another socket at this address: no destroy was seen of the one before.
+            // Another socket at this address: the one before is gone, or no destroy was seen of it.
             self.by_address.remove(&event.skaddr);
             if let Some(former) = self.take_out(key) {
-                former.report_last(event.at_ns, updates);
+                let at_ns = if let Stage::Departing(at_ns) = former.stage { at_ns } else { event.at_ns };
+                former.report_last(at_ns, updates);
             }
         }
         if event.key.cookie != 0 {
@@ -256,6 +264,7 @@ impl Tracker {
             | EventKind::Unlisted { .. }
             | EventKind::Found { .. }
             | EventKind::Held { .. }
+            | EventKind::Taken
             | EventKind::QueueFound { .. }
             | EventKind::Lost { .. } => false,
         }
@@ -274,7 +283,7 @@ impl Tracker {
         let Some(tuple) = event.tuple else { return };
         let mut connection = Connection::born(key, role_in(new, Role::Active), tuple, new, event.at_ns);
         connection.ownership.opener = Some(by);
-        connection.queued = limit.map(|_| Queued { at_ns: event.at_ns, limit, ..Queued::default() });
+        connection.queued = limit.map(|_| Queued { at_ns: Some(event.at_ns), limit, ..Queued::default() });
         if new == TcpState::Listen {
             self.begin_queue(key, limit);
         }
@@ -286,7 +295,7 @@ impl Tracker {
         let Some(tuple) = event.tuple else { return };
         let mut connection = Connection::born(key, Role::Passive, tuple, TcpState::SynRecv, event.at_ns);
         let (depth, limit) = queue.unzip();
-        connection.queued = Some(Queued { at_ns: event.at_ns, depth, limit, ..Queued::default() });
+        connection.queued = Some(Queued { at_ns: Some(event.at_ns), depth, limit, ..Queued::default() });
         self.begin(connection, TcpState::Listen, None, updates);
     }
 
@@ -312,7 +321,7 @@ impl Tracker {
         } else if !self.has_room(updates) {
             return;
         }
-        self.displace(&connection, at_ns, updates);
+        self.displace(&connection, None, updates);
         updates.push(Update { at_ns, subject: Subject::from(&connection), happening });
         self.sockets.insert(key, Tracked::new(connection));
     }
@@ -326,42 +335,24 @@ impl Tracker {
         by: Option<Task>,
         updates: &mut Vec<Update>,
     ) {
+        let by = by.filter(|task| !task.is_kernel_worker());
         let Some(connection) = self.moving(key, event, (old, new), updates) else { return };
         if matches!(new, TcpState::FinWait1 | TcpState::LastAck) {
             connection.ownership.closer = connection.ownership.closer.or(by);
+        }
+        let inherits = |owner: Option<Task>, by: &Task| owner.is_none_or(|owner| owner.pid != by.pid);
+        let owner = connection.ownership.held_by();
+        let waits = connection.is_queued();
+        if let Some(by) = by.filter(|by| old != new && new.has_sent_fin() && inherits(owner, by)) {
+            // Nobody closes what he does not hold.
+            self.held(key, event.at_ns, by, updates);
+        } else if waits && (old.has_sent_fin() || new.has_sent_fin()) {
+            self.accepted_unseen(key, event.at_ns);
         }
         if new == TcpState::CloseWait {
             self.client_left(key, event.at_ns, Leaving::Fin);
         }
         self.step(key, event, (old, new), by, updates);
-    }
-
-    fn closing(
-        &mut self,
-        key: SocketKey,
-        event: &Event,
-        old: TcpState,
-        current: Task,
-        evidence: Option<&CloseEvidence>,
-        updates: &mut Vec<Update>,
-    ) {
-        let Some(connection) = self.moving(key, event, (old, TcpState::Close), updates) else { return };
-        let ending = match evidence {
-            Some(evidence) => Some(verdict(old, evidence, connection.is_queued())),
-            None => verdict_without_evidence(old, connection.resets.received != 0),
-        };
-        let by = ending.is_some_and(|ending| is_made_by_task(ending, evidence)).then_some(current);
-        connection.ownership.closer = connection.ownership.closer.or(by);
-        // A close() of a socket that is closed already says nothing new.
-        if connection.ended_ns.is_none() || old != TcpState::Close {
-            connection.ending = ending;
-            connection.evidence = evidence.copied();
-            connection.ended_ns = Some(event.at_ns);
-            self.settle(key, event.at_ns);
-        }
-        self.leave_queue(key, event.at_ns, ending);
-        self.step(key, event, (old, TcpState::Close), by, updates);
-        self.leave_minisock(key, event.at_ns, updates);
     }
 
     /// The socket's connection, for a step of it. One that is too late is told and not followed: what came after it is known.
@@ -453,29 +444,11 @@ impl Tracker {
         }
     }
 
-    /// The kernel replaces a socket that closed first by a minisock.
-    fn leave_minisock(&mut self, key: SocketKey, at_ns: u64, updates: &mut Vec<Update>) {
-        let Some(tracked) = self.sockets.get(&key) else { return };
-        let connection = &*tracked.connection;
-        let orphans_ns = connection.evidence.map_or(0, |evidence| u64::from(evidence.fin_timeout_ms) * 1_000_000);
-        let (state, lasts_ns) = match connection.ending {
-            _ if connection.ended_ns != Some(at_ns) => return,
-            Some(Ending::LocalFin | Ending::BothFin) => (TcpState::TimeWait, Some(TIME_WAIT_NS)),
-            // Longer ones stay sockets until the last 60 s (`tcp_close`).
-            Some(Ending::Orphaned) => {
-                (TcpState::FinWait2, (orphans_ns != 0 && orphans_ns <= TIME_WAIT_NS).then_some(orphans_ns))
-            }
-            _ => return,
-        };
-        let minisock = Minisock::new(Subject::from(connection), state, at_ns, lasts_ns);
-        self.admit_minisock(minisock, updates);
-    }
-
-    /// A minisock gives its place to a new connection with the same ends.
-    fn displace(&mut self, connection: &Connection, at_ns: u64, updates: &mut Vec<Update>) {
+    /// A minisock gives its place to a new connection with the same ends; `sampled_ns` if a listing shows it.
+    fn displace(&mut self, connection: &Connection, sampled_ns: Option<u64>, updates: &mut Vec<Update>) {
         if !self.minisocks.is_empty() {
             let tuple = (connection.key.netns, connection.local, connection.remote);
-            self.end_minisock(&tuple, at_ns, MinisockEnd::Reused, updates);
+            self.end_sampled(&tuple, connection.first_seen_ns, MinisockEnd::Reused, sampled_ns, updates);
         }
     }
 }

@@ -127,6 +127,8 @@ pub enum Happening {
         state: TcpState,
         /// How long it was in that state, in nanoseconds.
         lasted_ns: u64,
+        /// Nobody saw it: the time is computed, or a listing's, and right to within this many nanoseconds.
+        sampled_ns: Option<u64>,
         /// What ended it.
         end: MinisockEnd,
     },
@@ -136,6 +138,13 @@ pub enum Happening {
         believed: Option<TcpState>,
         /// What the kernel has; `None`: nothing.
         found: Option<TcpState>,
+    },
+    /// The kernel's table twice had another depth of this listener's accept queue than we believed, and we took its word.
+    QueueDisagreed {
+        /// What we believed.
+        believed: u32,
+        /// What the kernel has.
+        found: u32,
     },
     /// A transition that the state machine does not allow from the state that we believed.
     Unexpected {

@@ -11,7 +11,7 @@ use std::{
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, connect, listen, socket};
 
 use crate::{
-    harness::{Line, Machine, Trace, patience, shared, skip, sockwatch},
+    harness::{Line, Machine, Trace, alone, kernel_names, patience, shared, skip, sockwatch},
     netns::Netns,
     network::Network,
     workload::{linger_zero, place},
@@ -52,11 +52,15 @@ fn until_depth(trace: &mut Trace, depth: i64, accepted: i64) -> Line {
 
 /// Whether this trace knows which listener a connection waits for.
 fn knows_listeners(trace: &Trace, name: &str) -> bool {
-    let knows = trace.probes.has("enqueue");
-    if !knows {
-        skip(name, "without the enqueue probe a connection's listener is not known");
-    }
-    knows
+    let reason = if !trace.probes.has("enqueue") {
+        "without the enqueue probe a connection's listener is not known"
+    } else if !kernel_names("bpf_get_socket_ptr_cookie") {
+        "this kernel gives a listener no cookie before it was listed"
+    } else {
+        return true;
+    };
+    skip(name, reason);
+    false
 }
 
 #[test]
@@ -77,7 +81,8 @@ fn a_queue_of_one() {
     drop(server.accept().unwrap());
     let empty = until_depth(&mut trace, 0, 1);
     assert!(empty.0["oldest_ns"].is_null() && empty.0["oldest_at_least"].is_null(), "{empty:?}");
-    assert_eq!((empty.number("dead_on_arrival"), empty.number("drops")), (Some(0), Some(0)), "{empty:?}");
+    // The kernel's count of drops comes with a comparison, perhaps later.
+    assert_eq!((empty.number("dead_on_arrival"), empty.number("drops").unwrap_or(0)), (Some(0), 0), "{empty:?}");
     drop((client, server));
     trace.until_stopped();
     let ended = trace.finish();
@@ -88,7 +93,8 @@ fn a_queue_of_one() {
 /// It takes one more than its limit; then SYNs are dropped, which only the kernel's counters tell.
 #[test]
 fn a_full_queue() {
-    let Some(machine) = shared("a_full_queue") else { return };
+    // Alone: whoever attaches to `inet_csk_accept` meanwhile keeps the kernel from telling that the accept returns.
+    let Some(machine) = alone("a_full_queue") else { return };
     let (netns, address) = (Netns::new("full"), place());
     let mut trace = trace(machine, address);
     if !knows_listeners(&trace, "a_full_queue") {
@@ -242,7 +248,7 @@ fn a_limit_by_somaxconn() {
     let mut trace = trace(machine, address);
     let server = netns.run(|| {
         fs::write("/proc/sys/net/core/somaxconn", "3").unwrap();
-        listener(address, 1000)
+        listener(address, 100)
     });
     let line = until(&mut trace, "somaxconn", |line| line.0["limited_by_somaxconn"] == true);
     assert_eq!(line.number("limit"), Some(3), "{line:?}");

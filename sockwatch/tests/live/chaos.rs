@@ -19,7 +19,7 @@ use nix::sys::socket::{
 use serde_json::Value;
 
 use crate::{
-    harness::{Line, Trace, alone, patience, sockwatch},
+    harness::{Line, Trace, alone, patience, skip, sockwatch},
     netns::Netns,
     witness::Witness,
     workload::converse,
@@ -207,8 +207,9 @@ fn work(seed: u64, over: &AtomicBool) {
     });
 }
 
-/// Runs `sockwatch audit` over the workload; returns its lines.
-fn audit(namespaces: &[Netns], seed: u64, arguments: &[&str]) -> (Vec<Value>, String) {
+/// Runs `sockwatch audit` over the workload; returns its lines. `None` where the kernel tells nothing of minisocks: there a
+/// `TIME_WAIT` whose place was taken and freed again is only in the listings.
+fn audit(namespaces: &[Netns], seed: u64, arguments: &[&str]) -> Option<(Vec<Value>, String)> {
     let inodes: Vec<_> = namespaces.iter().map(|netns| netns.inode().to_string()).collect();
     let mut command = sockwatch();
     command.args(["audit", "--format", "json", "--netns", &inodes.join(",")]).args(arguments);
@@ -216,6 +217,11 @@ fn audit(namespaces: &[Netns], seed: u64, arguments: &[&str]) -> (Vec<Value>, St
     let (output, mut said) = (audit.stdout.take().unwrap(), BufReader::new(audit.stderr.take().unwrap()));
     let mut line = String::new();
     while !line.starts_with("auditing") {
+        if line.contains("no drop probe") {
+            audit.kill().unwrap();
+            audit.wait().unwrap();
+            return None;
+        }
         line.clear();
         assert_ne!(said.read_line(&mut line).unwrap(), 0, "audit did not start");
     }
@@ -232,7 +238,7 @@ fn audit(namespaces: &[Netns], seed: u64, arguments: &[&str]) -> (Vec<Value>, St
     let mut rest = String::new();
     said.read_to_string(&mut rest).unwrap();
     audit.wait().unwrap();
-    (lines, rest)
+    Some((lines, rest))
 }
 
 fn of_type<'a>(lines: &'a [Value], name: &str) -> Vec<&'a Value> {
@@ -246,7 +252,10 @@ fn agrees_with_the_kernel() {
     for seed in 1..=seeds {
         let namespaces: Vec<_> = (0..NAMESPACES).map(|number| Netns::new(&format!("chaos{number}"))).collect();
         let witness = Witness::start();
-        let (lines, said) = audit(&namespaces, seed, &["--duration", &format!("{seconds}s"), "--interval", "100ms"]);
+        let duration = format!("{seconds}s");
+        let Some((lines, said)) = audit(&namespaces, seed, &["--duration", &duration, "--interval", "100ms"]) else {
+            return skip("agrees_with_the_kernel", "this kernel tells nothing of minisocks (no drop probe)");
+        };
         let result = of_type(&lines, "audit")[0];
         println!("seed {seed}: {result} {said}");
         let disagreements = of_type(&lines, "disagreement");

@@ -269,3 +269,49 @@ fn a_server_without_descriptors() {
     assert!(said.contains("accept() failed 3 times") && said.contains(&server.pid().to_string()), "{said}");
     drop(client);
 }
+
+/// A client that closes first, in a namespace with few ports: the forecast names the moment at which connect() fails.
+#[test]
+fn a_client_that_will_run_out_of_ports() {
+    const PORTS: u32 = 400;
+    const EVERY: Duration = Duration::from_millis(20);
+    let (netns, address) = (&Netns::new("few-ports"), place());
+    let arguments = ["--netns", &netns.name];
+    netns.run(|| {
+        let set = |name: &str, value: &str| std::fs::write(format!("/proc/sys/net/ipv4/{name}"), value).unwrap();
+        set("ip_local_port_range", &format!("20000 {}", 20000 + PORTS - 1));
+        // On loopback ports would be taken again after a second.
+        set("tcp_tw_reuse", "0");
+    });
+    let Some(diagnosis) = Diagnosis::start("a_client_that_will_run_out_of_ports", &arguments) else { return };
+    let (failed, told) = thread::scope(|scope| {
+        let connect = move || {
+            let server = listener(address, 128);
+            let began = Instant::now();
+            for number in 0.. {
+                thread::sleep((EVERY * number).saturating_sub(began.elapsed()));
+                match TcpStream::connect(address) {
+                    Ok(client) => {
+                        let (mut accepted, _) = server.accept().unwrap();
+                        drop(client);
+                        assert_eq!(accepted.read(&mut [0]).unwrap(), 0);
+                    }
+                    Err(error) => {
+                        assert_eq!((error.raw_os_error(), number), (Some(nix::libc::EADDRNOTAVAIL), PORTS));
+                        return Instant::now();
+                    }
+                }
+            }
+            unreachable!()
+        };
+        let connecting = scope.spawn(move || netns.run(connect));
+        thread::sleep(EVERY * PORTS / 2);
+        let (ended, verdict) = (Instant::now(), diagnosis.interrupt());
+        (connecting.join().unwrap().duration_since(ended), verdict)
+    });
+    let said = told.is("port-exhaustion");
+    assert!(said.contains("of 400 ports are taken"), "{said}");
+    let ports = &told.report["ports"][0];
+    let foretold = Duration::from_nanos(ports["exhausted_in_ns"].as_u64().unwrap());
+    assert!(foretold.abs_diff(failed) <= failed / 10, "{foretold:?}, it was {failed:?}: {ports}");
+}

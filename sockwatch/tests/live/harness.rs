@@ -221,7 +221,7 @@ impl Probes {
 }
 
 /// Whether the kernel's BTF has this name: what a probe may tell is up to an enumerator at times.
-fn kernel_names(name: &str) -> bool {
+pub(crate) fn kernel_names(name: &str) -> bool {
     static BTF: OnceLock<Vec<u8>> = OnceLock::new();
     let btf = BTF.get_or_init(|| std::fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default());
     btf.windows(name.len()).any(|window| window == name.as_bytes())

@@ -107,6 +107,10 @@ fn live(name: &str) {
     let lines: Vec<_> = String::from_utf8(output.stdout).unwrap().lines().map(parse).collect();
     assert!(output.status.success(), "{name}: {said:?}; saw:\n{}", stories(&lines).join("\n"));
     let ended = Ended::checked(lines, &said);
+    for sent in ended.all("reset_sent") {
+        let named = sent.number("reason") == Some(0) || sent.0["reason_name"].is_string();
+        assert!(named, "{name}: a reason that is told without its name: {sent:?}");
+    }
     if record {
         let stories = folded(name, &ended.stories(), &ended.probes);
         fs::write(file(name, "golden"), stories.iter().map(|story| format!("{story}\n")).collect::<String>()).unwrap();

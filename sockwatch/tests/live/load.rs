@@ -218,8 +218,9 @@ fn note(line: &str) -> Option<((bool, u64), u16)> {
         }
         // Of the network, not of the trace.
         "minisock_segment" | "minisock_end" | "retransmit" => return None,
-        // A transition that is missing: counted as such, and compared with `missed`.
-        "unexpected" => return None,
+        // A transition that is missing: counted as such, and compared with `missed`. Of an accept that is, the close tells who
+        // had it.
+        "unexpected" | "heir" => return None,
         kind => panic!("unforeseen {kind}: {line}"),
     };
     Some(((passive, cookie), bits))

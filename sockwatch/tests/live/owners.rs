@@ -139,7 +139,7 @@ fn passed_to_another_process() {
     assert_eq!(line.0["socket"]["owner"]["pid"], puppet.pid(), "{line:?}");
 }
 
-/// Both hold it: its owner stays.
+/// Both hold it: its owner stays, until the other one is the last to close it.
 #[test]
 fn shared_with_another_process() {
     let Some(machine) = shared("shared_with_another_process") else { return };
@@ -156,13 +156,16 @@ fn shared_with_another_process() {
     send(&ours, &second);
     puppet.tell("receive");
     drop(second);
-    until_heir(&mut trace, &other, puppet.pid());
+    let line = until_heir(&mut trace, &other, puppet.pid());
+    let (first, second) = (client.local_addr().unwrap().to_string(), other.local_addr().unwrap().to_string());
+    assert_eq!(line.0["socket"]["remote"], second, "{line:?}");
     drop((server, client, other, listener));
     drop(puppet);
     trace.until_stopped();
     let ended = trace.finish();
     let heirs: Vec<_> = ended.all("heir").filter(|line| line.role() == "passive").collect();
-    assert_eq!(heirs.len(), 1, "{heirs:?}");
+    let remotes: Vec<_> = heirs.iter().map(|line| &line.0["socket"]["remote"]).collect();
+    assert_eq!(remotes, [&second, &first], "{heirs:?}");
 }
 
 /// As inetd does: accept, fork, exec, close.

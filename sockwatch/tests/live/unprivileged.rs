@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    harness::{Trace, shared, stories},
+    harness::{Line, Trace, shared, stories},
     workload::place,
 };
 
@@ -69,7 +69,11 @@ fn polling_as_an_ordinary_user() {
     trace.until("the listener", |line| line.is("listed") && line.role() == "listener");
     let client = TcpStream::connect(address).unwrap();
     let (server, _) = listener.accept().unwrap();
-    trace.until_count(2, "established ends", |line| line.is("listed") && line.0["state"] == "ESTABLISHED");
+    // A slow machine is seen on its way there.
+    let is_established = |line: &Line| line.0["state"] == "ESTABLISHED" || line.0["new"] == "ESTABLISHED";
+    trace.until_count(2, "established ends", |line| {
+        (line.is("listed") || line.is("transition")) && is_established(line)
+    });
     client.shutdown(std::net::Shutdown::Write).unwrap();
     trace.until("the client's FIN", |line| line.is("transition") && line.0["new"] == "CLOSE_WAIT");
     drop((server, client));
@@ -85,7 +89,7 @@ fn polling_as_an_ordinary_user() {
     }
     let stories = stories(&ended.lines);
     let server = stories.iter().find(|story| story.contains("CLOSE_WAIT>CLOSE") || story.contains("LAST_ACK>CLOSE"));
-    assert!(server.is_some_and(|story| story.contains(": is ESTABLISHED ESTABLISHED>CLOSE_WAIT ")), "{stories:#?}");
+    assert!(server.is_some_and(|story| story.contains("ESTABLISHED ESTABLISHED>CLOSE_WAIT ")), "{stories:#?}");
     assert!(server.is_some_and(|story| story.ends_with(" end vanished")), "{stories:#?}");
 }
 
@@ -141,7 +145,7 @@ fn listing_as_an_ordinary_user() {
     let (text, said) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(text.lines().nth(1).is_some_and(|line| line.starts_with("LISTEN ") && line.ends_with(" hidden")), "{text}");
-    assert!(said.contains("CAP_SYS_PTRACE") && said.contains("1 sockets marked hidden"), "{said}");
+    assert!(said.contains("CAP_SYS_PTRACE") && said.contains("1 socket marked hidden"), "{said}");
     let all = copy.command().args(["list", "--netns", "all", "--port", &port]).output().unwrap();
     let said = String::from_utf8(all.stderr).unwrap();
     assert_eq!(all.status.code(), Some(0), "{said}");

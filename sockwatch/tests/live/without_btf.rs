@@ -31,7 +31,7 @@ const SERVER: &str = "passive: LISTEN>SYN_RECV SYN_RECV>ESTABLISHED accept ESTAB
                       CLOSE_WAIT>LAST_ACK LAST_ACK>CLOSE end -";
 const STORIES: [&str; 3] = [LISTENER, CLIENT, SERVER];
 const UNMATCHED_SERVER: &str = "passive: LISTEN>SYN_RECV SYN_RECV>ESTABLISHED ESTABLISHED>CLOSE_WAIT \
-                                CLOSE_WAIT>LAST_ACK LAST_ACK>CLOSE end - abandoned";
+                                CLOSE_WAIT>LAST_ACK LAST_ACK>CLOSE end -";
 
 const ENTRY: &str = "SOCKWATCH_TEST_WITHOUT_BTF";
 const BTF: &str = "/sys/kernel/btf";

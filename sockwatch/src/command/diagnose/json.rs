@@ -10,6 +10,7 @@ use sockwatch::{
     diagnosis::{
         self,
         measure::{Acceptor, Failure, Measured},
+        ports::{self, PortUse},
         waits,
     },
     kernel::check::kernel_release,
@@ -22,6 +23,9 @@ use super::{Cost, verdict};
 /// The version of this format. What is not known is absent, never null. A field may be added within a version; one that changes
 /// or goes makes a new version.
 const VERSION: u32 = 1;
+
+/// Destinations that are told.
+const MOST_PORTS: usize = 10;
 
 /// What `sockwatch diagnose --format json` prints: one object.
 #[derive(Serialize, JsonSchema)]
@@ -44,6 +48,8 @@ struct Report {
     findings: Vec<Finding>,
     /// Every listener that was seen, the one with the most slow connections first.
     listeners: Vec<Listener>,
+    /// Destinations of connections that were opened on this host, at most ten, the one with most of its local ports taken first.
+    ports: Vec<Ports>,
     /// Accepts of connections whose listener is not known: they are in no measure.
     unattributed: u64,
     /// What was not seen.
@@ -62,7 +68,7 @@ struct Finding {
     /// The listener's cookie; absent where it is about several, or about connections that were accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     cookie: Option<u64>,
-    /// The listener's address, or the local end of the connections.
+    /// The listener's address, or the local end of the connections; its port is `*` where they have many.
     local: String,
     /// What is wrong.
     sentence: String,
@@ -135,8 +141,9 @@ struct Listener {
     /// Its limit: it takes one more than this.
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<u32>,
-    /// Whether the limit is the namespace's net.core.somaxconn: listen() asked for that or more.
-    limit_is_somaxconn: bool,
+    /// Whether the limit is the namespace's net.core.somaxconn: listen() asked for that or more; absent until the kernel was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit_is_somaxconn: Option<bool>,
     /// Clients that left before accept(), by FIN: they may still wait for an answer.
     left_by_fin: u64,
     /// Clients that left before accept(), by RST.
@@ -164,6 +171,30 @@ struct Listener {
     blame: Option<Blame>,
     /// Over time.
     course: Course,
+}
+
+/// Local ports that connections to one destination take.
+#[derive(Serialize, JsonSchema)]
+struct Ports {
+    /// The network namespace's inode number.
+    netns: u32,
+    /// This end's address.
+    source: String,
+    /// The other end.
+    remote: String,
+    /// Ports that there are for it: of net.ipv4.ip_local_port_range, without reserved ones.
+    capacity: u64,
+    /// Ports of connections that are open.
+    open: u64,
+    /// Ports that TIME_WAIT keeps from new connections.
+    time_wait: u64,
+    /// Ports taken each second, and not given back, over the last ten seconds of the run; 0 if it does not go on.
+    per_second: f64,
+    /// When no port is left if it goes on so, counted from the end of the run; absent: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exhausted_in_ns: Option<u64>,
+    /// connect() that failed before a SYN was sent.
+    failed: u64,
 }
 
 /// Durations, in nanoseconds.
@@ -308,6 +339,7 @@ impl Report {
             slow_ns: report.slow_ns,
             findings: report.findings.iter().map(Finding::from).collect(),
             listeners: report.listeners.iter().map(Listener::from).collect(),
+            ports: report.ports.iter().take(MOST_PORTS).map(Ports::from).collect(),
             unattributed: report.unattributed,
             losses: Losses {
                 lost: losses.lost(),
@@ -386,6 +418,23 @@ impl From<&Measured> for Listener {
             failures: it.failures.iter().map(FailureCount::from).collect(),
             blame: it.blame.as_ref().map(Blame::from),
             course: Course::from(&it.course),
+        }
+    }
+}
+
+impl From<&PortUse> for Ports {
+    fn from(it: &PortUse) -> Self {
+        let ports::Route { netns, source, remote } = it.route;
+        Self {
+            netns,
+            source: source.to_string(),
+            remote: remote.to_string(),
+            capacity: it.settings.capacity(),
+            open: it.open,
+            time_wait: it.time_wait,
+            per_second: it.tenths_per_second as f64 / 10.0,
+            exhausted_in_ns: it.exhausted_in_ns,
+            failed: it.failed,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `sockwatch diagnose`: do connections wait in an accept queue, and why.
 
 mod json;
+mod ports;
 mod text;
 
 use std::{
@@ -82,10 +83,11 @@ pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
         if let lost @ 1.. = live.threads_lost()? {
             tell(format_args!("sockwatch: warning: {lost} doings of threads were lost: their time is unknown"));
         }
-        anyhow::Ok((watch.diagnosis.report(ended_ns, &totals), cost))
+        let settings = ports::settings(&watch.diagnosis.opens_in());
+        anyhow::Ok((watch.diagnosis.report(ended_ns, &totals, &settings), cost))
     })?;
     match args.format {
-        Format::Text => io::stdout().write_all(text::page(&report, cost).as_bytes())?,
+        Format::Text => io::stdout().write_all(text::page(&report, cost, width()).as_bytes())?,
         Format::Json => json::print(&report, cost)?,
     }
     Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
@@ -107,6 +109,11 @@ fn watcher(live: &mut Live) -> Option<Watcher> {
         tell(format_args!("sockwatch: warning: what threads run is only told by where they lose their CPU: {refusal}"));
     }
     Watcher::start(threads).map_err(|error| without(&error)).ok()
+}
+
+/// A terminal's width; a file has no end of a line.
+fn width() -> usize {
+    terminal_size::terminal_size_of(io::stdout()).map_or(usize::MAX, |(width, _)| width.0.into())
 }
 
 /// CPU time of this process.

@@ -8,8 +8,9 @@ use sockwatch::{
         finding::Finding,
         measure::Measured,
         waits::Spread,
-        words::{Grouped, Rate, acceptors, count, percent, time},
+        words::{Grouped, Rate, acceptors, age, count, percent, time},
     },
+    explain::wrap,
     tcp::{endpoint::IPV4_WIDTH, loss::Losses},
 };
 
@@ -23,35 +24,47 @@ const MOST_FINDINGS: usize = 5;
 
 const PROCESS_WIDTH: usize = 15;
 
-/// Everything, with the line ends.
-pub(super) fn page(report: &Report, cost: Cost) -> String {
-    let mut page = format!("{}\n", verdict(report));
-    listeners(&mut page, report);
-    for finding in report.findings.iter().take(MOST_FINDINGS) {
-        self::finding(&mut page, finding);
+/// From this width on waits stand in columns.
+const WIDE: usize = 107;
+
+/// Everything, with the line ends, in lines of `width` columns.
+pub(super) fn page(report: &Report, cost: Cost, width: usize) -> String {
+    let mut page = String::new();
+    wrap(&verdict(report), ("", "  "), width, &mut page);
+    listeners(&mut page, report, width);
+    for (index, finding) in report.findings.iter().take(MOST_FINDINGS).enumerate() {
+        // The worst one's sentence is the verdict: it stands above.
+        let name = finding.name.word();
+        page.push('\n');
+        match index {
+            0 => wrap(name, ("", ""), width, &mut page),
+            _ => wrap(&format!("{name}: {}", finding.sentence), ("", "  "), width, &mut page),
+        }
+        proof(&mut page, finding, width);
     }
     if let more @ 1.. = report.findings.len().saturating_sub(MOST_FINDINGS) {
         let _ = writeln!(page, "\n{} more: --format json tells all, --port fewer", count(more as u64, "finding"));
     }
     page.push('\n');
-    footer(&mut page, report, cost);
+    footer(&mut page, report, cost, width);
     page
 }
 
-fn listeners(page: &mut String, report: &Report) {
+fn listeners(page: &mut String, report: &Report, width: usize) {
     // Who has nothing to do is only counted.
     let has_traffic =
         |listener: &&Measured| listener.waits() > 0 || listener.turned_away() > 0 || !listener.failures.is_empty();
     let busy: Vec<_> = report.listeners.iter().filter(has_traffic).collect();
     if !busy.is_empty() {
+        let waits = if width < WIDE { "" } else { "  WAIT p50    p90    p99  p99.9    max" };
         let _ = writeln!(
             page,
-            "\n{:IPV4_WIDTH$} {:PROCESS_WIDTH$} {:>9} {:>8} {:>11}  WAIT p50    p90    p99  p99.9    max",
+            "\n{:IPV4_WIDTH$} {:PROCESS_WIDTH$} {:>9} {:>8} {:>11}{waits}",
             "LISTENER", "PROCESS", "ACCEPTED", "RATE", "QUEUE"
         );
     }
     for listener in busy.iter().take(MOST_LISTENERS) {
-        row(page, listener);
+        row(page, listener, width);
     }
     let untold = busy.len().saturating_sub(MOST_LISTENERS) as u64;
     let idle = (report.listeners.len() - busy.len()) as u64;
@@ -63,7 +76,7 @@ fn listeners(page: &mut String, report: &Report) {
     }
 }
 
-fn row(page: &mut String, listener: &Measured) {
+fn row(page: &mut String, listener: &Measured, width: usize) {
     let owner = listener.owner.map_or("-".into(), |owner| owner.to_string());
     let limit = listener.limit.map_or("?".into(), |limit| limit.to_string());
     let queue = format!("{}/{}/{limit}", listener.still_waiting, listener.greatest);
@@ -71,19 +84,22 @@ fn row(page: &mut String, listener: &Measured) {
     let local = listener.local.to_string();
     let _ = write!(
         page,
-        "{local:IPV4_WIDTH$} {owner:PROCESS_WIDTH$} {:>9} {rate:>8} {queue:>11}     ",
+        "{local:IPV4_WIDTH$} {owner:PROCESS_WIDTH$} {:>9} {rate:>8} {queue:>11}",
         Grouped(listener.accepted)
     );
-    match listener.wait {
-        Some(Spread { p50_ns, p90_ns, p99_ns, p999_ns, max_ns, .. }) => {
-            for ns in [p50_ns, p90_ns, p99_ns, p999_ns, max_ns] {
-                let _ = write!(page, " {:>6}", time(ns));
-            }
+    let mut words = details(listener);
+    if let Some(Spread { p50_ns, p90_ns, p99_ns, p999_ns, max_ns, .. }) = listener.wait {
+        let [p50, p90, p99, p999, max] = [p50_ns, p90_ns, p99_ns, p999_ns, max_ns].map(time);
+        if width < WIDE {
+            words.insert(0, format!("WAIT p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p999}, max {max}"));
+        } else {
+            let _ = write!(page, "      {p50:>6} {p90:>6} {p99:>6} {p999:>6} {max:>6}");
         }
-        None => page.push_str("      -"),
     }
     page.push('\n');
-    let _ = writeln!(page, "  {}", details(listener).join("; "));
+    if !words.is_empty() {
+        wrap(&words.join("; "), ("  ", "  "), width, page);
+    }
 }
 
 /// What no column has room for, if there is something to say.
@@ -96,7 +112,8 @@ fn details(listener: &Measured) -> Vec<String> {
     match (listener.oldest, listener.since_accept_ns) {
         (Some(oldest), since) => {
             let waiting = u64::from(listener.still_waiting);
-            words.push(format!("{} wait now, the oldest for {}", Grouped(waiting), time(oldest.ns())));
+            let verb = if waiting == 1 { "waits" } else { "wait" };
+            words.push(format!("{} {verb} now, the oldest for {}", Grouped(waiting), age(oldest)));
             words.push(since.map_or("no accept".into(), |ns| format!("last accept {} ago", time(ns))));
         }
         (None, Some(since)) => words.push(format!("last accept {} ago", time(since))),
@@ -106,16 +123,15 @@ fn details(listener: &Measured) -> Vec<String> {
         words.push(format!("longest pause while somebody waited {}", time(gaps.max_ns)));
     }
     let told = [
-        (listener.left.by_fin + listener.left.by_rst, "left before accept()"),
-        (listener.dead_on_arrival, "dead on arrival"),
-        (listener.overflows, "ACKs dropped at the full queue"),
-        (listener.drops.map_or(0, u64::from), "packets dropped at the listener"),
-        (listener.synack_retransmits, "SYN-ACKs sent again"),
-        (listener.failures.iter().map(|failure| failure.count).sum(), "failed accepts"),
+        ("left before accept()", listener.left.by_fin + listener.left.by_rst),
+        ("dead on arrival", listener.dead_on_arrival),
+        ("ACKs dropped at the full queue", listener.overflows),
+        ("packets dropped at the listener", listener.drops.map_or(0, u64::from)),
+        ("SYN-ACKs sent again", listener.synack_retransmits),
+        ("failed accepts", listener.failures.iter().map(|failure| failure.count).sum()),
     ];
-    words.extend(
-        told.into_iter().filter(|(number, _)| *number > 0).map(|(number, what)| format!("{} {what}", Grouped(number))),
-    );
+    let told = told.into_iter().filter(|(_, number)| *number > 0);
+    words.extend(told.map(|(what, number)| format!("{what} {}", Grouped(number))));
     if let Some(blame) = &listener.blame
         && listener.slow > 0
     {
@@ -129,33 +145,31 @@ fn details(listener: &Measured) -> Vec<String> {
     words
 }
 
-fn finding(page: &mut String, finding: &Finding) {
-    let name = finding.name.word();
-    let _ = writeln!(page, "\n{name}: {}", finding.sentence);
+/// A finding's lines, below its name.
+fn proof(page: &mut String, finding: &Finding, width: usize) {
     let sections = [("evidence", &finding.evidence), ("it is not", &finding.rules_out), ("what to do", &finding.fix)];
     for (heading, lines) in sections {
         for (index, line) in lines.iter().enumerate() {
             let heading = if index == 0 { heading } else { "" };
-            let _ = writeln!(page, "  {heading:10} {line}");
+            wrap(line, (&format!("  {heading:10} "), &" ".repeat(15)), width, page);
         }
     }
 }
 
-fn footer(page: &mut String, report: &Report, cost: Cost) {
+fn footer(page: &mut String, report: &Report, cost: Cost, width: usize) {
     let Losses { late, repaired, .. } = report.losses;
     let (lost, missed, dropped) = (report.losses.lost(), report.losses.missed(), report.losses.dropped());
     if lost + missed + dropped + late + repaired > 0 {
-        let _ = writeln!(
-            page,
+        let told = format!(
             "not seen: lost={lost} missed={missed} dropped={dropped} late={late} repaired={repaired} (`sockwatch explain lost` tells more)"
         );
+        wrap(&told, ("", "  "), width, page);
     }
     if report.unattributed > 0 {
         let _ = writeln!(page, "{} of a listener that is not known: in no row", count(report.unattributed, "accept"));
     }
     let seconds = report.ran_ns.max(1) as f64 / 1e9;
-    let _ = writeln!(
-        page,
+    let told = format!(
         "measured for {}, slow from {}; own cost: {}, {:.0}/s, {:.1} % of one CPU, {} kB",
         time(report.ran_ns),
         time(report.slow_ns),
@@ -164,4 +178,5 @@ fn footer(page: &mut String, report: &Report, cost: Cost) {
         cost.cpu.as_secs_f64() * 100.0 / seconds,
         Grouped(cost.bytes / 1000)
     );
+    wrap(&told, ("", "  "), width, page);
 }

@@ -1,6 +1,6 @@
 //! The client closes first.
 
-use std::{io::Read, net::Shutdown};
+use std::{io::Read, net::Shutdown, thread::sleep, time::Duration};
 
 use sockwatch::tcp::{connection::Role, state::TcpState};
 
@@ -30,13 +30,17 @@ fn run(stage: &mut Stage) -> anyhow::Result<String> {
     close("server", server)?;
     acting("client", || client.read(&mut [0]))?;
     let end = stage.until("the server's end", ended(Role::Passive))?;
-    let time_wait = stage.listed(port, TcpState::TimeWait)?;
+    let left =
+        |stage: &Stage| Ok::<_, anyhow::Error>(f64::from(stage.listed(port, TcpState::TimeWait)?.expires_ms) / 1000.0);
+    let at_first = left(stage)?;
+    sleep(Duration::from_secs(1));
+    let later = left(stage)?;
     close("client", client)?;
     close("server", listener)?;
     Ok(format!(
         "The server's end waited {} us in CLOSE_WAIT for its process. The client's is now in TIME_WAIT, which no state
-event tells: the kernel's table shows it at port {port} for {:.1} s more, and no process has it.",
+event tells: the kernel's table shows it at port {port} for {at_first:.1} s more, a second later for {later:.1} s, and
+no process has it.",
         (end.at_ns - waiting.at_ns) / 1000,
-        f64::from(time_wait.expires_ms) / 1000.0
     ))
 }

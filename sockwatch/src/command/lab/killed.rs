@@ -43,7 +43,7 @@ fn run(stage: &mut Stage) -> anyhow::Result<String> {
     close("server", listener)?;
     Ok(format!(
         "Both clients are gone; the kernel keeps their connections in TIME_WAIT, for {} more. It looks the same for both
-signals, and as if they had called close().",
+signals, and as if they had called close(): that is what a dying task does, and all that the trace sees.",
         left.join(" and ")
     ))
 }

@@ -55,9 +55,11 @@ fn run(stage: &mut Stage) -> anyhow::Result<String> {
         "Port {port} is gone; port {} is still ESTABLISHED, and would be tomorrow.",
         left.remote_port
     ));
+    stage.say(format_args!("The lab clears away what is left: no cable, no goodbye."));
     close("server", watched)?;
-    for stream in [unwatched, lost, other] {
-        reset("server", stream)?;
+    reset("server", unwatched)?;
+    for client in [lost, other] {
+        reset("client", client)?;
     }
     close("server", listener)?;
     let said = said.map_or_else(|| "no error".to_owned(), |error| error.to_string());

@@ -35,7 +35,7 @@ fn run(stage: &mut Stage) -> anyhow::Result<String> {
     stage.say(format_args!("The kernel's table has it in FIN_WAIT2, without a process, for {left:.1} s more."));
     stage.until_listed("the orphan's end", |rows| rows.iter().all(|row| row.local_port != port).then_some(()))?;
     let lasted = began.elapsed();
-    stage.say(format_args!("It is gone. The server writes."));
+    stage.say(format_args!("It is gone: its timer ended it, of which the kernel tells no event. The server writes."));
     acting("server", || server.write_all(b"late"))?;
     stage.until("the server's end", entered(Role::Passive, TcpState::Close))?;
     close("server", server)?;

@@ -121,19 +121,19 @@ pub(super) async fn show(
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<Totals> {
     let show = Show { transitions: true, connections: true, queues: false, disagreements: true, why: Why::Told };
-    let name = source.name();
+    let (name, reasons) = (source.name(), source.reset_reasons());
     let mut source = Recorded { source, events: args.record_events.as_ref().map(|_| Vec::new()) };
     let totals = match args.format {
         Format::Text => {
             let colour = if wants_colour() { Colour::On } else { Colour::Off };
-            let mut sink = Tapped::new(Text::new(io::stdout(), show, clock, colour), tap);
+            let mut sink = Tapped::new(Text::new(io::stdout(), show, clock, colour).naming(reasons), tap);
             pipeline::run(&mut source, &mut sink, Limits::default(), stop).await?
         }
         Format::Json => {
             let kernel = kernel_release();
             let start = start_line(clock, name, &kernel);
             let sink = Json::new(io::stdout(), show, clock, start).context("cannot write the output")?;
-            let mut sink = Tapped::new(sink, tap);
+            let mut sink = Tapped::new(sink.naming(reasons), tap);
             let totals = pipeline::run(&mut source, &mut sink, Limits::default(), stop).await?;
             sink.sink.end(&totals).context("cannot write the output")?;
             totals

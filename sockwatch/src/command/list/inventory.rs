@@ -125,7 +125,7 @@ fn standing(listed: &Listed, details: &Details, holders: &Holders) -> Standing {
         SynRecv if listed.inode == 0 && details.shutdown.is_none() => Standing::Request,
         SynRecv | Established | CloseWait if listed.inode == 0 => Standing::Queued,
         FinWait1 | FinWait2 | Closing | LastAck if listed.inode == 0 => Standing::Orphan,
-        _held_otherwise if holders.processes_hidden > 0 => Standing::Hidden,
+        _held_otherwise if !holders.hidden.is_empty() => Standing::Hidden,
         _held_otherwise => Standing::Unseen,
     }
 }

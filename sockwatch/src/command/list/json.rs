@@ -208,9 +208,10 @@ struct Tcp {
     unacked_segments: u32,
     /// Segments retransmitted in its life.
     retransmits: u32,
-    /// Bytes acknowledged by the peer in its life; SYN and FIN count as one each.
-    acked_bytes: u64,
-    /// Bytes received in its life; a FIN counts as one.
+    /// Payload bytes sent in its life, each counted once; absent before Linux 4.19.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sent_bytes: Option<u64>,
+    /// Payload bytes received in its life.
     received_bytes: u64,
     /// Milliseconds since it sent payload, or was established. The three are absent before it is established.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -254,7 +255,7 @@ impl Line {
             sockets: summary.sockets,
             states: summary.states.clone(),
             standings: summary.standings.clone(),
-            processes_hidden: summary.processes_hidden,
+            processes_hidden: summary.hidden.len(),
             netns_refused: summary.refused.len(),
             nameless: summary.nameless,
         })
@@ -289,7 +290,7 @@ fn socket(entry: &Entry, names: &Names) -> Socket {
         unsent_bytes: details.info.map(|info| info.unsent_bytes),
         timer: listed.timer.map(timer),
         age_at_least_ms: entry.age_at_least_ms(),
-        tcp: details.info.map(|info| tcp(listed.state, info)),
+        tcp: details.info.map(|info| tcp(listed, &info)),
         drops: details.drops,
         backlog_bytes: details.backlog_bytes,
         shutdown: details.shutdown.filter(|directions| *directions != 0),
@@ -341,16 +342,16 @@ fn timer(timer: table::Timer) -> Timer {
     Timer { kind, expires_ms: timer.expires_ms, attempts: timer.attempts }
 }
 
-fn tcp(state: TcpState, info: table::Info) -> Tcp {
-    let since = |ms| (!matches!(state, TcpState::SynSent | TcpState::SynRecv)).then_some(ms);
+fn tcp(listed: &table::Listed, info: &table::Info) -> Tcp {
+    let since = |ms| (!matches!(listed.state, TcpState::SynSent | TcpState::SynRecv)).then_some(ms);
     let measured = |us| (info.rtt_us != 0).then_some(us);
     Tcp {
         rtt_us: measured(info.rtt_us),
         rtt_variation_us: measured(info.rtt_variation_us),
         unacked_segments: info.unacked_segments,
         retransmits: info.retransmits,
-        acked_bytes: info.acked_bytes,
-        received_bytes: info.received_bytes,
+        sent_bytes: info.sent_bytes,
+        received_bytes: listed.received_bytes(info),
         last_sent_ms: since(info.last_sent_ms),
         last_received_ms: since(info.last_received_ms),
         last_ack_ms: since(info.last_ack_ms),

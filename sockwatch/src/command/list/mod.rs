@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use nix::unistd::{Uid, geteuid};
 use sockwatch::{
     kernel::check::kernel_release,
     monotonic::wall_offset_ns,
@@ -21,7 +22,7 @@ use sockwatch::{
     },
     sink::text::Colour,
     source::table::{Asked, Listing, Namespace, NamespaceError, Places, Table, TableError},
-    tcp::{filter::Filter, state::TcpState},
+    tcp::{filter::Filter, sentence::Count, state::TcpState},
 };
 
 use self::inventory::{Entry, Standing};
@@ -49,7 +50,7 @@ struct Summary {
     sockets: usize,
     states: BTreeMap<&'static str, usize>,
     standings: BTreeMap<&'static str, usize>,
-    processes_hidden: usize,
+    hidden: Vec<u32>,
     /// Why namespaces could not be listed.
     refused: Vec<String>,
     nameless: u64,
@@ -71,7 +72,7 @@ pub(crate) fn run(args: &ListArgs) -> anyhow::Result<ExitCode> {
     let holders = Holders::look();
     let mut entries = inventory::join(listings, &holders);
     entries.retain(|entry| looked_for.passes(entry));
-    let summary = Summary { refused, nameless, ..summarize(&entries, holders.processes_hidden) };
+    let summary = Summary { refused, nameless, hidden: holders.hidden, ..summarize(&entries) };
     let names = names(&entries);
     let mut out = BufWriter::new(io::stdout().lock());
     match args.format {
@@ -172,8 +173,9 @@ impl Looked {
         }
         if places.processes_hidden > 0 {
             self.refused.push(format!(
-                "the network namespaces of {} processes may not be looked at: that takes root, or CAP_SYS_PTRACE",
-                places.processes_hidden
+                "the network namespaces of {} may not be looked at: {}",
+                counted(places.processes_hidden),
+                refusal(geteuid()),
             ));
         }
     }
@@ -192,8 +194,8 @@ fn named(name: &str) -> Result<Namespace, NamespaceError> {
     }
 }
 
-fn summarize(entries: &[Entry], processes_hidden: usize) -> Summary {
-    let mut summary = Summary { sockets: entries.len(), processes_hidden, ..Summary::default() };
+fn summarize(entries: &[Entry]) -> Summary {
+    let mut summary = Summary { sockets: entries.len(), ..Summary::default() };
     for entry in entries {
         *summary.states.entry(entry.listed.state.name()).or_default() += 1;
         *summary.standings.entry(entry.standing.word()).or_default() += 1;
@@ -219,19 +221,61 @@ fn tell_summary(summary: &Summary) {
     }
     let count = |standing: Standing| summary.standings.get(standing.word()).copied().unwrap_or(0);
     if count(Standing::Hidden) > 0 {
+        let (who, why) = (processes(&summary.hidden), refusal(geteuid()));
         tell(format_args!(
-            "sockwatch: warning: the descriptors of {} processes may not be looked at (that takes root, or \
-             CAP_SYS_PTRACE): {} sockets marked hidden may be theirs",
-            summary.processes_hidden,
-            count(Standing::Hidden),
+            "sockwatch: warning: the descriptors of {who} may not be looked at ({why}): {} marked hidden may be theirs",
+            Count(count(Standing::Hidden) as u64, "socket"),
         ));
     }
     if summary.nameless > 0 {
-        tell(format_args!("sockwatch: warning: {} sockets of unknown states are left out", summary.nameless));
+        let sockets = Count(summary.nameless, "socket");
+        tell(format_args!("sockwatch: warning: {sockets} of unknown states left out"));
     }
     let counts = |counts: &BTreeMap<&str, usize>| {
         counts.iter().map(|(word, count)| format!(" {word}={count}")).collect::<String>()
     };
     let (states, standings) = (counts(&summary.states), counts(&summary.standings));
-    tell(format_args!("sockwatch: sockets={}{states};{standings}", summary.sockets));
+    let separator = if summary.sockets > 0 { ";" } else { "" };
+    tell(format_args!("sockwatch: sockets={}{states}{separator}{standings}", summary.sockets));
+}
+
+/// More than these are only counted.
+const MOST_NAMED: usize = 3;
+
+/// `process 1`, `processes 1, 7`, `24 processes`.
+fn processes(pids: &[u32]) -> String {
+    match pids {
+        [pid] => format!("process {pid}"),
+        few if few.len() <= MOST_NAMED => {
+            format!("processes {}", few.iter().map(u32::to_string).collect::<Vec<_>>().join(", "))
+        }
+        many => counted(many.len()),
+    }
+}
+
+fn counted(processes: usize) -> String {
+    if processes == 1 { "1 process".into() } else { format!("{processes} processes") }
+}
+
+/// Why one may not look at a process.
+fn refusal(user: Uid) -> &'static str {
+    if user.is_root() {
+        "not even by root: a sandbox, a security module or another user namespace is in the way"
+    } else {
+        "that takes root, or CAP_SYS_PTRACE"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_not_be_looked_at_is_named() {
+        assert_eq!(processes(&[1]), "process 1");
+        assert_eq!(processes(&[1, 7, 30]), "processes 1, 7, 30");
+        assert_eq!(processes(&[1, 7, 30, 31]), "4 processes");
+        assert!(!refusal(Uid::from_raw(0)).contains("takes root"));
+        assert!(refusal(Uid::from_raw(1000)).contains("takes root"));
+    }
 }

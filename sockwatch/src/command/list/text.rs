@@ -9,7 +9,7 @@ use sockwatch::{
     process::holders::Holder,
     sink::text::Colour,
     source::table::{Info, TimerKind},
-    tcp::{endpoint::IPV4_WIDTH, state::TcpState},
+    tcp::{endpoint::IPV4_WIDTH, sentence::Count, state::TcpState},
 };
 
 use super::{
@@ -249,11 +249,16 @@ fn info_words(entry: &Entry, info: Info) -> Vec<String> {
         words.push(format!("retransmits {}", info.retransmits));
     }
     if info.unacked_segments > 0 {
-        words.push(format!("{} segments unacknowledged, {} bytes unsent", info.unacked_segments, info.unsent_bytes));
+        let (segments, unsent) = (info.unacked_segments.into(), info.unsent_bytes.into());
+        words.push(format!("{} unacknowledged, {} unsent", Count(segments, "segment"), Count(unsent, "byte")));
     }
     if let Some(idle_ms) = entry.idle_ms() {
         words.push(format!("idle {}", short(idle_ms.into())));
-        words.push(format!("sent {}, received {}", bytes64(info.acked_bytes), bytes64(info.received_bytes)));
+        let received = format!("received {}", bytes64(entry.listed.received_bytes(&info)));
+        words.push(match info.sent_bytes {
+            Some(sent) => format!("sent {}, {received}", bytes64(sent)),
+            None => received,
+        });
     }
     words
 }
@@ -277,15 +282,17 @@ fn bytes64(count: u64) -> String {
     }
 }
 
-/// Milliseconds in at most four characters: `9ms`, `0.9s`, `9.9s`, `99s`, `99m`, `99h`, `999d`.
+/// Milliseconds in at most four characters: `9ms`, `0.9s`, `9.9s`, `99s`, `9m59`, `99m`, `9h59`, `999h`, `999d`.
 fn short(ms: u64) -> String {
     let seconds = ms / 1000;
     match ms {
         0..100 => format!("{ms}ms"),
         100..10_000 => format!("{seconds}.{}s", ms % 1000 / 100),
         10_000..100_000 => format!("{seconds}s"),
-        100_000..6_000_000 => format!("{}m", seconds / 60),
-        6_000_000..360_000_000 => format!("{}h", seconds / 3600),
+        100_000..600_000 => format!("{}m{:02}", seconds / 60, seconds % 60),
+        600_000..6_000_000 => format!("{}m", seconds / 60),
+        6_000_000..36_000_000 => format!("{}h{:02}", seconds / 3600, seconds / 60 % 60),
+        36_000_000..3_600_000_000 => format!("{}h", seconds / 3600),
         _more => format!("{}d", seconds / 86_400),
     }
 }

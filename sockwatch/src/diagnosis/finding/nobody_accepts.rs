@@ -3,7 +3,7 @@
 use super::{Finding, Name, Place, Scene, accept_works, acceptor, depth, is_explained, network_is_fine, overflow};
 use crate::diagnosis::{
     measure::Measured,
-    words::{count, place, time},
+    words::{age, count, place, time},
 };
 
 /// Without an accept for so many times the longest pause before, it has stopped.
@@ -34,7 +34,7 @@ fn finding(scene: &Scene<'_>, listener: &Measured) -> Option<Finding> {
         "{}: {} {verb} in the accept queue, the oldest for {}, and {since}",
         place(listener),
         count(waiting, "connection"),
-        time(listener.oldest?.ns())
+        age(listener.oldest?)
     );
     let accepted = match listener.since_accept_ns {
         None => "no accept during the run".to_owned(),

@@ -1,14 +1,14 @@
 //! The queue overflowed although accepts come quickly: a burst was larger than the backlog.
 
-use super::{Finding, Name, Place, Scene, depth, is_explained, overflow, rates, waits};
+use super::{Finding, Name, Place, Scene, depth, dropped, is_explained, overflow, rates, waits};
 use crate::diagnosis::{
     measure::Measured,
     words::{count, place},
 };
 
 pub(super) fn check(scene: &Scene<'_>, found: &[Finding]) -> Vec<Finding> {
-    let open = scene.listeners.iter().filter(|listener| !is_explained(listener, found) && !listener.is_somaxconn);
-    open.filter_map(finding).collect()
+    let is_its_own = |listener: &&Measured| listener.is_somaxconn != Some(true) && !is_explained(listener, found);
+    scene.listeners.iter().filter(is_its_own).filter_map(finding).collect()
 }
 
 /// The same for a limit that is `somaxconn`.
@@ -18,11 +18,8 @@ pub(super) fn finding(listener: &Measured) -> Option<Finding> {
         return None;
     }
     let limit = listener.limit?;
-    let sentence = format!(
-        "{}: the accept queue overflowed at {limit}, and {} dropped",
-        place(listener),
-        count(away, "SYN or ACK")
-    );
+    let sentence =
+        format!("{}: the accept queue overflowed at {limit}, and {} dropped", place(listener), dropped(away));
     let mut evidence = vec![depth(listener)];
     evidence.extend(overflow(listener));
     evidence.push(format!(

@@ -40,9 +40,12 @@ fn finding(scene: &Scene<'_>, listener: &Measured) -> Finding {
     evidence.push(depth(listener));
     evidence.extend(overflow(listener));
     let mut rules_out: Vec<_> = network_is_fine(listener).into_iter().chain(accept_works(listener)).collect();
-    if listener.turned_away() == 0 {
-        rules_out.push("a backlog that is too small: nobody was turned away".into());
+    // One that was never full has turned nobody away; what the kernel counts may be as old as the last comparison.
+    if listener.limit.is_some_and(|limit| listener.greatest <= limit) && listener.turned_away() == 0 {
+        rules_out.push("a backlog that is too small: the queue was never full".into());
     }
+    let busiest = listener.acceptors.first().map(|acceptor| acceptor.task).or(listener.owner);
+    let (who, pid) = busiest.map_or(("it".into(), "PID".into()), |task| (task.to_string(), task.pid.to_string()));
     Finding {
         name: Name::SlowAccept,
         place: Place::from(listener),
@@ -53,9 +56,9 @@ fn finding(scene: &Scene<'_>, listener: &Measured) -> Finding {
             "accept in a thread that does nothing else, or in more threads or processes".into(),
             match listener.blame {
                 Some(_) => "no single reason has half of the waiting time: the evidence names each one's share".into(),
-                None => {
-                    "what keeps the acceptor (blocked, no CPU, other work) was not looked at: perf trace -p PID".into()
-                }
+                None => format!(
+                    "what keeps {who} between two accepts (blocked, no CPU, other work) was not looked at: perf trace -p {pid}"
+                ),
             },
         ],
         hurt: listener.hurt_by_accept(),

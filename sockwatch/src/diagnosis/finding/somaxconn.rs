@@ -1,10 +1,11 @@
 //! The queue overflowed, and it is not longer because `net.core.somaxconn` does not allow it.
 
 use super::{Finding, Name, Scene, is_explained, queue_too_small};
-use crate::diagnosis::words::place;
+use crate::diagnosis::{measure::Measured, words::place};
 
 pub(super) fn check(scene: &Scene<'_>, found: &[Finding]) -> Vec<Finding> {
-    let overflowed = scene.listeners.iter().filter(|listener| !is_explained(listener, found) && listener.is_somaxconn);
+    let is_cut = |listener: &&Measured| listener.is_somaxconn == Some(true) && !is_explained(listener, found);
+    let overflowed = scene.listeners.iter().filter(is_cut);
     let finding = |listener| {
         let small = queue_too_small::finding(listener)?;
         let limit = listener.limit?;

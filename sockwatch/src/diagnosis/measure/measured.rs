@@ -61,8 +61,8 @@ pub struct Measured {
     pub greatest: u32,
     /// The queue's limit: it takes one more.
     pub limit: Option<u32>,
-    /// Whether that is the namespace's `net.core.somaxconn`.
-    pub is_somaxconn: bool,
+    /// Whether that is the namespace's `net.core.somaxconn`; `None` if the kernel was not asked.
+    pub is_somaxconn: Option<bool>,
     /// Who left the queue before accept().
     pub left: Left,
     /// Accepted after the client's RST.

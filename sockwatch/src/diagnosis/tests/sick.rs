@@ -22,8 +22,21 @@ fn a_server_that_sleeps_before_each_accept() {
     let finding = &report.findings[0];
     says(finding, &["127.0.0.1:80 (server/215): 5 of 5 connections waited 100ms or more", "the longest 1.00s"]);
     says(finding, &["an accept came every 200ms (mean), the longest pause was 200ms", "the network: handshakes took"]);
-    says(finding, &["accepted by server/215 5", "was not looked at"]);
+    says(finding, &["accepted by server/215 5", "was not looked at", "the queue was never full"]);
     assert_eq!(finding.hurt, 5);
+}
+
+/// It was full, and the kernel has not been asked since: whether somebody was turned away is not known.
+#[test]
+fn a_full_queue_may_have_turned_clients_away() {
+    let mut story = Story::new();
+    story.listen(0.0, 1, 3, "server");
+    for client in 10..14 {
+        story.arrive(10.0, client, 1);
+        story.accept(10.0 + (client - 9) as f64 * 300.0, client, 1, "server");
+    }
+    let report = story.check(2_000.0, &["slow-accept"]);
+    assert!(report.findings[0].rules_out.iter().all(|line| !line.contains("backlog")), "{:?}", report.findings);
 }
 
 #[test]
@@ -114,7 +127,10 @@ fn overflowing(limit: u32, drops: u32, somaxconn: u32) -> Story {
 fn a_burst_that_does_not_fit() {
     let report = overflowing(5, 14, 4096).check(2_000.0, &["queue-too-small"]);
     let finding = &report.findings[0];
-    says(finding, &["overflowed at 5, and 14 SYN or ACKs dropped", "a backlog of 32 would have held", "1 s, 3 s, 7 s"]);
+    says(
+        finding,
+        &["overflowed at 5, and 14 SYNs or ACKs were dropped", "a backlog of 32 would have held", "1 s, 3 s, 7 s"],
+    );
     assert_eq!(finding.hurt, 14);
     let report = overflowing(128, 300, 4096).check(2_000.0, &["queue-too-small"]);
     says(&report.findings[0], &["overflowed at 128", "a backlog of 512"]);
@@ -145,7 +161,7 @@ fn an_overflow_that_slow_accept_explains() {
     }
     story.drops(1_000.0, 1, (1, 3), 9, 4096);
     let report = story.check(2_000.0, &["slow-accept"]);
-    says(&report.findings[0], &["9 SYN or ACKs dropped because the queue was full"]);
+    says(&report.findings[0], &["9 SYNs or ACKs were dropped because the queue was full"]);
     assert_eq!(report.findings[0].hurt, 13);
 }
 

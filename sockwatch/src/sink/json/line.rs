@@ -166,12 +166,12 @@ pub enum Line<'a> {
     },
     /// A socket's descriptor has passed to another process, or its process runs another program: `socket.owner` from now on.
     Heir {
-        /// When that was found: it happened since the kernel's table was listed before.
+        /// When that was found: as it closed the socket, or by a look at who holds what; it happened before.
         at_ns: i64,
         /// Which socket.
         #[schemars(with = "Socket")]
         socket: &'a RawValue,
-        /// The process that holds it now, by its first thread.
+        /// The process that holds it now: by its first thread, or by the one that closed the socket.
         by: Task<'a>,
         /// Who owned it before; absent if nobody was known.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -204,6 +204,10 @@ pub enum Line<'a> {
         state: &'static str,
         /// How long it was in that state, in nanoseconds.
         lasted_ns: u64,
+        /// Not seen, but computed or found in the kernel's table: right to within this many nanoseconds. An expiry may be later by
+        /// this, for the kernel's timers are late.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sampled_ns: Option<u64>,
         /// `expired`: its time was over; `reused`: a new connection with the same ends; `reset`: a RST; `gone`: no longer in the
         /// kernel's table.
         end: &'static str,
@@ -221,6 +225,18 @@ pub enum Line<'a> {
         /// What the kernel has; absent: nothing.
         #[serde(skip_serializing_if = "Option::is_none")]
         found: Option<&'static str>,
+    },
+    /// The kernel's socket table twice had another depth of a listener's accept queue than we believed, and we took its word.
+    QueueDisagreement {
+        /// When.
+        at_ns: i64,
+        /// Which listener.
+        #[schemars(with = "Socket")]
+        socket: &'a RawValue,
+        /// What we believed.
+        believed_depth: u32,
+        /// What the kernel has.
+        found_depth: u32,
     },
     /// A transition came from a state that we did not believe the socket to be in.
     Unexpected {
@@ -315,7 +331,7 @@ pub struct Task<'a> {
     pub(super) tid: u32,
     /// The thread's name; control characters and bytes that are not UTF-8 are replaced.
     pub(super) comm: Cow<'a, str>,
-    /// Of a socket's owner: the process's name, that of its first thread, where it is another one.
+    /// The process's name, that of its first thread, where it is another one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) process: Option<String>,
 }
@@ -350,7 +366,7 @@ pub struct Finished<'a> {
     /// The descriptor that accept returned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) fd: Option<i32>,
-    /// Who was found holding it when its owner did not any more.
+    /// Who was found holding it when its owner did not any more, or closed it in its owner's stead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) heir: Option<Task<'a>>,
     /// The systemd unit of its owner, by its cgroup.
@@ -421,7 +437,7 @@ pub(super) struct Span {
 impl<'a> From<&'a tcp::event::Task> for Task<'a> {
     fn from(task: &'a tcp::event::Task) -> Self {
         let comm = match str::from_utf8(task.comm.bytes()) {
-            Ok(name) if !name.contains(char::is_control) => Cow::Borrowed(name),
+            Ok(name) if !name.contains(tcp::event::is_unprintable) => Cow::Borrowed(name),
             _ => Cow::Owned(task.comm.to_string()),
         };
         Self { pid: task.pid, tid: task.tid, comm, process: None }

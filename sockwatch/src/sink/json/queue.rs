@@ -13,8 +13,10 @@ pub struct Queue {
     /// Its limit: it takes one more than this.
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<u32>,
-    /// Whether the limit is the namespace's `net.core.somaxconn`: listen() asked for more, or just for that.
-    limited_by_somaxconn: bool,
+    /// Whether the limit is the namespace's `net.core.somaxconn`: listen() asked for more, or just for that. Absent until the
+    /// kernel's table was looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limited_by_somaxconn: Option<bool>,
     /// The greatest depth since the line before.
     peak: u32,
     /// How long the oldest has waited, in nanoseconds; absent if nobody waits.
@@ -77,7 +79,7 @@ impl From<&QueueFigures> for Queue {
             accepted: totals.accepted,
             left_by_fin: totals.left_by_fin,
             left_by_rst: totals.left_by_rst,
-            longest_left_ns: left.then_some(totals.longest_left_ns),
+            longest_left_ns: (left && totals.longest_left_ns > 0).then_some(totals.longest_left_ns),
             half_closed_on_arrival: totals.half_closed_on_arrival,
             dead_on_arrival: totals.dead_on_arrival,
             unqueued: totals.unqueued,

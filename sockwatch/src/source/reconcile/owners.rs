@@ -58,6 +58,8 @@ impl Owners {
     pub(super) fn begin(&mut self, owners: &HashSet<u32>) {
         self.round += 1;
         self.likely.extend(owners);
+        // What they held before the trace, too: a listener that they share with others.
+        self.likely.extend(&self.pids);
         self.owned.clear();
         for pid in &self.pids {
             // One that has ended holds nothing.
@@ -130,6 +132,17 @@ mod tests {
         let found = owners.of([inode(&listener)].into_iter());
         assert!(found[&inode(&listener)].iter().any(|task| task.pid == id()), "{found:?}");
         assert_eq!((owners.likely.contains(&id()), owners.unheld.len()), (true, 0));
+    }
+
+    /// Nobody else is looked at: the sockets of others are not asked for.
+    #[test]
+    fn what_the_filter_s_processes_hold_is_found() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut owners = Owners::new(&Filter { pids: vec![id()], ..Filter::default() });
+        owners.begin(&HashSet::new());
+        owners.look(&HashSet::from([inode(&listener)]));
+        let found = owners.of([inode(&listener)].into_iter());
+        assert_eq!(found[&inode(&listener)].iter().map(|task| task.pid).collect::<Vec<_>>(), [id()]);
     }
 
     #[test]

@@ -132,8 +132,8 @@ pub struct Info {
     pub retransmits: u32,
     /// Bytes written and not sent yet.
     pub unsent_bytes: u32,
-    /// Payload bytes acknowledged by the peer in its life; a SYN and a FIN count as one.
-    pub acked_bytes: u64,
+    /// Payload bytes sent in its life, each once; `None` before 4.19, which does not count them.
+    pub sent_bytes: Option<u64>,
     /// Payload bytes received in its life; a FIN counts as one.
     pub received_bytes: u64,
     /// Milliseconds since it last sent payload, or since it was established. Means nothing in `SYN_SENT` and
@@ -235,6 +235,11 @@ impl Listed {
     /// `found_fin_ok`), before any read has returned 0.
     pub const fn has_unread_fin(&self) -> bool {
         self.has_received_fin() && self.receive_queue_bytes > 0
+    }
+
+    /// Payload received in its life.
+    pub const fn received_bytes(&self, info: &Info) -> u64 {
+        info.received_bytes.saturating_sub(self.has_received_fin() as u64)
     }
 
     /// Payload that was written and that the peer has not acknowledged, sent or not. Where a SYN or a FIN is still

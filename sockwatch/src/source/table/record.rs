@@ -93,7 +93,8 @@ fn info(value: &[u8]) -> Option<Info> {
         rtt_us: word(value, 68)?,
         rtt_variation_us: word(value, 72)?,
         retransmits: word(value, 100)?,
-        acked_bytes: long(value, 120)?,
+        // `tcpi_bytes_acked` would count the SYN of whoever connected, and nothing here tells who did.
+        sent_bytes: long(value, 200).zip(long(value, 208)).map(|(sent, again)| sent.saturating_sub(again)),
         received_bytes: long(value, 128)?,
         unsent_bytes: word(value, 144)?,
     })

@@ -48,6 +48,7 @@ fn actor(event: &Event) -> Option<u32> {
         | EventKind::Listed { .. }
         | EventKind::Unlisted { .. }
         | EventKind::Found { .. }
+        | EventKind::Taken
         | EventKind::QueueFound { .. }
         | EventKind::Lost { .. } => return None,
     };
@@ -69,6 +70,7 @@ fn synack(event: &Event) -> Option<&u64> {
         | EventKind::Unlisted { .. }
         | EventKind::Found { .. }
         | EventKind::Held { .. }
+        | EventKind::Taken
         | EventKind::QueueFound { .. }
         | EventKind::Lost { .. } => None,
     }
@@ -149,6 +151,7 @@ impl Names {
             )
             | EventKind::Listed { .. }
             | EventKind::Unlisted { .. }
+            | EventKind::Taken
             | EventKind::QueueFound { .. }
             | EventKind::Lost { .. } => {}
             EventKind::Held { by } => self.task(by),

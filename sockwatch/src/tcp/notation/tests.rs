@@ -127,6 +127,7 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
                 occasion
             }),
         any_task().prop_map(|by| EventKind::Held { by }),
+        Just(EventKind::Taken),
         (any_queue_record(), select(vec![Verdict::Agrees, Verdict::Doubtful, Verdict::Differs]))
             .prop_map(|(record, verdict)| EventKind::QueueFound { record, verdict }),
         (select(vec![None, Some(Place::Free), Some(Place::Taken)]), any_occasion())

@@ -17,7 +17,7 @@ fn record(at_ms: u64, depth: u32) -> QueueRecord {
 
 /// Compares with a record and takes its word, as a round does.
 fn round(queue: &mut AcceptQueue, record: QueueRecord) -> Verdict {
-    let verdict = queue.compare(&record, 3 * MS);
+    let verdict = queue.compare(&record, 3 * MS, 0);
     queue.end_round(0);
     queue.found(&record, verdict, 3 * MS);
     queue.expect_round();
@@ -95,11 +95,11 @@ fn a_depth_that_it_had_meanwhile_agrees() {
     queue.enter(20 * MS, 2, Some(128));
     queue.enter(90 * MS, 3, Some(128));
     for depth in [1, 2] {
-        assert_eq!(queue.compare(&record(20, depth), 3 * MS), Verdict::Agrees, "{depth}");
+        assert_eq!(queue.compare(&record(20, depth), 3 * MS, 0), Verdict::Agrees, "{depth}");
     }
     for depth in [0, 3] {
-        assert_eq!(queue.compare(&record(20, depth), 3 * MS), Verdict::Doubtful, "{depth}");
-        queue.compare(&record(20, 1), 3 * MS);
+        assert_eq!(queue.compare(&record(20, depth), 3 * MS, 0), Verdict::Doubtful, "{depth}");
+        queue.compare(&record(20, 1), 3 * MS, 0);
     }
     assert_eq!(round(&mut queue, record(20, 2)), Verdict::Agrees);
     assert_eq!(queue.depth(), 3);
@@ -131,10 +131,12 @@ fn of_some_connections_the_kernel_s_word_is_taken_at_once() {
 #[test]
 fn limits_and_drops_are_the_kernel_s() {
     let mut queue = AcceptQueue::begun(Some(128));
+    assert_eq!(queue.figures(0).totals.is_somaxconn, None, "nobody has looked");
     round(&mut queue, QueueRecord { drops: Some(0), ..record(100, 0) });
     assert_eq!(queue.news(100 * MS), None, "that nothing was dropped is no news");
+    assert_eq!(queue.figures(0).totals.is_somaxconn, Some(false));
     round(&mut queue, QueueRecord { limit: 4096, ..record(200, 0) });
     let Totals { limit, is_somaxconn, drops, .. } = queue.news(200 * MS).unwrap().totals;
-    assert_eq!((limit, is_somaxconn, drops), (Some(4096), true, Some(7)));
+    assert_eq!((limit, is_somaxconn, drops), (Some(4096), Some(true), Some(7)));
     assert!(!queue.figures(0).is_full());
 }

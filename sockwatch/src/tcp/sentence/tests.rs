@@ -6,6 +6,7 @@ use crate::tcp::{
     connection::{Connection, Queued, Span},
     endpoint::Endpoint,
     event::{Comm, SocketKey, Task},
+    queue::QueueFigures,
     state::{ALL, TcpState},
 };
 
@@ -32,7 +33,7 @@ fn connection(text: &str) -> Connection {
     let life_ns = connection.spans.iter().map(|span| span.lasted_ns).sum::<Option<u64>>();
     connection.birth_seen = life_ns.is_some();
     connection.ended_ns = Some(life_ns.unwrap_or(1000 * MS));
-    connection.queued = (role == Role::Passive).then(Queued::default);
+    connection.queued = (role == Role::Passive).then(|| Queued { at_ns: Some(0), ..Queued::default() });
     let mut evidence = CloseEvidence::default();
     let mut reset_sent = false;
     for word in words.split_whitespace() {
@@ -52,6 +53,7 @@ fn connection(text: &str) -> Connection {
             "soft" => evidence.soft_error = number() as u16,
             "syns" => evidence.segments_out = number() as u32,
             "probes" => evidence.probes = number() as u8,
+            "again" => connection.retransmits = number() as u32,
             "retransmits" => evidence.retransmits = number() as u8,
             "user_timeout" => evidence.user_timeout_ms = number() as u32,
             "by" => connection.ownership.closer = Some(Task { pid: 12, tid: 13, comm: Comm::from(value) }),
@@ -72,7 +74,7 @@ fn connection(text: &str) -> Connection {
 
 #[track_caller]
 fn check(text: &str, expected: &str) {
-    assert_eq!(sentence(&connection(text)).unwrap(), expected);
+    assert_eq!(sentence(&connection(text), None).unwrap(), expected);
 }
 
 #[test]
@@ -114,8 +116,17 @@ fn resets_from_the_other_end() {
         "client ESTABLISHED 5, CLOSE_WAIT 7: error=32 received",
         "reset by server, which had closed before, while client had not",
     );
-    check("client ESTABLISHED 5, FIN_WAIT1 7: error=104 by=curl", "reset by server after client curl/12 had closed");
-    check("unknown CLOSE_WAIT 5, LAST_ACK 7: error=104", "reset by the other end after both had closed");
+    let fin_wait = "client ESTABLISHED 5, FIN_WAIT2 7: error=104 by=curl";
+    check(&format!("{fin_wait} dead shutdown=3"), "reset by server after client curl/12 had closed");
+    check(&format!("{fin_wait} closed"), "reset by server after client curl/12 had shut down both ways");
+    check(
+        &format!("{fin_wait} held shutdown=2"),
+        "reset by server after client curl/12 had sent its FIN (half-closed)",
+    );
+    let mut without_evidence = connection(fin_wait);
+    without_evidence.evidence = None;
+    assert_eq!(sentence(&without_evidence, None).unwrap(), "reset by server after client curl/12 had sent its FIN");
+    check("unknown CLOSE_WAIT 5, LAST_ACK 7: error=104", "reset by the other end after both had sent their FIN");
 }
 
 #[test]
@@ -198,6 +209,15 @@ fn timeouts() {
         "server SYN_RECV 0, ESTABLISHED 9: error=110 retransmits=3 user_timeout=500 accepted=1",
         "client did not answer within 500 ms (TCP_USER_TIMEOUT); 3 retransmissions unanswered",
     );
+    // Tail loss probes count among those of the connection alone, and so do those that were answered.
+    check(
+        "server SYN_RECV 0, ESTABLISHED 9: error=110 retransmits=2 again=3 user_timeout=500 accepted=1",
+        "client did not answer within 500 ms (TCP_USER_TIMEOUT); at least 2 of 3 retransmissions unanswered",
+    );
+    check(
+        "client ESTABLISHED 9: error=110 retransmits=15 again=15",
+        "server did not acknowledge; 15 retransmissions unanswered",
+    );
     check(
         "client ESTABLISHED 9: error=113 soft=113 retransmits=15",
         "server did not acknowledge; 15 retransmissions unanswered; ICMP had said host unreachable (EHOSTUNREACH)",
@@ -223,7 +243,7 @@ fn accept_queues() {
     check(
         "server SYN_RECV 0, ESTABLISHED 3200, CLOSE_WAIT 100, LAST_ACK 0: done acked accepted=3250 by=nginx",
         "client closed first; TIME_WAIT on the client's side; server nginx/12 closed 100 ms later; accepted \
-         after 3.2 s in the accept queue, when the client had closed already",
+         after 3.2 s in the accept queue, when client had sent its FIN",
     );
     check(
         "server SYN_RECV 0, ESTABLISHED 5000: acked by=nginx",
@@ -231,8 +251,37 @@ fn accept_queues() {
     );
     check(
         "server SYN_RECV 0, ESTABLISHED 3200, CLOSE_WAIT 100: acked done",
-        "client gave up after 3.2 s in the accept queue; nobody accepted it until its listener was closed",
+        "reset: its listener was closed; nobody had accepted it in 3.3 s; client had sent its FIN after 3.2 s",
     );
+}
+
+#[test]
+fn a_thread_is_named_with_its_process() {
+    let check = |text, expected: &str| {
+        assert_eq!(sentence(&connection(text), Some("nginx".into())).unwrap(), expected);
+    };
+    check(
+        "client ESTABLISHED 5, FIN_WAIT1 1, FIN_WAIT2 2: done acked by=pool-1",
+        "client nginx/12 thread pool-1 closed first; 60 s TIME_WAIT on the client's side",
+    );
+    check("listener LISTEN 5000: by=pool-1", "listener closed by nginx/12 thread pool-1");
+    check("client ESTABLISHED 5: error=104 acked received", "reset by server");
+}
+
+#[test]
+fn a_listener_s_queue() {
+    let check = |drops, overflows, expected: &str| {
+        let mut listener = connection("listener LISTEN 5000: by=nginx");
+        let totals = Totals { accepted: 4, drops, overflows, ..Totals::default() };
+        listener.accept_queue = Some(Box::new(QueueFigures { totals, ..QueueFigures::default() }));
+        let expected = format!("listener closed by nginx/12; 4 connections accepted{expected}");
+        assert_eq!(sentence(&listener, None).unwrap(), expected);
+    };
+    check(Some(0), 0, "");
+    check(None, 1, "; 1 last ACK found its queue full");
+    check(Some(1), 2, "; 2 last ACKs found its queue full");
+    check(Some(18), 0, "; 18 packets dropped (SYNs or last ACKs)");
+    check(Some(18), 2, "; 18 packets dropped, 2 of them last ACKs that found its queue full");
 }
 
 #[test]
@@ -241,9 +290,9 @@ fn others() {
     check("client ESTABLISHED 1: error=103 by=ss", "destroyed by ss/12 (ss -K, or a program like it)");
     let mut vanished = connection("unknown ESTABLISHED 1:");
     vanished.ending = Some(Ending::Vanished);
-    assert_eq!(sentence(&vanished).unwrap(), "no longer in the kernel's socket table");
+    assert_eq!(sentence(&vanished, None).unwrap(), "no longer in the kernel's socket table");
     vanished.ending = None;
-    assert_eq!(sentence(&vanished), None);
+    assert_eq!(sentence(&vanished, None), None);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::tcp::{
     connection::{Connection, RESET_BELONGS_NS, Role},
     event::{Event, SocketKey},
     minisock::SLACK,
+    state::TcpState,
     update::{Happening, Subject, Update},
 };
 
@@ -113,7 +114,7 @@ impl Tracker {
     }
 
     pub(super) fn destroy(&mut self, key: SocketKey, event: &Event, updates: &mut Vec<Update>) {
-        self.by_address.remove(&event.skaddr);
+        self.find_dead_on_arrival(key);
         if let Some(tracked) = self.sockets.get_mut(&key)
             && !matches!(tracked.stage, Stage::Told(_) | Stage::Departing(_))
             && tracked.connection.ending_after_reset() != tracked.connection.ending
@@ -122,8 +123,18 @@ impl Tracker {
             tracked.stage = stage;
             return self.departing.push(stage, key, &self.sockets);
         }
+        self.by_address.remove(&event.skaddr);
         if let Some(tracked) = self.take_out(key) {
             tracked.report_last(event.at_ns, updates);
+        }
+    }
+
+    /// Its minisock lives, so that no RST ended it: tells the end that waited for one.
+    pub(super) fn depart(&mut self, key: SocketKey, updates: &mut Vec<Update>) {
+        if let Some(Stage::Departing(at_ns)) = self.sockets.get(&key).map(|tracked| tracked.stage)
+            && let Some(tracked) = self.take_out(key)
+        {
+            tracked.report_last(at_ns, updates);
         }
     }
 }
@@ -131,6 +142,11 @@ impl Tracker {
 impl Tracked {
     pub(super) fn new(connection: Connection) -> Self {
         Self { connection: Box::new(connection), stage: Stage::Living, round: 0, absences: 0 }
+    }
+
+    /// Whether all that was seen of it is that somebody accepted it. No listing showed it, either.
+    pub(super) fn is_known_by_accept(&self) -> bool {
+        self.round == 0 && self.connection.is_known_by_accept() && self.connection.state != TcpState::Close
     }
 
     /// Tells the end, unless it was told, of a socket that is gone: without a copy, it happens for every connection.

@@ -81,7 +81,11 @@ impl Tracker {
         incident: Incident,
         updates: &mut Vec<Update>,
     ) -> bool {
-        let Some(minisock) = self.minisocks.of(key, event.tuple) else { return false };
+        let Some(minisock) = self.minisocks.of(key, event.tuple) else {
+            // The segment that a minisock's RST has answered: it ended with that.
+            let segment = matches!(incident, Incident::MinisockSegment { .. });
+            return segment && self.minisocks.takes_answered(event.at_ns, key, event.tuple);
+        };
         let at_ns = event.at_ns;
         let (tuple, subject) = (minisock.tuple(), minisock.subject);
         match incident {
@@ -95,10 +99,13 @@ impl Tracker {
             Incident::ResetSent { reason, minisock: true } => {
                 updates.push(Update { at_ns, subject, happening: Happening::ResetSent { reason } });
                 self.end_minisock(&tuple, at_ns, MinisockEnd::Reset, updates);
+                self.minisocks.note_reset(at_ns, subject.key, (subject.local, subject.remote));
                 true
             }
             Incident::MinisockSegment { state } => {
+                self.depart(subject.key, updates);
                 updates.push(Update { at_ns, subject, happening: Happening::MinisockSegment });
+                let Some(minisock) = self.minisocks.of(key, event.tuple) else { return true };
                 match state {
                     TcpState::Close => self.end_minisock(&tuple, at_ns, MinisockEnd::Reset, updates),
                     TcpState::TimeWait => updates.extend(minisock.wait(at_ns)),

@@ -26,7 +26,7 @@ impl Tracker {
         connection.sampled_ns = connection.sampled_ns.max(sampled_ns.or(Some(0)));
         if let Some((depth, limit)) = queue {
             let (depth, limit) = (Some(depth), Some(limit));
-            connection.queued = Some(Queued { at_ns, depth, limit, ..Queued::default() });
+            connection.queued = Some(Queued { at_ns: Some(at_ns), depth, limit, ..Queued::default() });
         }
         let happening = if !known || connection.state == state {
             if sampled_ns.is_some() && !known {

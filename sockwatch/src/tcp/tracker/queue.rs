@@ -2,7 +2,7 @@
 
 use super::{Tracker, learn_tuple};
 use crate::tcp::{
-    connection::Role,
+    connection::{Queued, Role},
     event::{Event, SocketKey, Task},
     state::TcpState,
     update::{Happening, Subject, Update},
@@ -18,6 +18,7 @@ impl Tracker {
         synack_retransmits: u32,
         updates: &mut Vec<Update>,
     ) {
+        let listener = listener.map(|listener| self.our_name_of(listener, key, event));
         let listener_owner = listener.and_then(|listener| self.listener_owner(key, listener));
         let Some(tracked) = self.sockets.get_mut(&key) else { return };
         let connection = &mut *tracked.connection;
@@ -31,7 +32,7 @@ impl Tracker {
         let mut handshake_ns = None;
         if let Some(queued) = &mut connection.queued {
             // With Fast Open the child is born at the SYN, before its SYN-ACK: there is no handshake to wait for.
-            handshake_ns = synack_at_ns.and_then(|synack| Some(queued.at_ns.checked_sub(synack)?.cast_signed()));
+            handshake_ns = synack_at_ns.and_then(|synack| Some(queued.at_ns?.checked_sub(synack)?.cast_signed()));
             queued.handshake_ns = handshake_ns;
             queued.synack_retransmits = synack_retransmits;
         }
@@ -53,23 +54,35 @@ impl Tracker {
         updates: &mut Vec<Update>,
     ) {
         // A child from before we looked: its state is in no event, and the accept is all that we know of it.
+        let known = self.sockets.contains_key(&key);
         let Some(connection) = self.existing(key, event, TcpState::Established, updates) else { return };
         if connection.role == Role::Unknown {
             connection.role = Role::Passive;
         }
+        if !known {
+            connection.queued = Some(Queued::default());
+        }
+        let listener = match (connection.ownership.listener.or(listener), connection.birth_seen, connection.local) {
+            (None, false, local) => self.listener_at(key.netns, local),
+            (listener, _, _) => listener.map(|listener| self.our_name_of(listener, key, event)),
+        };
+        let Some(connection) = self.sockets.get_mut(&key).map(|tracked| &mut *tracked.connection) else { return };
         connection.ownership.acceptor = Some(by);
         connection.ownership.fd = fd;
         connection.ownership.listener = connection.ownership.listener.or(listener);
         let listener = connection.ownership.listener;
-        let mut wait_ns = None;
+        let (mut wait_ns, mut known_before) = (None, false);
         if let Some(queued) = &mut connection.queued {
+            known_before = std::mem::take(&mut queued.accepted_unseen);
             queued.accepted_ns = Some(event.at_ns);
             wait_ns = queued.wait_ns();
         }
         let dead_on_arrival = connection.state == TcpState::Close;
         let happening = Happening::Accepted { by, fd, listener, wait_ns };
         updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&*connection), happening });
-        self.accept_from_queue(key, event.at_ns);
+        if !known_before {
+            self.accept_from_queue(key, event.at_ns);
+        }
         if dead_on_arrival {
             self.settle(key, event.at_ns);
         }

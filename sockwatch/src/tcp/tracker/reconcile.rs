@@ -7,11 +7,18 @@
 //!
 //! The table does not hold what waits dead in an accept queue; requests (`NEW_SYN_RECV`) in it are nobody's state yet.
 
+mod history;
 mod listeners;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-use self::listeners::{Listeners, is_queued};
+pub(super) use self::history::History;
+#[cfg(test)]
+pub(super) use self::history::STAYS_PER_SOCKET;
+use self::{
+    history::Nameless,
+    listeners::{Listeners, is_queued},
+};
 use super::{Tracked, Tracker, role_in};
 use crate::tcp::{
     close::Ending,
@@ -32,68 +39,6 @@ pub const TOLERANCE_NS: u64 = 3_000_000;
 
 /// An absence that so many listings in a row agree on is proved.
 const PROOF: u8 = 2;
-
-/// A state that something had, from and to.
-#[derive(Debug)]
-struct Stay {
-    state: TcpState,
-    from_ns: u64,
-    to_ns: u64,
-    minisock: bool,
-}
-
-/// What has ended since a round of listings began: it may be in the listing all the same.
-#[derive(Debug, Default)]
-pub(super) struct History {
-    stays: HashMap<SocketKey, Vec<Stay>, foldhash::fast::FixedState>,
-    len: usize,
-    /// Announced and not compared yet: the next may be announced before the last is compared.
-    rounds: u32,
-    /// There was more than it can hold: it proves nothing.
-    full: bool,
-}
-
-/// How many stays of a socket the history has room for, on average.
-pub(super) const STAYS_PER_SOCKET: usize = 8;
-
-impl History {
-    pub(super) fn note(&mut self, connection: &Connection, limit: usize) {
-        let stays = connection.stays();
-        let stays = stays.map(|(state, from_ns, to_ns)| Stay { state, from_ns, to_ns, minisock: false });
-        self.extend(connection.key, stays, limit);
-    }
-
-    pub(super) fn note_minisock(&mut self, minisock: &Minisock, limit: usize) {
-        let (from_ns, orphan_until_ns) = (minisock.since_ns, minisock.orphan_until_ns);
-        let stay = Stay { state: minisock.state, from_ns, to_ns: u64::MAX, minisock: true };
-        let orphan = |to_ns| Stay { state: TcpState::FinWait2, from_ns: 0, to_ns, minisock: true };
-        self.extend(minisock.subject.key, std::iter::once(stay).chain(orphan_until_ns.map(orphan)), limit);
-    }
-
-    /// Adds stays; `limit` is how many sockets there is room for.
-    fn extend(&mut self, key: SocketKey, stays: impl Iterator<Item = Stay>, limit: usize) {
-        let its = self.stays.entry(key).or_default();
-        let before = its.len();
-        its.extend(stays);
-        self.len += its.len() - before;
-        if self.len > limit.saturating_mul(STAYS_PER_SOCKET) {
-            *self = Self { full: true, rounds: self.rounds, ..Self::default() };
-        }
-    }
-
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
-    fn agrees(&self, record: &Record, (from_ns, to_ns): (u64, u64)) -> bool {
-        let Some(stays) = self.stays.get(&record.key) else { return false };
-        stays.iter().any(|stay| {
-            let same = stay.state == record.state && stay.minisock == record.expires_in_ns.is_some();
-            same && stay.from_ns <= to_ns && stay.to_ns >= from_ns
-        })
-    }
-}
 
 /// What a record says to us.
 enum Finding {
@@ -142,7 +87,9 @@ impl Tracker {
     }
 
     fn compare_listings(&mut self, round: &Round, history: &History, events: &mut Vec<Event>) {
-        let nameless = self.nameless_by_ends();
+        // What lives has the ends of what is gone.
+        let mut nameless = history.nameless.clone();
+        nameless.extend(self.nameless_by_ends());
         for listing in &round.listings {
             let mut openings = HashSet::new();
             let (listeners, young) = (Listeners::of(listing), self.young(listing));
@@ -161,7 +108,7 @@ impl Tracker {
                 self.compare_record(&record, listing, &listeners, history, events);
                 self.compare_holder(&record, listing, events);
             }
-            self.compare_queues(listing, events);
+            self.compare_queues(listing, &nameless, events);
             self.find_absent(listing, &openings, events);
         }
         for netns in &round.gone {
@@ -170,7 +117,7 @@ impl Tracker {
     }
 
     /// Sockets that we had to name ourselves, by their ends.
-    fn nameless_by_ends(&self) -> HashMap<(u32, (Endpoint, Endpoint)), SocketKey> {
+    fn nameless_by_ends(&self) -> Nameless {
         let named = self.by_address.values().filter_map(|key| Some((key, &self.sockets.get(key)?.connection)));
         named.map(|(key, it)| ((key.netns, (it.local, it.remote)), *key)).collect()
     }
@@ -295,10 +242,13 @@ impl Tracker {
                 && !connection.is_known_after(began_ns)
                 && key.cookie & NAMELESS == 0
                 && tracked.round != *round;
+            let unseen = must && !listing.first && tracked.is_known_by_accept();
             tracked.absences = if must { tracked.absences + 1 } else { 0 };
-            if tracked.absences >= PROOF {
-                agreement.absent += 1;
-                let kind = EventKind::Lost { minisock: None, occasion: disagreement };
+            if unseen || tracked.absences >= PROOF {
+                // Of one that was accepted dead the first listing told nothing either: that makes two.
+                agreement.absent += u64::from(!unseen);
+                let occasion = if unseen { Occasion::Expected } else { disagreement };
+                let kind = EventKind::Lost { minisock: None, occasion };
                 events.push(event(listing.to_ns, *key, None, kind));
             }
         }
@@ -342,12 +292,13 @@ impl Tracker {
                 let mut connection = Connection::new(key, role, tuple, state, event.at_ns);
                 connection.ownership.holder = holder;
                 connection.ownership.listener = listener;
+                connection.queued = listener.map(|_| Queued::default());
                 connection.ownership.listener_owner = listener.and_then(|listener| self.listener_owner(key, listener));
                 if let Some((depth, limit)) = queue {
                     let (depth, limit) = (Some(depth), Some(limit));
-                    connection.queued = Some(Queued { at_ns: event.at_ns, depth, limit, ..Queued::default() });
+                    connection.queued = Some(Queued { at_ns: Some(event.at_ns), depth, limit, ..Queued::default() });
                 }
-                self.displace(&connection, event.at_ns, updates);
+                self.displace(&connection, Some(self.interval_ns), updates);
                 let happening = news(occasion, state, queue);
                 updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&connection), happening });
                 self.sockets.insert(key, Tracked::new(connection));
@@ -375,12 +326,16 @@ impl Tracker {
             self.revive(key, state, event.at_ns, updates);
         }
         let Some(Tracked { connection, .. }) = self.sockets.get_mut(&key) else { return };
+        let was_taken = state.has_sent_fin() && connection.is_queued();
         if connection.state != state && !seen_since {
             connection.enter(state, event.at_ns);
         }
         connection.sampled_ns = connection.sampled_ns.max(occasion.interval_ns());
         let happening = Happening::Disagreed { believed: Some(believed), found: Some(state) };
         updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&**connection), happening });
+        if was_taken {
+            self.accepted_unseen(key, event.at_ns);
+        }
     }
 
     fn found_minisock(
@@ -452,7 +407,13 @@ impl Tracker {
                 Place::Free if over => MinisockEnd::Expired,
                 Place::Free => MinisockEnd::Gone,
             };
-            self.end_minisock(&tuple, at_ns, end, updates);
+            self.end_sampled(&tuple, at_ns, end, Some(self.interval_ns), updates);
+            return;
+        }
+        if self.find_dead_on_arrival(key) {
+            if let Some(tracked) = self.take_out(key) {
+                tracked.report_last(at_ns, updates);
+            }
             return;
         }
         let Some(mut tracked) = self.take_out(key) else { return };

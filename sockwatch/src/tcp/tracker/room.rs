@@ -157,7 +157,19 @@ impl Tracker {
 
     /// Ends a minisock, if there is one with these ends.
     pub(super) fn end_minisock(&mut self, tuple: &Tuple, at_ns: u64, end: MinisockEnd, updates: &mut Vec<Update>) {
-        let ended = self.minisocks.end(tuple, at_ns, end, updates);
+        self.end_sampled(tuple, at_ns, end, None, updates);
+    }
+
+    /// The same of one whose end nobody saw: right to within so many nanoseconds.
+    pub(super) fn end_sampled(
+        &mut self,
+        tuple: &Tuple,
+        at_ns: u64,
+        end: MinisockEnd,
+        sampled_ns: Option<u64>,
+        updates: &mut Vec<Update>,
+    ) {
+        let ended = self.minisocks.end(tuple, at_ns, end, sampled_ns, updates);
         if let (Some(history), Some(minisock)) = (&mut self.history, ended) {
             history.note_minisock(&minisock, self.limit);
         }

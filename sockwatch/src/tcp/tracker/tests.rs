@@ -3,11 +3,13 @@
 mod kernel;
 mod model;
 mod properties;
+mod queues;
 
 use super::*;
 use crate::tcp::{
+    close::Ending,
     connection::{Connection, MAX_SPANS},
-    event::{Comm, Incident, Occasion},
+    event::{CloseEvidence, Comm, Incident, Occasion},
     listing::{Listing, Record, Round},
     state::ALL,
 };
@@ -22,8 +24,10 @@ fn state(name: &str) -> TcpState {
     ALL.into_iter().find(|state| state.name() == name).unwrap()
 }
 
-/// One event: `MILLISECONDS COOKIE WHAT`, where WHAT is `A>B`, `accept`, `enqueue`, `destroy`, `rst`, `aborts` (sends a RST), `again A>B` (a relief's),
-/// `listed STATE`, `gone`, `closed A` without evidence, or `closed A ERRNO FLAGS` with the flags d(ead) and f(in received).
+/// One event: `MILLISECONDS COOKIE WHAT`, where WHAT is `A>B`, `accept`, `enqueue`, `destroy`, `rst`, `aborts` (sends a RST), `answers` (its minisock sends one),
+/// `segment STATE` (one came for its minisock), `again A>B` (a relief's),
+/// `listed STATE`, `gone`, `A>B by NAME`, `taken`, `closed A` without evidence, or `closed A ERRNO FLAGS` with the flags d(ead), f(in received)
+/// and h(eld).
 pub(super) fn event(text: &str) -> Event {
     let words: Vec<_> = text.split_whitespace().collect();
     let tuple = (Endpoint::v4([127, 0, 0, 1], 80), Endpoint::v4([127, 0, 0, 1], 5000));
@@ -33,23 +37,31 @@ pub(super) fn event(text: &str) -> Event {
     };
     let kind = match *what {
         ["accept"] => EventKind::Accept { by: task("worker"), fd: Some(7), listener: None },
-        ["enqueue"] => {
+        ["enqueue", ref listener @ ..] => {
             let synack = words[0].parse::<u64>().unwrap() * MS - MS;
-            EventKind::Enqueue { listener: Some(1), synack_at_ns: Some(synack), synack_retransmits: 0 }
+            let listener = listener.first().map_or(1, |cookie| cookie.parse().unwrap());
+            EventKind::Enqueue { listener: Some(listener), synack_at_ns: Some(synack), synack_retransmits: 0 }
         }
         ["destroy"] => EventKind::Destroy,
         ["rst"] => EventKind::Incident(Incident::ResetReceived),
         ["aborts"] => EventKind::Incident(Incident::ResetSent { reason: 8, minisock: false }),
+        ["answers"] => EventKind::Incident(Incident::ResetSent { reason: 8, minisock: true }),
+        ["segment", name] => EventKind::Incident(Incident::MinisockSegment { state: state(name) }),
         ["listed", name] => EventKind::Listed { state: state(name), queue: None, interval_ns: 100 * MS },
         ["gone"] => EventKind::Unlisted { interval_ns: 100 * MS },
         ["closed", old, errno, ref flags @ ..] => {
             let flags = flags.concat();
             let (dead, done) = (flags.contains('d'), flags.contains('f'));
-            let error = errno.parse().unwrap();
-            let evidence = CloseEvidence { error, dead, done, all_acked: true, ..CloseEvidence::default() };
+            let (has_socket, error) = (flags.contains('h'), errno.parse().unwrap());
+            let evidence = CloseEvidence { error, dead, done, has_socket, all_acked: true, ..CloseEvidence::default() };
             EventKind::Closing { old: state(old), current: task("closer"), evidence: Some(evidence) }
         }
         ["closed", old] => EventKind::Closing { old: state(old), current: task("closer"), evidence: None },
+        ["taken"] => EventKind::Taken,
+        [step, "by", name] => {
+            let (old, new) = step.split_once('>').unwrap();
+            EventKind::Transition { old: state(old), new: state(new), by: Some(task(name)) }
+        }
         [step] => match step.split_once('>').unwrap() {
             ("CLOSE", new) => EventKind::Opening { new: state(new), by: task("opener"), limit: None },
             ("LISTEN", "SYN_RECV") => EventKind::Birth { queue: Some((2, 128)) },
@@ -141,10 +153,12 @@ fn a_reconnected_descriptor_begins_a_new_life() {
 fn an_orphan_s_end_waits_for_the_reset_that_explains_it() {
     let orphan = "0 5 CLOSE>SYN_SENT; 3 5 SYN_SENT>ESTABLISHED; 4 5 ESTABLISHED>FIN_WAIT1; 5 5 FIN_WAIT1>FIN_WAIT2;
          6 5 closed FIN_WAIT2 0 d; 6 5 destroy";
-    for (after, minisocks, expected) in [("6 5 aborts", 0, "end aborted"), ("60 5 aborts", 1, "end orphaned")] {
+    let (soon, late) = (("6 5 aborts", 0, "end aborted"), ("60 5 aborts", 1, "end orphaned"));
+    let variants = [event, nameless].into_iter().flat_map(|read: fn(&str) -> Event| [(read, soon), (read, late)]);
+    for (read, (after, minisocks, expected)) in variants {
         let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
         for text in orphan.split(';').chain([after]) {
-            let event = event(text);
+            let event = read(text);
             tracker.expire(event.at_ns, &mut updates);
             tracker.apply(&event, &mut updates);
         }
@@ -434,68 +448,38 @@ fn a_listing_does_not_shorten_a_time_wait_that_began_since() {
     assert_eq!(tracker.len(), 1, "60 s from the FIN on");
 }
 
-/// What is said of a listener's queue: `queue DEPTH accepted A left F+R dead D unqueued U`.
-fn queues(tracker: &mut Tracker, events: &str, now_ms: u64) -> Vec<String> {
-    let mut updates = Vec::new();
-    events.split(';').for_each(|text| tracker.apply(&event(text), &mut updates));
-    tracker.expire(now_ms * MS, &mut updates);
-    let queues = updates.iter().filter_map(|update| match &update.happening {
-        Happening::Queue(figures) => Some((**figures, "")),
-        Happening::Ended(connection) => connection.accept_queue.as_deref().map(|figures| (*figures, "end ")),
-        _ => None,
-    });
-    let said = queues.map(|(figures, end)| {
-        let it = figures.totals;
-        format!(
-            "{end}queue {} accepted {} left {}+{} dead {}+{} unqueued {}",
-            figures.depth,
-            it.accepted,
-            it.left_by_fin,
-            it.left_by_rst,
-            it.half_closed_on_arrival,
-            it.dead_on_arrival,
-            it.unqueued
-        )
-    });
-    said.collect()
+/// Data for a minisock: it answers with a RST, which ends it, and only then the segment is told.
+#[test]
+fn a_segment_that_a_reset_has_answered_is_no_stranger_s() {
+    let orphan = "0 5 CLOSE>SYN_SENT; 3 5 SYN_SENT>ESTABLISHED; 4 5 ESTABLISHED>FIN_WAIT1; 5 5 FIN_WAIT1>FIN_WAIT2;
+         6 5 closed FIN_WAIT2 0 d; 60 5 destroy; 160 5 answers";
+    let after = |segments: &str| {
+        let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
+        orphan.split(';').for_each(|text| tracker.apply(&event(text), &mut updates));
+        let told = updates.len();
+        segments.split(';').for_each(|text| tracker.apply(&event(text), &mut updates));
+        (updates.len() - told, tracker.minisocks.len())
+    };
+    assert_eq!(after("160 5 segment FIN_WAIT2"), (0, 0));
+    assert_eq!(after("160 5 segment CLOSE; 161 5 segment TIME_WAIT"), (1, 1), "another minisock");
+    assert_eq!(after("2000 5 segment TIME_WAIT"), (1, 1), "much later");
 }
 
-const TWO_WAIT: &str = "1 1 CLOSE>LISTEN; 1 5 LISTEN>SYN_RECV; 1 5 SYN_RECV>ESTABLISHED; 1 5 enqueue;
-                        2 6 LISTEN>SYN_RECV; 2 6 SYN_RECV>ESTABLISHED; 2 6 enqueue";
-
+/// Who closes it held it, though no listing came in between to tell.
 #[test]
-fn a_queue_fills_and_empties() {
-    let mut tracker = Tracker::default();
-    let two = "queue 2 accepted 0 left 0+0 dead 0+0 unqueued 0";
-    assert_eq!(queues(&mut tracker, TWO_WAIT, 3), [two]);
-    assert!(queues(&mut tracker, "4 5 accept; 5 6 accept", 6).is_empty(), "once a second");
-    let end = "10 1 closed LISTEN 0; 11 1 destroy";
-    assert_eq!(queues(&mut tracker, end, 12), ["end queue 0 accepted 2 left 0+0 dead 0+0 unqueued 0"]);
-}
-
-#[test]
-fn clients_that_leave_the_queue_are_counted_and_keep_their_places() {
-    let mut tracker = Tracker::default();
-    queues(&mut tracker, TWO_WAIT, 3);
-    let left = "40 5 ESTABLISHED>CLOSE_WAIT; 50 6 closed ESTABLISHED 104";
-    assert_eq!(queues(&mut tracker, left, 1100), ["queue 2 accepted 0 left 1+1 dead 0+0 unqueued 0"]);
-    let accepted = "1200 5 accept; 1210 6 accept";
-    assert_eq!(queues(&mut tracker, accepted, 2300), ["queue 0 accepted 2 left 1+1 dead 1+1 unqueued 0"]);
-}
-
-#[test]
-fn children_go_with_their_listener() {
-    let mut tracker = Tracker::default();
-    queues(&mut tracker, TWO_WAIT, 3);
-    let end = "10 1 closed LISTEN 0; 11 5 closed ESTABLISHED 0; 11 5 destroy; 12 6 closed ESTABLISHED 0; 12 6 destroy;
-               13 1 destroy";
-    assert_eq!(queues(&mut tracker, end, 20), ["end queue 0 accepted 0 left 0+0 dead 0+0 unqueued 2"]);
-}
-
-/// An acceptor that was looking already takes it before the enqueue is told.
-#[test]
-fn an_accept_before_the_enqueue_counts_once() {
-    let mut tracker = Tracker::default();
-    let events = "1 1 CLOSE>LISTEN; 1 5 LISTEN>SYN_RECV; 1 5 SYN_RECV>ESTABLISHED; 1 5 accept; 1 5 enqueue";
-    assert_eq!(queues(&mut tracker, events, 3), ["queue 0 accepted 1 left 0+0 dead 0+0 unqueued 0"]);
+fn who_closes_what_another_accepted_is_its_heir() {
+    let owner = |closer: &str, pid| {
+        let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
+        let born = "1 5 LISTEN>SYN_RECV; 1 5 SYN_RECV>ESTABLISHED; 1 5 enqueue; 2 5 accept";
+        born.split(';').for_each(|text| tracker.apply(&event(text), &mut updates));
+        let by = Task { pid, ..task(closer) };
+        let mut close = event("9 5 ESTABLISHED>FIN_WAIT1");
+        close.kind = EventKind::Transition { old: TcpState::Established, new: TcpState::FinWait1, by: Some(by) };
+        tracker.apply(&close, &mut updates);
+        let inherited = updates.iter().any(|update| matches!(update.happening, Happening::Inherited { .. }));
+        (updates.last().unwrap().subject.owner.unwrap().comm.to_string(), inherited)
+    };
+    assert_eq!(owner("heir", 20), ("heir".to_owned(), true));
+    assert_eq!(owner("thread", 10), ("worker".to_owned(), false));
+    assert_eq!(owner("kworker/0:1", 20), ("worker".to_owned(), false));
 }

@@ -91,7 +91,7 @@ fn both_close_at_once() {
 #[test]
 fn unread_data_in_closing() {
     let server = "passive aborted: reset: server PROCESS closed with 1 unread byte";
-    let client = "active peer-rst: reset by server after client PROCESS had closed";
+    let client = "active peer-rst: reset by server after client PROCESS had sent its FIN (half-closed)";
     check("unread_data_in_closing", &[server, client], |pair| {
         let (to_server, _) = (fill(pair.client()), fill(pair.server()));
         pair.client().shutdown(Shutdown::Write).unwrap();
@@ -106,7 +106,7 @@ fn unread_data_in_closing() {
 #[test]
 fn unread_data_in_last_ack() {
     let server = "passive aborted: reset: server PROCESS closed with 3 unread bytes";
-    let client = "active peer-rst: reset by server after client PROCESS had closed";
+    let client = "active peer-rst: reset by server after client PROCESS had sent its FIN (half-closed)";
     check("unread_data_in_last_ack", &[server, client], |pair| {
         fill(pair.server());
         pair.client().write_all(b"abc").unwrap();
@@ -122,7 +122,7 @@ fn unread_data_in_last_ack() {
 #[test]
 fn linger_zero_in_last_ack() {
     let server = "passive aborted: dropped: server PROCESS closed with SO_LINGER 0";
-    let client = "active peer-rst: reset by server after client PROCESS had closed";
+    let client = "active peer-rst: reset by server after client PROCESS had sent its FIN (half-closed)";
     check("linger_zero_in_last_ack", &[server, client], |pair| {
         fill(pair.server());
         pair.client().shutdown(Shutdown::Write).unwrap();

@@ -62,8 +62,8 @@ fn listener_closed_by_a_process() {
 
 #[test]
 fn client_gives_up_in_the_queue() {
-    let child = "passive unqueued: client gave up after TIME in the accept queue; nobody accepted it until its listener \
-                 was closed by PROCESS";
+    let child = "passive unqueued: reset: its listener was closed by PROCESS; nobody had accepted it in TIME; client had \
+                 sent its FIN after TIME";
     let gone = "active orphaned: client PROCESS closed first; server has not closed: FIN_WAIT2 without a process";
     check("client_gives_up_in_the_queue", &[gone, child], |listener, client, trace| {
         drop(client);
@@ -77,7 +77,7 @@ fn client_gives_up_in_the_queue() {
 #[test]
 fn accepted_after_the_fin() {
     let child = "passive peer-fin: client closed first; TIME_WAIT on the client's side; server PROCESS closed TIME later; \
-                 accepted after TIME in the accept queue, when the client had closed already";
+                 accepted after TIME in the accept queue, when client had sent its FIN";
     let gone = "active orphaned: client PROCESS closed first; server has not closed: FIN_WAIT2 without a process";
     check("accepted_after_the_fin", &[gone, child], |listener, mut client, trace| {
         client.write_all(b"too late").unwrap();

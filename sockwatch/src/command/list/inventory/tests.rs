@@ -12,7 +12,7 @@ const INFO: Info = Info {
     retransmitting_segments: 0,
     retransmits: 0,
     unsent_bytes: 0,
-    acked_bytes: 0,
+    sent_bytes: Some(0),
     received_bytes: 0,
     last_sent_ms: 0,
     last_received_ms: 0,
@@ -57,14 +57,14 @@ fn socket(text: &str) -> (Listed, Details) {
 }
 
 /// Joins these sockets, one in a line, with holders `INODE:PID:FD ...`.
-pub(in crate::command::list) fn joined(sockets: &str, holders: &str, processes_hidden: usize) -> Vec<Entry> {
+pub(in crate::command::list) fn joined(sockets: &str, holders: &str, hidden: Vec<u32>) -> Vec<Entry> {
     let lines = sockets.lines().map(str::trim).filter(|line| !line.is_empty());
     let (sockets, details) = lines.map(socket).unzip();
     let held = holders.split_whitespace().map(|holder| {
         let numbers: Vec<u32> = holder.split(':').map(|number| number.parse().unwrap()).collect();
         (numbers[0], Holder { pid: numbers[1], fd: numbers[2] })
     });
-    join(vec![Listing { sockets, details, nameless: 0 }], &Holders::known(held, processes_hidden))
+    join(vec![Listing { sockets, details, nameless: 0 }], &Holders::known(held, hidden))
 }
 
 fn print(entry: &Entry) -> String {
@@ -86,7 +86,7 @@ fn print(entry: &Entry) -> String {
 
 #[track_caller]
 fn check(sockets: &str, holders: &str, expected: &[&str]) {
-    let entries = joined(sockets, holders, 0);
+    let entries = joined(sockets, holders, Vec::new());
     assert_eq!(entries.iter().map(print).collect::<Vec<_>>(), expected);
 }
 
@@ -162,7 +162,7 @@ fn what_no_process_holds_says_why() {
                    7 SYN_SENT 10.0.0.1:7 10.0.0.9:80";
     let words = ["1 orphan", "2 orphan", "3 minisock", "4 minisock age 10000", "5 unseen", "6 queued", "7 unseen"];
     check(sockets, "", &words);
-    let standings: Vec<_> = joined(sockets, "", 9).iter().map(|entry| entry.standing).collect();
+    let standings: Vec<_> = joined(sockets, "", vec![9]).iter().map(|entry| entry.standing).collect();
     assert_eq!((standings[4], standings[6]), (Standing::Hidden, Standing::Hidden));
     assert_eq!((standings[0], standings[3], standings[5]), (Standing::Orphan, Standing::Minisock, Standing::Queued));
 }

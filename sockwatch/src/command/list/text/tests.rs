@@ -25,7 +25,7 @@ fn names() -> Names {
 
 fn written(shape: Shape) -> String {
     let mut out = Vec::new();
-    let entries = joined(SOCKETS, "10:812:6 10:21840:6 11:9:3", 0);
+    let entries = joined(SOCKETS, "10:812:6 10:21840:6 11:9:3", Vec::new());
     write(&mut out, &entries, &names(), shape).unwrap();
     String::from_utf8(out).unwrap()
 }
@@ -41,7 +41,7 @@ LISTEN      0.0.0.0:80            0.0.0.0:*             3/128     -        -    
             queued: 1 CLOSE_WAIT, 1 ESTABLISHED, 1 reset by their clients
 ESTABLISHED 10.0.0.1:80           10.0.0.9:5000         0/0       -        >1.7s queued nginx/812 +1
 TIME_WAIT   10.0.0.1:80           10.0.0.9:5002         -         tw 58s   >1.5s minisock
-CLOSE_WAIT  255.255.255.255:80    255.255.255.255:65535 0/0       -        >2h   queued nginx/812 +1
+CLOSE_WAIT  255.255.255.255:80    255.255.255.255:65535 0/0       -        >2h00 queued nginx/812 +1
 FIN_WAIT1   10.0.0.1:4000         10.0.0.9:443          0/0       -        -     orphan
 ESTABLISHED [2001:db8::1]:4001    [2001:db8::2]:443     0/0       -        -     a-long-name-15/9
 ";
@@ -84,8 +84,14 @@ fn numbers_are_short() {
     check(940, "0.9s");
     check(9_999, "9.9s");
     check(59_999, "59s");
-    check(100_000, "1m");
-    check(7_200_000, "2h");
+    check(100_000, "1m40");
+    check(599_999, "9m59");
+    check(600_000, "10m");
+    check(119 * 60_000 + 59_999, "1h59");
+    check(7_200_000, "2h00");
+    check(35_999_999, "9h59");
+    check(36_000_000, "10h");
+    check(200 * 3_600_000, "200h");
     check(86_400_000 * 999, "999d");
     let check = |count, expected| assert_eq!(bytes64(count), expected);
     check(9_999, "9999");

@@ -3,14 +3,14 @@
 
 use std::collections::HashMap;
 
-use super::{TOLERANCE_NS, event};
+use super::{Nameless, TOLERANCE_NS, event};
 use crate::tcp::{
     endpoint::Endpoint,
-    event::{Event, EventKind, Task},
+    event::{Event, EventKind, SocketKey, Task},
     listing::{Listing, Record},
-    queue::{QueueRecord, Verdict},
+    queue::{Follows, QueueRecord, Verdict},
     state::TcpState,
-    tracker::Tracker,
+    tracker::{Tracked, Tracker},
 };
 
 /// The listeners of a listing, by address.
@@ -47,13 +47,18 @@ pub(super) fn is_queued(record: &Record) -> bool {
 }
 
 impl Tracker {
-    /// Compares the queues of a listing's listeners.
-    pub(super) fn compare_queues(&mut self, listing: &Listing, events: &mut Vec<Event>) {
+    /// Compares the queues of a listing's listeners. Of `events` those count that take children out.
+    pub(super) fn compare_queues(&mut self, listing: &Listing, nameless: &Nameless, events: &mut Vec<Event>) {
+        let taken = self.taken(events);
         for record in &listing.records {
             let Some((depth, limit)) = record.queue else { continue };
-            if !self.sockets.contains_key(&record.key) && !record.ours {
+            let name = nameless.get(&(record.key.netns, record.tuple)).copied();
+            let key = name.unwrap_or(record.key);
+            if !self.sockets.contains_key(&key) && !record.ours {
                 continue;
             }
+            // Its children did not know it by our name.
+            let follows = if name.is_some() { Follows::Some } else { listing.follows };
             let word = QueueRecord {
                 from_ns: record.from_ns,
                 to_ns: record.to_ns,
@@ -62,23 +67,40 @@ impl Tracker {
                 drops: record.drops,
                 somaxconn: listing.somaxconn,
                 namespace: listing.dropped,
-                follows: listing.follows,
+                follows,
             };
-            let Some(queue) = self.queue(record.key) else { continue };
-            let verdict = queue.compare(&word, TOLERANCE_NS);
+            let Some(queue) = self.queue(key) else { continue };
+            let taken = taken.get(&key).copied().unwrap_or(0);
+            let verdict = queue.compare(&word, TOLERANCE_NS, taken);
             self.agreement.depths += u64::from(verdict == Verdict::Differs);
             let kind = EventKind::QueueFound { record: word, verdict };
-            events.push(event(record.to_ns, record.key, Some(record.tuple), kind));
+            events.push(event(record.to_ns, key, Some(record.tuple), kind));
         }
     }
 
-    /// Whether the owner that we believe in still holds it. Who else does, is its heir.
-    pub(super) fn compare_holder(&self, record: &Record, listing: &Listing, events: &mut Vec<Event>) {
-        let Some(holders) = listing.holders.get(&record.inode) else { return };
-        let Some(tracked) = self.sockets.get(&record.key) else { return };
-        if let Some(by) = heir(tracked.connection.ownership.held_by(), holders) {
-            events.push(event(record.to_ns, record.key, Some(record.tuple), EventKind::Held { by }));
+    /// How many children of each listener turn out to have been accepted.
+    fn taken(&self, events: &[Event]) -> HashMap<SocketKey, u32> {
+        let mut taken = HashMap::new();
+        for event in events.iter().filter(|event| matches!(event.kind, EventKind::Taken | EventKind::Held { .. })) {
+            let waiting = self.child(event.key).filter(|(connection, _)| connection.is_queued());
+            if let Some((_, listener)) = waiting {
+                *taken.entry(listener).or_default() += 1;
+            }
         }
+        taken
+    }
+
+    /// Whether the owner that we believe in still holds it. Who else does, is its heir. If nobody was seen to accept it, whoever
+    /// holds it has.
+    pub(super) fn compare_holder(&self, record: &Record, listing: &Listing, events: &mut Vec<Event>) {
+        let Some(Tracked { connection, .. }) = self.sockets.get(&record.key) else { return };
+        let holders = listing.holders.get(&record.inode);
+        let kind = match holders.and_then(|holders| heir(connection.ownership.held_by(), holders)) {
+            Some(by) => EventKind::Held { by },
+            None if record.inode != 0 && record.expires_in_ns.is_none() && connection.is_queued() => EventKind::Taken,
+            None => return,
+        };
+        events.push(event(record.to_ns, record.key, Some(record.tuple), kind));
     }
 }
 

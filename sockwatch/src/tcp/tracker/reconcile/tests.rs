@@ -10,21 +10,25 @@ fn ends(port: u16) -> (Endpoint, Endpoint) {
     (Endpoint::v4([127, 0, 0, 1], 80), Endpoint::v4([127, 0, 0, 1], port))
 }
 
-/// One record: `COOKIE STATE`, `COOKIE STATE tw MILLISECONDS` for a minisock, or the same with `COOKIE@PORT`.
+/// One record: `COOKIE STATE`, `COOKIE STATE tw MILLISECONDS` for a minisock, or the same with `COOKIE@PORT`; ` held` if it has an
+/// inode; ` DEPTH/LIMIT` of a listener's queue.
 fn record(text: &str, at_ns: u64) -> Record {
     let words: Vec<_> = text.split_whitespace().collect();
     let (cookie, port) = words[0].split_once('@').unwrap_or((words[0], "5000"));
-    let expires_in_ns = words.get(3).map(|millis| millis.parse::<u64>().unwrap() * MS);
+    let expires_in_ns = words.get(3).filter(|_| words[2] == "tw").map(|millis| millis.parse::<u64>().unwrap() * MS);
     Record {
         key: SocketKey { netns: 1, cookie: cookie.parse().unwrap() },
         tuple: ends(port.parse().unwrap()),
         state: ALL.into_iter().find(|state| state.name() == words[1]).unwrap(),
         expires_in_ns,
-        queue: None,
+        queue: words
+            .last()
+            .and_then(|word| word.split_once('/'))
+            .map(|(depth, limit)| (depth.parse().unwrap(), limit.parse().unwrap())),
         from_ns: at_ns,
         to_ns: at_ns + MS,
         drops: None,
-        inode: 0,
+        inode: u32::from(words.last() == Some(&"held")),
         ours: true,
     }
 }
@@ -65,12 +69,28 @@ fn check(steps: &str, expected: &[&str]) {
         .filter_map(|update| {
             let what = match &update.happening {
                 Happening::Disagreed { believed, found } => format!("{} is {}", name(believed), name(found)),
-                Happening::MinisockEnded { state, lasted_ns, end } => {
-                    format!("{state} {} after {} ms", end.word(), lasted_ns / MS)
+                Happening::QueueDisagreed { believed, found } => format!("queue {believed} is {found}"),
+                Happening::MinisockEnded { state, lasted_ns, sampled_ns, end } => {
+                    let about = if sampled_ns.is_some() { "~" } else { "" };
+                    format!("{state} {} after {about}{} ms", end.word(), lasted_ns / MS)
                 }
                 Happening::Transition { old, new: TcpState::TimeWait, .. } => format!("{old}>TIME_WAIT"),
                 Happening::Listed { state, .. } => format!("there is {state}"),
-                Happening::Ended(connection) => format!("end {}", connection.ending.map_or("-", Ending::word)),
+                Happening::Ended(connection) => {
+                    let end = format!("end {}", connection.ending.map_or("-", Ending::word));
+                    match connection.accept_queue.as_deref() {
+                        None => end,
+                        Some(queue) => {
+                            let it = queue.totals;
+                            let (half, dead) = (it.half_closed_on_arrival, it.dead_on_arrival);
+                            let depth = queue.depth;
+                            format!(
+                                "{end} queue {depth} accepted {} dead {half}+{dead} unqueued {}",
+                                it.accepted, it.unqueued
+                            )
+                        }
+                    }
+                }
                 _ => return None,
             };
             Some(format!("{} {what}", update.subject.key.cookie))
@@ -90,7 +110,7 @@ fn a_time_wait_expires() {
     let still = "100 round 5 TIME_WAIT tw 59904; 65000 pass";
     check(&format!("{WAITS}; {still}"), &["5 end local-fin", "1 of 1 agree"]);
     let over = "100 round 5 TIME_WAIT tw 59905; 66000 pass";
-    check(&format!("{WAITS}; {over}"), &["5 end local-fin", "5 TIME_WAIT expired after 60002 ms", "1 of 1 agree"]);
+    check(&format!("{WAITS}; {over}"), &["5 end local-fin", "5 TIME_WAIT expired after ~60002 ms", "1 of 1 agree"]);
 }
 
 #[test]
@@ -102,7 +122,7 @@ fn a_new_connection_takes_its_place() {
     // The port of a connect() is not known yet; the table has it.
     check(
         &format!("{WAITS}; 1000 round 6 SYN_SENT"),
-        &["5 end local-fin", "5 TIME_WAIT reused after 997 ms", "6 nothing is SYN_SENT", "0 of 1 agree"],
+        &["5 end local-fin", "5 TIME_WAIT reused after ~997 ms", "6 nothing is SYN_SENT", "0 of 1 agree"],
     );
 }
 
@@ -110,7 +130,7 @@ fn a_new_connection_takes_its_place() {
 fn a_minisock_that_is_gone_without_a_word_is_no_disagreement() {
     check(
         &format!("{WAITS}; 1000 round; 2000 round"),
-        &["5 end local-fin", "5 TIME_WAIT gone after 1997 ms", "0 of 0 agree"],
+        &["5 end local-fin", "5 TIME_WAIT gone after ~1997 ms", "0 of 0 agree"],
     );
 }
 
@@ -164,6 +184,14 @@ fn what_ends_while_a_round_is_under_way_is_remembered() {
     );
 }
 
+/// The same of one that we had to name ourselves.
+#[test]
+fn what_had_no_cookie_and_ends_is_remembered_by_its_ends() {
+    let life = "0 0 CLOSE>SYN_SENT; 1 0 SYN_SENT>ESTABLISHED; 5 expect; 20 0 closed ESTABLISHED 104; 20 0 destroy";
+    let end = format!("{} end peer-rst", NAMELESS + 1);
+    check(&format!("{life}; 10 round 5 ESTABLISHED"), &[&end, "1 of 1 agree"]);
+}
+
 /// A request has its child's cookie, and is nobody's state yet.
 #[test]
 fn a_request_is_nothing_that_we_follow() {
@@ -171,5 +199,63 @@ fn a_request_is_nothing_that_we_follow() {
     check(
         "0 5 LISTEN>SYN_RECV; 0 5 SYN_RECV>ESTABLISHED; 100 round 5 SYN_RECV; 200 round 5 ESTABLISHED",
         &["1 of 1 agree"],
+    );
+}
+
+/// A child with an inode has been accepted, however: its listener's depth is right at once.
+#[test]
+fn a_child_that_is_held_waits_in_no_queue() {
+    let child = "1 1 CLOSE>LISTEN; 1 5 LISTEN>SYN_RECV; 1 5 SYN_RECV>ESTABLISHED; 1 5 enqueue";
+    let depth = |steps: &str| {
+        let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
+        child.split(';').for_each(|step| tracker.apply(&event(step.trim()), &mut updates));
+        for text in steps.split(',') {
+            let mut listener = record("1@5001 LISTEN", 100 * MS);
+            listener.queue = Some((0, 128));
+            let records = vec![listener, record(text.trim(), 100 * MS)];
+            let listing = Listing { netns: 1, from_ns: 100 * MS, to_ns: 101 * MS, records, ..Listing::default() };
+            let round = Round { listings: vec![listing], to_ns: 101 * MS, ..Round::default() };
+            tracker.compare(&round).iter().for_each(|event| tracker.apply(event, &mut updates));
+        }
+        let queue = tracker.queues.values().next().unwrap().figures(200 * MS);
+        (queue.depth, queue.totals.accepted, tracker.agreement().depths)
+    };
+    assert_eq!(depth("5 ESTABLISHED held"), (0, 1, 0));
+    assert_eq!(depth("5 ESTABLISHED held, 5 ESTABLISHED held"), (0, 1, 0));
+    assert_eq!(depth("5 ESTABLISHED"), (1, 0, 0), "the kernel's depth is believed when told twice");
+}
+
+/// What waited before the trace waits like any other: accepted open, half closed or dead, or reset with its listener.
+#[test]
+fn a_queue_from_before_is_followed_to_its_end() {
+    let first = "10 first 7@0 LISTEN 3/3, 5@5001 ESTABLISHED, 6@5002 CLOSE_WAIT; 20 6 accept; 30 8 accept";
+    let there = ["7 there is LISTEN", "5 there is ESTABLISHED", "6 there is CLOSE_WAIT"];
+    let closed = "200 7 closed LISTEN 0; 201 5 closed ESTABLISHED 0; 201 5 destroy; 202 7 destroy; 300 8 destroy";
+    let dead = "7 end stopped queue 0 accepted 2 dead 1+1 unqueued 1";
+    let not_yet = "7 end stopped queue 0 accepted 2 dead 1+0 unqueued 1";
+    let known = "100 round 7@0 LISTEN 1/3, 5@5001 ESTABLISHED, 6@5002 CLOSE_WAIT held";
+    let expected = [&there[..], &["8 end -", "5 end unqueued", dead, "3 of 3 agree"]].concat();
+    check(&format!("{first}; {known}; {closed}"), &expected);
+    let expected = [&there[..], &["5 end unqueued", not_yet, "8 end -", "0 of 0 agree"]].concat();
+    check(&format!("{first}; {closed}"), &expected);
+}
+
+/// Of several listeners with one address nobody knows whose child it is; its end is plain all the same.
+#[test]
+fn a_child_of_one_of_several_listeners_goes_with_it() {
+    check(
+        "10 first 7@0 LISTEN 1/3, 9@1 LISTEN 0/3, 5@5001 ESTABLISHED; 20 5 closed ESTABLISHED 0; 20 5 destroy",
+        &["7 there is LISTEN", "9 there is LISTEN", "5 there is ESTABLISHED", "5 end unqueued", "0 of 0 agree"],
+    );
+}
+
+/// A disagreement that is counted is told.
+#[test]
+fn a_depth_that_the_kernel_contradicts_twice_is_told() {
+    let waits =
+        "1 7 CLOSE>LISTEN; 2 5 LISTEN>SYN_RECV; 2 5 SYN_RECV>ESTABLISHED; 2 5 enqueue 7; 3 5 closed ESTABLISHED 104";
+    check(
+        &format!("{waits}; 100 round 7@0 LISTEN 0/3; 200 round 7@0 LISTEN 0/3; 300 round 7@0 LISTEN 0/3"),
+        &["7 queue 1 is 0", "3 of 3 agree"],
     );
 }

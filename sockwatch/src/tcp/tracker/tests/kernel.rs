@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::super::*;
 use crate::tcp::{
-    event::{Comm, Incident},
+    event::{CloseEvidence, Comm, Incident},
     listing::{Listing, Record},
 };
 use TcpState::{
@@ -134,6 +134,8 @@ impl Kernel {
     pub(super) fn listing(&self, blur_ns: u64, first: bool) -> Listing {
         let (from_ns, to_ns) = (self.now_ns - blur_ns, self.now_ns + blur_ns);
         let depth = self.depth();
+        let waits = |cookie| self.links.iter().any(|link| link.server == cookie && link.phase == Phase::Queued);
+        let held = |cookie| self.sockets.contains_key(&cookie) && !waits(cookie);
         let record = |cookie, ends: Ends, state, expires_in_ns| Record {
             key: SocketKey { netns: NETNS, cookie },
             tuple: ends,
@@ -143,7 +145,7 @@ impl Kernel {
             from_ns,
             to_ns,
             drops: None,
-            inode: 0,
+            inode: if held(cookie) { cookie as u32 } else { 0 },
             ours: true,
         };
         let sockets = self.sockets.iter().filter(|(_, socket)| socket.state != Close);

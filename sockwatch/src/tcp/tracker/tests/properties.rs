@@ -7,7 +7,7 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 use super::super::{reconcile, *};
 use crate::tcp::{
     connection::{Connection, MAX_SPANS},
-    event::{Incident, Occasion, Place},
+    event::{CloseEvidence, Incident, Occasion, Place},
     listing::{Listing, Record, Round},
     minisock::SLACK,
     order::{Order, WINDOW_NS},
@@ -99,6 +99,7 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
         2 => any_task().prop_map(|by| EventKind::Accept { by, fd: None, listener: None }),
         1 => Just(EventKind::AcceptReturn { fd: 3 }),
         2 => Just(EventKind::Destroy),
+        1 => Just(EventKind::Taken),
         2 => any_incident().prop_map(EventKind::Incident),
         1 => (any_open_state(), queue()).prop_map(|(state, queue)| EventKind::Listed { state, queue, interval_ns: MS }),
         1 => Just(EventKind::Unlisted { interval_ns: MS }),
@@ -290,6 +291,7 @@ impl Witness {
             | Happening::ListenOverflow
             | Happening::MinisockSegment
             | Happening::Queue(_)
+            | Happening::QueueDisagreed { .. }
             | Happening::Inherited { .. }
             | Happening::MinisockEnded { .. } => {}
         }
