@@ -8,9 +8,9 @@ use super::{
     state::TcpState,
 };
 
-/// A RST that this end sends because of its `CLOSE` follows within microseconds, on an emulated machine within milliseconds.
-/// A minisock's may come any time later.
-pub const RESET_BELONGS_NS: u64 = 20_000_000;
+/// A RST that this end sends because of its `CLOSE` follows within microseconds, on an emulated machine that others keep from
+/// running within tens of milliseconds. A minisock's may come any time later.
+pub const RESET_BELONGS_NS: u64 = 100_000_000;
 
 /// Which part a socket plays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -97,6 +97,7 @@ impl Tracker {
                 false
             }
             Incident::ResetSent { reason, minisock: true } => {
+                self.depart(subject.key, updates);
                 updates.push(Update { at_ns, subject, happening: Happening::ResetSent { reason } });
                 self.end_minisock(&tuple, at_ns, MinisockEnd::Reset, updates);
                 self.minisocks.note_reset(at_ns, subject.key, (subject.local, subject.remote));

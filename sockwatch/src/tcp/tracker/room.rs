@@ -169,6 +169,10 @@ impl Tracker {
         sampled_ns: Option<u64>,
         updates: &mut Vec<Update>,
     ) {
+        if let Some(minisock) = self.minisocks.get_mut(tuple) {
+            let left_by = minisock.subject.key;
+            self.depart(left_by, updates);
+        }
         let ended = self.minisocks.end(tuple, at_ns, end, sampled_ns, updates);
         if let (Some(history), Some(minisock)) = (&mut self.history, ended) {
             history.note_minisock(&minisock, self.limit);

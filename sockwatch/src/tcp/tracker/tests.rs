@@ -153,7 +153,7 @@ fn a_reconnected_descriptor_begins_a_new_life() {
 fn an_orphan_s_end_waits_for_the_reset_that_explains_it() {
     let orphan = "0 5 CLOSE>SYN_SENT; 3 5 SYN_SENT>ESTABLISHED; 4 5 ESTABLISHED>FIN_WAIT1; 5 5 FIN_WAIT1>FIN_WAIT2;
          6 5 closed FIN_WAIT2 0 d; 6 5 destroy";
-    let (soon, late) = (("6 5 aborts", 0, "end aborted"), ("60 5 aborts", 1, "end orphaned"));
+    let (soon, late) = (("6 5 aborts", 0, "end aborted"), ("160 5 aborts", 1, "end orphaned"));
     let variants = [event, nameless].into_iter().flat_map(|read: fn(&str) -> Event| [(read, soon), (read, late)]);
     for (read, (after, minisocks, expected)) in variants {
         let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
@@ -162,7 +162,7 @@ fn an_orphan_s_end_waits_for_the_reset_that_explains_it() {
             tracker.expire(event.at_ns, &mut updates);
             tracker.apply(&event, &mut updates);
         }
-        tracker.expire(100 * MS, &mut updates);
+        tracker.expire(300 * MS, &mut updates);
         let ended: Vec<_> = updates
             .iter()
             .filter_map(|update| match &update.happening {
