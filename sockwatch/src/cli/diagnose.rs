@@ -1,6 +1,6 @@
 //! `sockwatch diagnose`
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
@@ -12,6 +12,7 @@ use super::{FilterArgs, Format, choice, duration, latency, ring_bytes};
   sockwatch diagnose --port 8080                  half a minute of port 8080: do connections wait for accept(), and why
   sockwatch diagnose --duration 5m                every server on this machine; Ctrl-C ends it sooner
   sockwatch diagnose --pid 1234 --slow 20ms       a server that is to accept within 20 ms
+  sockwatch diagnose --port 8080 --flame-graph wait.svg   and a picture of the functions that kept them waiting
   sockwatch diagnose --port 8080 --format json    one JSON object, described by docs/diagnose.schema.json
 
 Read it from the top: the first sentence is the verdict. Below it stands each listener with how long connections waited in its
@@ -36,6 +37,9 @@ pub(crate) struct DiagnoseArgs {
     /// Do not look at what the accepting threads do while connections wait: it costs each switch of their process some 0.5 µs.
     #[arg(long)]
     pub(crate) no_blame: bool,
+    /// Write where the waiting time went, by thread and function: a flame graph if FILE ends in .svg, else folded stacks.
+    #[arg(long, value_name = "FILE", conflicts_with = "no_blame")]
+    pub(crate) flame_graph: Option<PathBuf>,
     /// How to print.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,

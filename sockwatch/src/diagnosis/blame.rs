@@ -7,6 +7,7 @@
 //! thread only stand in; of a process with more it is not known which should have: nobody's. Time of which a thread's doing was
 //! not seen is unknown. All parts together are the waiting time.
 
+pub mod flame;
 mod spells;
 mod stack;
 mod tally;

@@ -1,5 +1,6 @@
 //! `sockwatch diagnose`: do connections wait in an accept queue, and why.
 
+mod flame;
 mod json;
 mod ports;
 mod text;
@@ -26,6 +27,7 @@ use sockwatch::{
     tcp::update::Update,
 };
 
+use self::flame::FlameGraph;
 use super::{filter, signals::Stop, start, tell};
 use crate::cli::{CollectArgs, DiagnoseArgs, Format, Reconcile, SourceName};
 
@@ -52,6 +54,7 @@ struct Cost {
 
 pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
     let resolved = filter::resolve(&args.filter)?;
+    let flame_graph = args.flame_graph.as_deref().map(FlameGraph::at).transpose()?;
     start::prepare();
     let (report, cost) = start::runtime()?.block_on(async {
         let stop = Stop::register()?;
@@ -89,6 +92,9 @@ pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
     match args.format {
         Format::Text => io::stdout().write_all(text::page(&report, cost, width()).as_bytes())?,
         Format::Json => json::print(&report, cost)?,
+    }
+    if let Some(flame_graph) = flame_graph {
+        flame_graph.draw(&report)?;
     }
     Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
 }

@@ -112,6 +112,8 @@ pub struct Part {
     pub ns: u64,
     /// The functions that had most of it.
     pub causes: Vec<Cause>,
+    /// All of it, each stack apart.
+    pub stacks: Vec<Cause>,
 }
 
 /// The waiting time at a listener, and where it went.
@@ -132,7 +134,7 @@ pub struct Attribution {
 
 impl Attribution {
     pub(super) fn new(waiting_ns: u64, nobody_accepted: bool) -> Self {
-        let parts = Kind::ALL.map(|kind| Part { kind, ns: 0, causes: Vec::new() }).to_vec();
+        let parts = Kind::ALL.map(|kind| Part { kind, ns: 0, causes: Vec::new(), stacks: Vec::new() }).to_vec();
         Self { waiting_ns, threads: Vec::new(), nobody_accepted, parts, threads_ns: 0, until_ns: 0 }
     }
 
@@ -168,7 +170,7 @@ impl Attribution {
             && let Some(part) = self.parts.iter_mut().find(|part| part.kind == kind)
         {
             part.ns += ns;
-            part.causes.push(Cause { task, stack: stack.cloned(), ns });
+            part.stacks.push(Cause { task, stack: stack.cloned(), ns });
         }
     }
 
@@ -179,8 +181,9 @@ impl Attribution {
         let all_ns = self.threads_ns.max(self.parts.iter().map(|part| part.ns).sum());
         for part in &mut self.parts {
             part.ns = scaled(part.ns, covered_ns, all_ns);
-            part.causes.iter_mut().for_each(|cause| cause.ns = scaled(cause.ns, covered_ns, all_ns));
-            merge(&mut part.causes);
+            part.stacks.iter_mut().for_each(|cause| cause.ns = scaled(cause.ns, covered_ns, all_ns));
+            part.stacks.sort_by_key(|cause| std::cmp::Reverse(cause.ns));
+            part.causes = merged(&part.stacks);
         }
         let told_ns: u64 = self.parts.iter().map(|part| part.ns).sum();
         for part in &mut self.parts {
@@ -211,19 +214,18 @@ impl Attribution {
 }
 
 /// The causes with the same function become one, those with most come first, and only so many stay.
-fn merge(causes: &mut Vec<Cause>) {
-    causes.sort_by_key(|cause| std::cmp::Reverse(cause.ns));
+fn merged(stacks: &[Cause]) -> Vec<Cause> {
     let mut merged: Vec<Cause> = Vec::new();
-    for cause in causes.drain(..) {
+    for cause in stacks {
         let function = |cause: &Cause| cause.stack.as_ref().map(|stack| stack.words());
-        match merged.iter_mut().find(|it| it.task.tid == cause.task.tid && function(it) == function(&cause)) {
+        match merged.iter_mut().find(|it| it.task.tid == cause.task.tid && function(it) == function(cause)) {
             Some(same) => same.ns += cause.ns,
-            None => merged.push(cause),
+            None => merged.push(cause.clone()),
         }
     }
     merged.sort_by_key(|cause| std::cmp::Reverse(cause.ns));
     merged.truncate(MOST_CAUSES);
-    *causes = merged;
+    merged
 }
 
 fn scaled(value: u64, by: u64, of: u64) -> u64 {

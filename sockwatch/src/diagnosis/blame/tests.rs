@@ -1,6 +1,7 @@
 //! Deeds in, shares out.
 
 use super::*;
+use crate::tcp::endpoint::Endpoint;
 
 const MS: u64 = 1_000_000;
 const LISTENER: SocketKey = SocketKey { netns: 1, cookie: 1 };
@@ -115,6 +116,21 @@ fn samples_tell_what_ran() {
     story.tell(PID, What::Sampled { at_ns: 250 * MS, stack: stack("other", "") });
     let attribution = story.check(&[PID], "busy 150, accepting 50");
     assert_eq!(attribution.part(Kind::Busy).unwrap().causes[0].stack.as_ref().unwrap().function(), Some("spin"));
+}
+
+#[test]
+fn every_stack_has_its_line_in_a_flame_graph() {
+    let mut story = Story::new();
+    story.found(PID, 50, None).pause(110, Some(150), Some(160), Some(stack("guilty", "futex")));
+    story.tell(PID, What::Sampled { at_ns: 170 * MS, stack: stack("a;b", "") });
+    let attribution = story.check(&[PID], "blocked 40, starved 10, busy 150");
+    let listener = Endpoint { address: [127, 0, 0, 1].into(), port: 80 };
+    let expected = [
+        "127.0.0.1:80;server/10;blocked;main;guilty;futex;__x64_sys_futex_[k];do_x_[k] 40000",
+        "127.0.0.1:80;server/10;busy;main;a:b; 150000",
+        "127.0.0.1:80;server/10;starved 10000",
+    ];
+    assert_eq!(flame::folded([(listener, &attribution)].into_iter()), expected);
 }
 
 #[test]

@@ -11,10 +11,13 @@ use blazesym::{
     },
 };
 
-use crate::diagnosis::blame::Frame;
+use crate::{diagnosis::blame::Frame, tcp::event::is_unprintable};
 
 /// Names that are remembered.
 const MOST: usize = 1 << 18;
+
+/// Characters of a name that are kept.
+const LONGEST: usize = 512;
 
 /// Functions that every stack of the kernel begins with.
 const SCHEDULER: [&str; 5] =
@@ -88,7 +91,12 @@ fn frames(address: u64, symbol: Option<&Symbolized<'_>>) -> Vec<Frame> {
     let file = path.map(|path| path.rsplit('/').next().unwrap_or("").to_owned());
     // What a runtime has made is in no file.
     let module = file.filter(|file| !file.starts_with("perf-"));
-    let inlined = symbol.inlined.iter().rev().map(|function| function.name.to_string());
-    let names = inlined.chain([symbol.name.to_string()]);
-    names.map(|name| Frame { name, module: module.clone() }).collect()
+    let inlined = symbol.inlined.iter().rev().map(|function| function.name.as_ref());
+    let names = inlined.chain([symbol.name.as_ref()]);
+    names.map(|name| Frame { name: printable(name), module: module.as_deref().map(printable) }).collect()
+}
+
+/// Any process may write what its functions are called.
+fn printable(name: &str) -> String {
+    name.chars().take(LONGEST).map(|it| if is_unprintable(it) { '?' } else { it }).collect()
 }
