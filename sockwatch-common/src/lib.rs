@@ -9,12 +9,14 @@ mod filter;
 mod offsets;
 mod record;
 mod recorded;
+mod tally;
 mod thread;
 
 pub use filter::*;
 pub use offsets::*;
 pub use record::*;
 pub use recorded::*;
+pub use tally::*;
 pub use thread::*;
 
 /// Plain old data: every byte pattern is a value, and no byte of it is padding.
@@ -47,7 +49,11 @@ pub enum Counter {
     ThreadsLost = 5,
     /// Threads that were not watched because their table was full.
     ThreadsFull = 6,
+    /// Connections whose wait was not measured because the table of those who wait was full.
+    QueuedFull = 7,
+    /// Accepts of threads that were not counted apart because their table was full.
+    AcceptorsFull = 8,
 }
 
 /// How many [`Counter`]s there are.
-pub const COUNTERS: usize = 7;
+pub const COUNTERS: usize = 9;

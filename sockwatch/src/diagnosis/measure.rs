@@ -1,5 +1,6 @@
 //! What is measured of one listener while updates come in; [`Measured`] is what it comes to.
 
+pub mod counted;
 mod measured;
 
 use std::collections::{BTreeMap, HashSet};
@@ -94,6 +95,10 @@ pub(super) struct Measure {
     acceptors: Vec<Acceptor>,
     failures: Vec<Failure>,
     course: Course,
+    /// Who waited at the last count, where the kernel side counts.
+    counted: Option<u64>,
+    /// Accepted after the client's FIN, and after its RST, where the kernel side counts.
+    on_arrival: (u64, u64),
     slow_ns: u64,
 }
 
@@ -131,6 +136,8 @@ impl Measure {
             acceptors: Vec::new(),
             failures: Vec::new(),
             course: Course::new(began_ns),
+            counted: None,
+            on_arrival: (0, 0),
             slow_ns,
         }
     }
@@ -179,7 +186,7 @@ impl Measure {
     pub(super) fn enter(&mut self, at_ns: u64, cookie: u64) {
         self.arrived += 1;
         self.waiting.insert((at_ns, cookie), Waiter::default());
-        self.course.arrive(at_ns);
+        self.course.arrive(at_ns, 1);
         let depth = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
         self.greatest = self.greatest.max(depth);
         self.mark(at_ns);
@@ -201,7 +208,7 @@ impl Measure {
         let head_ns = self.waiting.first_key_value().map(|((entered_ns, _), _)| *entered_ns);
         let known = entered_ns.is_some_and(|entered_ns| self.waiting.remove(&(entered_ns, cookie)).is_some());
         self.accepted += 1;
-        self.course.accept(at_ns);
+        self.course.accept(at_ns, 1);
         match wait_ns {
             Some(ns) => self.waits.add(ns.max(0).unsigned_abs()),
             None => {
@@ -275,13 +282,15 @@ impl Measure {
     /// The queue, as the tracker believes and the kernel says. Whoever we still wait for and it does not, was accepted without
     /// our seeing it: the oldest.
     pub(super) fn tell(&mut self, at_ns: u64, figures: &QueueFigures) {
-        while self.waiting.len() > figures.depth as usize {
-            self.waiting.pop_first();
-        }
-        // Who was there before is only known by number.
-        match self.waiting.is_empty() && figures.depth > 0 {
-            true => self.spells.mark(at_ns, Some(at_ns)),
-            false => self.mark(at_ns),
+        if self.counted.is_none() {
+            while self.waiting.len() > figures.depth as usize {
+                self.waiting.pop_first();
+            }
+            // Who was there before is only known by number.
+            match self.waiting.is_empty() && figures.depth > 0 {
+                true => self.spells.mark(at_ns, Some(at_ns)),
+                false => self.mark(at_ns),
+            }
         }
         let before = self.figures.map_or(0, |(_, before)| dropped(&before));
         self.drops_at_once = self.drops_at_once.max(dropped(figures).saturating_sub(before));

@@ -20,7 +20,7 @@ use self::{
     blame::{Blame, Deed, Spells, Suspect},
     close_wait::{CloseWaits, Parked},
     finding::{Finding, Scene, findings},
-    measure::{Measure, Measured},
+    measure::{Measure, Measured, counted::Counted},
     ports::{PortUse, Routes, Settings},
 };
 use crate::{
@@ -54,6 +54,7 @@ pub struct Diagnosis {
     routes: Routes,
     /// Accepted connections whose listener is not known.
     unattributed: u64,
+    is_counted: bool,
 }
 
 /// A connection before accept().
@@ -80,6 +81,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// Accepts of connections whose listener is not known: in no measure.
     pub unattributed: u64,
+    /// Whether connections were only counted: nothing is known of their states then, nor of local ports.
+    pub is_counted: bool,
     /// Events taken in.
     pub events: u64,
     /// What was not seen.
@@ -105,6 +108,7 @@ impl Diagnosis {
             blame: Blame::default(),
             routes: Routes::default(),
             unattributed: 0,
+            is_counted: false,
         }
     }
 
@@ -193,6 +197,19 @@ impl Diagnosis {
         }
     }
 
+    /// Takes in what the kernel side has counted of a listener until now.
+    pub fn count(&mut self, at_ns: u64, listener: SocketKey, counted: &Counted) {
+        if let Some(measure) = self.listeners.get_mut(&listener) {
+            measure.count(at_ns, counted);
+        }
+    }
+
+    /// So many more accepts of connections whose listener is not known were counted.
+    pub fn count_unattributed(&mut self, accepted: u64) {
+        self.unattributed += accepted;
+        self.is_counted = true;
+    }
+
     /// Who should be watched that was not named before: the processes of listeners at which somebody waited.
     pub fn suspects(&mut self) -> Vec<Suspect> {
         let mut suspects = Vec::new();
@@ -258,6 +275,7 @@ impl Diagnosis {
             listeners,
             ports,
             unattributed: self.unattributed,
+            is_counted: self.is_counted,
             events: totals.events,
             losses: totals.losses,
         }

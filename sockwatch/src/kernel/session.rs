@@ -16,6 +16,7 @@ use self::starter::Starter;
 use super::{
     probes::{Alternative, EMPTY, PROBES, Part, Probe, Program},
     refusal::Refusal,
+    tallies::Tallies,
     threads,
 };
 use crate::tcp::{loss::Losses, reset::ResetReasons};
@@ -56,6 +57,17 @@ pub struct Options {
     pub yardstick: Yardstick,
     /// Whether threads can be watched.
     pub threads: Threads,
+    /// How much is told of connections.
+    pub telling: Telling,
+}
+
+/// What the kernel side tells of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Telling {
+    /// Each event.
+    Events,
+    /// How many there were and how long they waited, by listener. Only listeners have events.
+    Tallies,
 }
 
 /// Whether what watches threads is attached too.
@@ -159,6 +171,7 @@ pub struct Session {
     attached: Vec<Program>,
     outcomes: Vec<Outcome>,
     threads: Option<Result<threads::Threads, Refusal>>,
+    tallies: Option<Tallies>,
     tells_cookies: bool,
     reset_reasons: ResetReasons,
 }
@@ -181,6 +194,11 @@ impl Session {
         let threads = (options.threads == Threads::Watched).then(|| starter.watch_threads());
         let (session, rings) = starter.finish(rings)?;
         Ok((Self { threads, ..session }, rings))
+    }
+
+    /// What connections are counted in, once; `None` if they are told one by one.
+    pub fn take_tallies(&mut self) -> Option<Tallies> {
+        self.tallies.take()
     }
 
     /// What watches threads, once; `None` if it was not asked for.
@@ -239,10 +257,11 @@ impl Session {
         Ok(Losses {
             ring_full: sum(Counter::RingFull),
             members_full: sum(Counter::MembersFull),
-            waiting_room_full: sum(Counter::WaitingRoomFull),
             skipped: self.skipped(),
             relieved: sum(Counter::Relieved),
             accepts_unmatched: sum(Counter::AcceptsUnmatched),
+            // Counted, but its wait was not measured; or its acceptor is not known.
+            waiting_room_full: sum(Counter::WaitingRoomFull) + sum(Counter::QueuedFull) + sum(Counter::AcceptorsFull),
             ..Losses::default()
         })
     }

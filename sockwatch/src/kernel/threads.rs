@@ -4,12 +4,13 @@
 use std::{io, mem::MaybeUninit};
 
 use aya::{
-    EbpfLoader, Pod,
+    EbpfLoader,
     maps::{HashMap, Map, MapData, MapError, RingBuf},
 };
 use sockwatch_common::{MAX_THREADS, MAX_WATCHED, Pause, Plain, Stacked};
 
 use super::{
+    bytes::Bytes,
     probes::{Hook, Program, Requirement, program},
     refusal::Refusal,
 };
@@ -41,18 +42,11 @@ pub(super) fn size(loader: &mut EbpfLoader<'_>) {
     loader.map_max_entries(WATCHED, MAX_WATCHED).map_max_entries(THREADS, MAX_THREADS);
 }
 
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Bytes(Stacked);
-
-// SAFETY: a transparent `Plain`: every byte pattern is a value.
-unsafe impl Pod for Bytes {}
-
 /// Watches threads for as long as the session lives that it came from.
 pub struct Threads {
     ring: RingBuf<MapData>,
     watched: HashMap<MapData, u32, u8>,
-    threads: HashMap<MapData, u32, Bytes>,
+    threads: HashMap<MapData, u32, Bytes<Stacked>>,
     samples: Option<Refusal>,
 }
 

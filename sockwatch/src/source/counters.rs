@@ -42,6 +42,21 @@ fn drops(text: &str) -> NamespaceDrops {
     drops
 }
 
+/// Connections that the main thread's namespace has accepted into its queues since it was made (`PassiveOpens`).
+///
+/// # Errors
+/// Without `/proc`.
+pub fn passive_opens() -> io::Result<u64> {
+    Ok(passive(&fs::read_to_string("/proc/net/snmp")?))
+}
+
+fn passive(text: &str) -> u64 {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (Some(names), Some(values)) = (lines.next(), lines.next()) else { return 0 };
+    let found = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "PassiveOpens");
+    found.and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,6 +69,12 @@ mod tests {
         for torn in ["", "TcpExt: ListenDrops\n", "TcpExt: ListenDrops\nTcpExt: x\n"] {
             assert_eq!(drops(torn), NamespaceDrops::default(), "{torn}");
         }
+    }
+
+    #[test]
+    fn passive_opens_stand_among_the_counters_of_tcp() {
+        let text = "Ip: PassiveOpens\nIp: 9\nTcp: ActiveOpens PassiveOpens MaxConn\nTcp: 1 2 -1\n";
+        assert_eq!((passive(text), passive("Tcp: PassiveOpens\n"), passive("")), (2, 0, 0));
     }
 
     #[test]

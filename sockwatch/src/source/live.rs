@@ -11,6 +11,7 @@ use crate::{
         refusal::Refusal,
         ring::Rings,
         session::{Options, Outcome, Session, StartError},
+        tallies::Tallies,
         threads::Threads,
     },
     monotonic::now_ns,
@@ -85,6 +86,11 @@ impl Live {
     /// What watches threads, once; `None` if it was not asked for.
     pub fn take_threads(&mut self) -> Option<Result<Threads, Refusal>> {
         self.session.take_threads()
+    }
+
+    /// What connections are counted in, once; `None` if they are told one by one.
+    pub fn take_tallies(&mut self) -> Option<Tallies> {
+        self.session.take_tallies()
     }
 
     /// What threads did, and was lost.

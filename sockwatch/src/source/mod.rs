@@ -5,6 +5,7 @@ pub mod live;
 pub mod poll;
 pub mod reconcile;
 pub mod table;
+pub mod tallies;
 pub mod threads;
 
 use crate::tcp::{event::Event, listing::Round, loss::Losses};

@@ -47,6 +47,15 @@ pub enum Schedule {
     AtRandom(Duration),
 }
 
+/// What to list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Everything that the filter lets in.
+    All,
+    /// Listeners only: their connections are not followed.
+    Listeners,
+}
+
 /// Lists, and says what is there.
 #[derive(Debug)]
 pub struct Reconciler {
@@ -75,7 +84,7 @@ enum State {
     Listing,
 }
 
-/// What to list.
+/// Where to list.
 #[derive(Debug)]
 struct Order {
     namespaces: HashMap<u32, Option<PathBuf>>,
@@ -96,10 +105,10 @@ impl Reconciler {
     ///
     /// # Errors
     /// If the thread cannot be started.
-    pub fn start(filter: &Filter, schedule: Schedule) -> Result<Self, SourceError> {
+    pub fn start(filter: &Filter, schedule: Schedule, scope: Scope) -> Result<Self, SourceError> {
         let (orders, todo) = mpsc::channel();
         let (done, rounds) = mpsc::channel();
-        let mut lister = Lister::new(filter.clone());
+        let mut lister = Lister::new(filter.clone(), scope);
         let work = move || {
             for order in todo {
                 if done.send(lister.work(&order)).is_err() {

@@ -1,6 +1,8 @@
 //! `sockwatch diagnose` against servers that are well and servers that are not: verdict, exit code, and figures against the
 //! test's own clocks.
 
+mod counted;
+
 use std::{
     collections::HashMap,
     io::Read,
@@ -32,7 +34,7 @@ use crate::{
 pub(crate) struct Diagnosis {
     child: Child,
     pub(crate) probes: Probes,
-    _machine: Machine,
+    _machine: Option<Machine>,
 }
 
 /// What it came to.
@@ -45,6 +47,17 @@ impl Diagnosis {
     /// Begins, and returns once the probes are in place; `None` where a connection's listener is not known.
     pub(crate) fn start(name: &str, arguments: &[&str]) -> Option<Self> {
         let machine = alone(name)?;
+        let diagnosis = Self::begin(name, arguments, Some(machine))?;
+        if !diagnosis.probes.has("enqueue") {
+            diagnosis.interrupt();
+            skip(name, "without the enqueue probe it is not known who waits");
+            return None;
+        }
+        Some(diagnosis)
+    }
+
+    /// The same beside another one, or where connections are only counted.
+    fn begin(name: &str, arguments: &[&str], machine: Option<Machine>) -> Option<Self> {
         let mut command = sockwatch();
         command.args(["diagnose", "--format", "json", "--latency", "5ms"]).args(choices()).args(arguments);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -63,13 +76,7 @@ impl Diagnosis {
         }
         let said = String::from_utf8_lossy(&said).into_owned();
         let probes = Probes::of(said.lines().last().unwrap());
-        let diagnosis = Self { child, probes, _machine: machine };
-        if !diagnosis.probes.has("enqueue") {
-            diagnosis.interrupt();
-            skip(name, "without the enqueue probe it is not known who waits");
-            return None;
-        }
-        Some(diagnosis)
+        Some(Self { child, probes, _machine: machine })
     }
 
     /// Ctrl-C: it reports what it has.

@@ -52,6 +52,8 @@ struct Report {
     ports: Vec<Ports>,
     /// Accepts of connections whose listener is not known: they are in no measure.
     unattributed: u64,
+    /// Connections were counted in the kernel, not told one by one: nothing is known of their states then, nor of local ports.
+    aggregated: bool,
     /// What was not seen.
     losses: Losses,
     /// What measuring cost.
@@ -341,6 +343,7 @@ impl Report {
             listeners: report.listeners.iter().map(Listener::from).collect(),
             ports: report.ports.iter().take(MOST_PORTS).map(Ports::from).collect(),
             unattributed: report.unattributed,
+            aggregated: report.is_counted,
             losses: Losses {
                 lost: losses.lost(),
                 missed: losses.missed(),

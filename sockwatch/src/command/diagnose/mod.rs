@@ -15,27 +15,38 @@ use anyhow::bail;
 use nix::sys::resource::{UsageWho, getrusage};
 use sockwatch::{
     diagnosis::{Diagnosis, Report},
-    kernel::session::Threads,
+    kernel::session::{Telling, Threads},
     monotonic::now_ns,
     pipeline::{self, Limits, Totals},
     sink::Sink,
     source::{
+        counters,
         live::Live,
-        reconcile::{Reconciler, Schedule},
+        reconcile::{Reconciler, Schedule, Scope},
+        tallies::Counting,
         threads::{News, Watcher},
     },
-    tcp::update::Update,
+    tcp::{
+        connection::Role,
+        update::{Happening, Subject, Update},
+    },
 };
 
 use self::flame::FlameGraph;
 use super::{filter, signals::Stop, start, tell};
-use crate::cli::{CollectArgs, DiagnoseArgs, Format, Reconcile, SourceName};
+use crate::cli::{Aggregate, CollectArgs, DiagnoseArgs, Format, Reconcile, SourceName};
 
 /// The exit code for findings.
 const FINDINGS: u8 = 1;
 
 /// What only the kernel counts, dropped SYNs, comes as often as this.
 const COMPARE_EVERY: Duration = Duration::from_secs(1);
+
+/// From so many connections on they are counted in the kernel: to tell each costs more than a few percent then.
+const MANY_PER_SECOND: u64 = 10_000;
+
+/// What the kernel side counts is read so often.
+const COUNT_EVERY: Duration = Duration::from_millis(200);
 
 /// A progress line so often.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
@@ -58,28 +69,35 @@ pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
     start::prepare();
     let (report, cost) = start::runtime()?.block_on(async {
         let stop = Stop::register()?;
+        let telling = telling(args.aggregate).await;
         let collect = CollectArgs {
             source: SourceName::Ebpf,
             latency: args.latency,
             reconcile: Reconcile::Off,
             buffer: args.buffer,
-            probe: args.probe.clone(),
+            probe: probes(args, telling),
             ..CollectArgs::default()
         };
         let threads = if args.no_blame { Threads::Ignored } else { Threads::Watched };
-        let mut live = start::live(&collect, &resolved, threads).map_err(|error| start::refused(&error))?;
+        let mut live = start::live(&collect, &resolved, threads, telling).map_err(|error| start::refused(&error))?;
         if !live.tells_cookies() {
             bail!("without BTF the kernel does not tell which connection is in which queue: nothing can be diagnosed");
         }
-        live.reconcile(Reconciler::start(&resolved.filter, Schedule::Every(COMPARE_EVERY))?);
+        let scope = match telling {
+            Telling::Events => Scope::All,
+            Telling::Tallies => Scope::Listeners,
+        };
+        live.reconcile(Reconciler::start(&resolved.filter, Schedule::Every(COMPARE_EVERY), scope)?);
         start::announce(&live);
         let watcher = watcher(&mut live);
+        let counting = live.take_tallies().map(Counting::new);
         let cpu_before = cpu_time();
         let slow_ns = u64::try_from(args.slow.as_nanos()).unwrap_or(u64::MAX);
-        let mut watch = Watch::new(Diagnosis::new(now_ns(), slow_ns), watcher, args.duration);
+        let mut watch = Watch::new(Diagnosis::new(now_ns(), slow_ns), watcher, counting, args.duration);
         let limits = Limits { duration: Some(args.duration), connections: None };
         let totals = pipeline::run(&mut live, &mut watch, limits, stop.wait()).await?;
         watch.clear();
+        watch.count()?;
         let ended_ns = now_ns();
         watch.end(ended_ns);
         let cost = Cost { bytes: live.bytes(), cpu: cpu_time().saturating_sub(cpu_before) };
@@ -103,6 +121,36 @@ pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
 pub(crate) fn schema() -> anyhow::Result<ExitCode> {
     json::schema()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether to tell connections one by one. To count them loses something, so that is done where many come.
+async fn telling(aggregate: Aggregate) -> Telling {
+    let many = match aggregate {
+        Aggregate::Always => true,
+        Aggregate::Never => false,
+        Aggregate::Auto => connections_per_second().await.is_some_and(|rate| rate > MANY_PER_SECOND),
+    };
+    if many { Telling::Tallies } else { Telling::Events }
+}
+
+/// How many come to this namespace; `None` if nobody may know.
+async fn connections_per_second() -> Option<u64> {
+    const WINDOW: Duration = Duration::from_millis(200);
+    let before = counters::passive_opens().ok()?;
+    let began = Instant::now();
+    tokio::time::sleep(WINDOW).await;
+    let opened = counters::passive_opens().ok()?.saturating_sub(before);
+    Some((u128::from(opened) * 1000 / began.elapsed().as_millis().max(1)) as u64)
+}
+
+/// Counting needs two of them, and those that tell what is rare.
+fn probes(args: &DiagnoseArgs, telling: Telling) -> Vec<(String, String)> {
+    let mut probes = args.probe.clone();
+    if telling == Telling::Tallies {
+        let idle = ["enqueue", "destroy", "reset", "drop"].map(|probe| (probe.to_owned(), "off".to_owned()));
+        probes.extend(idle.into_iter().filter(|(idle, _)| !args.probe.iter().any(|(probe, _)| probe == idle)));
+    }
+    probes
 }
 
 /// What watches threads, if the kernel lets it; it says so if not.
@@ -136,6 +184,8 @@ fn cpu_time() -> Duration {
 struct Watch {
     diagnosis: Diagnosis,
     watcher: Option<Watcher>,
+    counting: Option<Counting>,
+    counted: Instant,
     began: Instant,
     duration: Duration,
     told: Option<Instant>,
@@ -143,10 +193,12 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(diagnosis: Diagnosis, watcher: Option<Watcher>, duration: Duration) -> Self {
+    fn new(diagnosis: Diagnosis, watcher: Option<Watcher>, counting: Option<Counting>, duration: Duration) -> Self {
         Self {
             diagnosis,
             watcher,
+            counting,
+            counted: Instant::now(),
             began: Instant::now(),
             duration,
             told: None,
@@ -164,6 +216,17 @@ impl Watch {
                 News::Deed(deed) => self.diagnosis.deed(deed),
             }
         }
+    }
+
+    /// Reads what the kernel side has counted. Returns up to when everything is known.
+    fn count(&mut self) -> io::Result<Option<u64>> {
+        let Some(counting) = &mut self.counting else { return Ok(None) };
+        self.counted = Instant::now();
+        let added = counting.read()?;
+        let at_ns = now_ns();
+        added.listeners.iter().for_each(|(listener, counted)| self.diagnosis.count(at_ns, *listener, counted));
+        self.diagnosis.count_unattributed(added.unattributed);
+        Ok(Some(at_ns))
     }
 
     /// Hears the rest.
@@ -197,13 +260,27 @@ impl Watch {
 
 impl Sink for Watch {
     fn update(&mut self, update: &Update) -> io::Result<()> {
+        let Subject { key, role, local, .. } = update.subject;
+        if let Some(counting) = &mut self.counting
+            && role == Role::Listener
+        {
+            // The connections to those for which there is no room are told as nobody's.
+            let was_there = matches!(update.happening, Happening::Listed { .. });
+            let _is_followed = counting.follow(key, local, was_there)?;
+        }
         self.diagnosis.take(update);
         Ok(())
     }
 
     fn tick(&mut self, _totals: &Totals) -> io::Result<()> {
         self.look_at_threads();
-        self.diagnosis.settle(now_ns().saturating_sub(SETTLED_NS));
+        if self.counting.is_none() {
+            self.diagnosis.settle(now_ns().saturating_sub(SETTLED_NS));
+        } else if self.counted.elapsed() >= COUNT_EVERY
+            && let Some(until_ns) = self.count()?
+        {
+            self.diagnosis.settle(until_ns);
+        }
         self.progress();
         Ok(())
     }

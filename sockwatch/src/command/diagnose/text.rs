@@ -168,6 +168,11 @@ fn footer(page: &mut String, report: &Report, cost: Cost, width: usize) {
     if report.unattributed > 0 {
         let _ = writeln!(page, "{} of a listener that is not known: in no row", count(report.unattributed, "accept"));
     }
+    if report.is_counted {
+        let told = "connections were counted in the kernel, not told one by one: nothing is known of CLOSE_WAIT and of local ports \
+                    (--aggregate=never tells each)";
+        wrap(told, ("", "  "), width, page);
+    }
     let seconds = report.ran_ns.max(1) as f64 / 1e9;
     let told = format!(
         "measured for {}, slow from {}; own cost: {}, {:.0}/s, {:.1} % of one CPU, {} kB",

@@ -127,7 +127,7 @@ fn every_stack_has_its_line_in_a_flame_graph() {
     let listener = Endpoint { address: [127, 0, 0, 1].into(), port: 80 };
     let expected = [
         "127.0.0.1:80;server/10;blocked;main;guilty;futex;__x64_sys_futex_[k];do_x_[k] 40000",
-        "127.0.0.1:80;server/10;busy;main;a:b; 150000",
+        "127.0.0.1:80;server/10;busy;main;a:b 150000",
         "127.0.0.1:80;server/10;starved 10000",
     ];
     assert_eq!(flame::folded([(listener, &attribution)].into_iter()), expected);

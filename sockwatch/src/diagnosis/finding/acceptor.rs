@@ -18,7 +18,7 @@ pub(super) fn because_of<'a>(
 ) -> impl Iterator<Item = (&'a Measured, &'a Attribution, &'a Part)> {
     let waits = scene.listeners.iter().filter(|listener| {
         let is_stuck = listener.starved_ns.is_some_and(|ns| ns >= scene.stuck_ns());
-        !listener.is_closed && (listener.is_slow() || is_stuck) && !is_explained(listener, found)
+        (listener.is_slow() || is_stuck && !listener.is_closed) && !is_explained(listener, found)
     });
     waits.filter_map(move |listener| {
         let blame = listener.blame.as_ref()?;

@@ -5,6 +5,7 @@ use super::{
 };
 use crate::diagnosis::{
     measure::Measured,
+    waits::Spread,
     words::{Grouped, acceptors, count, place, time},
 };
 
@@ -26,14 +27,14 @@ fn finding(scene: &Scene<'_>, listener: &Measured) -> Finding {
     );
     let mut evidence: Vec<_> = waits(listener).into_iter().chain([rates(listener)]).collect();
     evidence.extend(listener.blame.as_ref().map(acceptor::shares));
-    evidence.push(match listener.gaps {
-        Some(gaps) => format!(
-            "while somebody waited, an accept came every {} (mean), the longest pause was {}",
-            time(gaps.mean_ns),
-            time(gaps.max_ns)
-        ),
-        None => "no accept during the run yet".into(),
-    });
+    let told = |gaps: Spread| {
+        let (mean, longest) = (time(gaps.mean_ns), time(gaps.max_ns));
+        format!("while somebody waited, an accept came every {mean} (mean), the longest pause was {longest}")
+    };
+    evidence.extend(listener.gaps.map(told));
+    if listener.accepted == 0 {
+        evidence.push("no accept during the run yet".into());
+    }
     if !listener.acceptors.is_empty() {
         evidence.push(format!("accepted by {}", acceptors(listener)));
     }

@@ -200,8 +200,8 @@ impl Measure {
                     .max()
                     .unwrap_or(0),
             },
-            dead_on_arrival: figures.totals.dead_on_arrival,
-            half_closed_on_arrival: figures.totals.half_closed_on_arrival,
+            dead_on_arrival: figures.totals.dead_on_arrival + self.on_arrival.1,
+            half_closed_on_arrival: figures.totals.half_closed_on_arrival + self.on_arrival.0,
             overflows: self.overflows,
             drops: figures.totals.drops,
             drops_at_once: self.drops_at_once,

@@ -16,13 +16,14 @@ use sockwatch_common::{
     Filter as WireFilter, Plain, SYSCALL_ACCEPTS, SYSCALL_ACCEPTS_ONLY, SYSCALL_DESCRIPTORS, Settings,
 };
 
-use super::{Choice, Options, Outcome, Session, StartError, Threads};
+use super::{Choice, Options, Outcome, Session, StartError, Telling, Threads};
 use crate::{
     kernel::{
         btf::Btf,
         layout::{Layout, tracepoint_of},
-        probes::{Alternative, Hook, Need, Probe, Program, Requirement},
+        probes::{Alternative, Hook, Need, Part, Probe, Program, Requirement},
         refusal::{self, Refusal},
+        tallies::{self, Tallies},
         threads,
     },
     tcp::reset::ResetReasons,
@@ -72,6 +73,9 @@ impl<'a> Starter<'a> {
         }
         if options.threads == Threads::Watched {
             threads::size(&mut loader);
+        }
+        if options.telling == Telling::Tallies {
+            tallies::size(&mut loader);
         }
         #[cfg(feature = "probe-log")]
         let object = crate::kernel::log::object().map_err(|error| StartError::Mismatch(error.to_string()))?;
@@ -188,8 +192,9 @@ impl<'a> Starter<'a> {
     }
 
     pub(super) fn attach(&mut self, program: &Program) -> Result<(), Refusal> {
-        // Two probes may share a program: it attaches once.
-        if self.attached.iter().any(|attached| attached.name == program.name) {
+        // Two probes may share a program: it attaches once. Counting goes without relief.
+        let is_relief = program.part == Part::Relief && self.options.telling == Telling::Tallies;
+        if is_relief || self.attached.iter().any(|attached| attached.name == program.name) {
             return Ok(());
         }
         let loaded = self.ebpf.program_mut(program.name);
@@ -266,6 +271,7 @@ impl<'a> Starter<'a> {
         let counted = PerCpuArray::try_from(self.take_map("COUNTED")?)?;
         #[cfg(feature = "probe-log")]
         let log = crate::kernel::log::ProbeLog::of(&mut self.ebpf);
+        let tallies = (self.options.telling == Telling::Tallies).then(|| Tallies::of(&mut self.ebpf)).transpose()?;
         let Self { ebpf, attached, outcomes, btf, .. } = self;
         let session = Session {
             ebpf,
@@ -276,6 +282,7 @@ impl<'a> Starter<'a> {
             attached,
             outcomes,
             threads: None,
+            tallies,
             tells_cookies: btf.is_some(),
             reset_reasons: btf.map(|btf| ResetReasons::of(btf.enumerators("sk_rst_reason"))).unwrap_or_default(),
         };
@@ -303,6 +310,8 @@ fn settings(btf: Option<&Btf>, options: &Options) -> Settings {
         has_task_pt_regs: u32::from(task_pt_regs.is_some()),
         has_socket_cookie: u32::from(socket_cookie.is_some()),
         tick_ns: tick_ns(),
+        tallies: u32::from(options.telling == Telling::Tallies),
+        reserved: 0,
     }
 }
 

@@ -6,12 +6,12 @@ use std::{
     time::Instant,
 };
 
-use super::{Order, Report, owners::Owners};
+use super::{Order, Report, Scope, owners::Owners};
 use crate::{
     monotonic::now_ns,
     source::{
         counters::{self, Counters},
-        table::{self, Asked, Listed, Namespace, Places, Table, TableError},
+        table::{self, Asked, Details, Listed, Namespace, Places, Table, TableError},
     },
     tcp::{
         event::SocketKey,
@@ -26,15 +26,16 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Lister {
     filter: Filter,
+    scope: Scope,
     /// Namespaces that were listed before, with their counters then.
     known: HashMap<u32, Option<NamespaceDrops>>,
     owners: Owners,
 }
 
 impl Lister {
-    pub(super) fn new(filter: Filter) -> Self {
+    pub(super) fn new(filter: Filter, scope: Scope) -> Self {
         let owners = Owners::new(&filter);
-        Self { filter, known: HashMap::new(), owners }
+        Self { filter, scope, known: HashMap::new(), owners }
     }
 
     pub(super) fn work(&mut self, order: &Order) -> Report {
@@ -75,12 +76,22 @@ impl Lister {
         let first = !self.known.contains_key(&netns);
         let mut table = Table::of(namespace)?;
         let from_ns = now_ns();
-        let table::Listing { sockets, .. } = table.list(Asked::Sockets)?;
+        let table::Listing { sockets, details, .. } = table.list(match self.scope {
+            Scope::All => Asked::Sockets,
+            Scope::Listeners => Asked::Listeners,
+        })?;
         let to_ns = now_ns();
         let ours: Vec<_> =
             sockets.iter().filter(|it| self.filter.matches_tuple(it.key.netns, it.local, it.remote)).collect();
         let listens = ours.iter().any(|listed| listed.state == TcpState::Listen);
-        let drops = if listens { drops(&mut table)? } else { HashMap::new() };
+        let drops = match self.scope {
+            Scope::All if listens => {
+                let table::Listing { sockets, details, .. } = table.list(Asked::Listeners)?;
+                drops_of(&sockets, &details)
+            }
+            Scope::All => HashMap::new(),
+            Scope::Listeners => drops_of(&sockets, &details),
+        };
         // Without them the depths are compared all the same. The first ones are what later ones are counted from.
         let counters = if listens || first { namespace.enter(counters::read)?.ok() } else { None };
         let before = self.known.entry(netns).or_default();
@@ -95,7 +106,10 @@ impl Lister {
             holders: HashMap::new(),
             dropped: dropped.unwrap_or_default(),
             somaxconn: counters.and_then(|counters| counters.somaxconn),
-            follows: if self.owners.are_everyone() { Follows::All } else { Follows::Some },
+            follows: match self.scope {
+                Scope::All if self.owners.are_everyone() => Follows::All,
+                Scope::All | Scope::Listeners => Follows::Some,
+            },
         })
     }
 
@@ -117,9 +131,7 @@ impl Lister {
     }
 }
 
-/// `sk_drops` of a namespace's listeners.
-fn drops(table: &mut Table) -> Result<HashMap<SocketKey, u32>, TableError> {
-    let table::Listing { sockets, details, .. } = table.list(Asked::Listeners)?;
-    let drops = sockets.iter().zip(&details).filter_map(|(listed, details)| Some((listed.key, details.drops?)));
-    Ok(drops.collect())
+/// `sk_drops` of listeners.
+fn drops_of(sockets: &[Listed], details: &[Details]) -> HashMap<SocketKey, u32> {
+    sockets.iter().zip(details).filter_map(|(listed, details)| Some((listed.key, details.drops?))).collect()
 }
