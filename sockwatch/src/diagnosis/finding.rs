@@ -19,6 +19,8 @@ mod worker_skew;
 
 use super::{
     close_wait::Leak,
+    endings::{Ended, Endings},
+    look::{Group, Looked},
     measure::Measured,
     ports::PortUse,
     words::{Grouped, Rate, count, time},
@@ -142,6 +144,10 @@ pub(super) struct Scene<'a> {
     pub(super) listeners: &'a [Measured],
     pub(super) close_waits: &'a [Leak],
     pub(super) ports: &'a [PortUse],
+    pub(super) looked: &'a Looked<'a>,
+    pub(super) ended: &'a [Ended],
+    pub(super) endings: &'a Endings,
+    pub(super) now_ns: u64,
     pub(super) slow_ns: u64,
     pub(super) ran_ns: u64,
 }
@@ -151,6 +157,27 @@ impl Scene<'_> {
     fn stuck_ns(&self) -> u64 {
         self.slow_ns.saturating_mul(10).max(1_000_000_000)
     }
+
+    /// How a group's connections ended.
+    fn ended(&self, group: Group) -> Option<&Ended> {
+        self.ended.iter().find(|ended| ended.group == group)
+    }
+
+    /// The listener of a group, if there is just one.
+    fn listener_of(&self, group: Group) -> Option<&Measured> {
+        let Group::Served { netns, local } = group else { return None };
+        let at = |address: Endpoint| {
+            let mut found = self.listeners.iter().filter(move |it| it.netns == netns && it.local == address);
+            let only = found.next();
+            only.filter(|_| found.next().is_none())
+        };
+        at(local).or_else(|| at(local.at_any_address()))
+    }
+}
+
+/// Whether connections that do not end by themselves are a pattern: some peers always go without a word.
+const fn is_many(count: u64, of: u64) -> bool {
+    count >= 3 && count.saturating_mul(100) >= of
 }
 
 /// Looks for one thing; `found` is what the checks before it found.

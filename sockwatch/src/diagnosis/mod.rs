@@ -6,7 +6,9 @@
 pub mod blame;
 pub mod close_wait;
 pub mod course;
+pub mod endings;
 pub mod finding;
+pub mod look;
 pub mod measure;
 pub mod ports;
 pub mod waits;
@@ -19,7 +21,9 @@ use foldhash::fast::FixedState;
 use self::{
     blame::{Blame, Deed, Spells, Suspect},
     close_wait::{CloseWaits, Parked},
+    endings::Endings,
     finding::{Finding, Scene, findings},
+    look::{Group, Look, Looked},
     measure::{Measure, Measured},
     ports::{PortUse, Routes, Settings},
 };
@@ -52,6 +56,9 @@ pub struct Diagnosis {
     close_waits: CloseWaits,
     blame: Blame,
     routes: Routes,
+    endings: Endings,
+    /// The kernel's table at the beginning and at the end.
+    looks: Vec<Look>,
     /// Accepted connections whose listener is not known.
     unattributed: u64,
 }
@@ -104,6 +111,8 @@ impl Diagnosis {
             close_waits: CloseWaits::default(),
             blame: Blame::default(),
             routes: Routes::default(),
+            endings: Endings::default(),
+            looks: Vec::new(),
             unattributed: 0,
         }
     }
@@ -182,7 +191,10 @@ impl Diagnosis {
                     self.routes.free(subject);
                 }
             },
-            Happening::MinisockEnded { .. } => self.routes.free(subject),
+            Happening::MinisockEnded { .. } => {
+                self.endings.forget(subject.key);
+                self.routes.free(subject);
+            }
             Happening::Ended(connection) => self.ended(at_ns, subject, connection),
             Happening::ResetSent { .. }
             | Happening::ResetReceived
@@ -230,6 +242,11 @@ impl Diagnosis {
         blame.finish(now_ns, |listener| spells(listeners, listener));
     }
 
+    /// Takes in what the kernel's table said at the beginning and at the end.
+    pub fn look(&mut self, looks: Vec<Look>) {
+        self.looks = looks;
+    }
+
     /// Network namespaces in which connections were opened: [`Self::report`] wants their settings.
     pub fn opens_in(&self) -> HashSet<u32> {
         self.routes.namespaces().collect()
@@ -249,7 +266,18 @@ impl Diagnosis {
         let ran_ns = now_ns.saturating_sub(self.began_ns);
         let leaks = self.close_waits.by_process(self.began_ns, now_ns);
         let ports = self.routes.used(now_ns, settings);
-        let scene = Scene { listeners: &listeners, close_waits: &leaks, ports: &ports, slow_ns: self.slow_ns, ran_ns };
+        let looked = Looked::compare(&self.looks);
+        let scene = Scene {
+            listeners: &listeners,
+            close_waits: &leaks,
+            ports: &ports,
+            looked: &looked,
+            ended: &self.endings.by_group(),
+            endings: &self.endings,
+            now_ns,
+            slow_ns: self.slow_ns,
+            ran_ns,
+        };
         let findings = findings(&scene);
         Report {
             ran_ns,
@@ -362,10 +390,21 @@ impl Diagnosis {
         }
     }
 
+    /// With whom a connection is.
+    fn group(&self, subject: &Subject) -> Group {
+        let is_served = match subject.role {
+            Role::Passive => true,
+            Role::Active | Role::Listener => false,
+            Role::Unknown => self.listener_at(subject).is_some(),
+        };
+        if is_served { Group::served(subject) } else { Group::opened(subject) }
+    }
+
     fn ended(&mut self, at_ns: u64, subject: &Subject, connection: &Connection) {
         self.close_waits.leave(subject.key);
         self.routes.end(at_ns, subject, connection);
         if subject.role != Role::Listener {
+            self.endings.end(self.group(subject), connection, at_ns);
             return self.leave_unaccepted(connection.ended_ns.unwrap_or(at_ns), subject.key);
         }
         if let Some(measure) = self.listeners.get_mut(&subject.key) {

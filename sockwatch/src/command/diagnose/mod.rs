@@ -68,7 +68,7 @@ pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
         if !live.tells_cookies() {
             bail!("without BTF the kernel does not tell which connection is in which queue: nothing can be diagnosed");
         }
-        live.reconcile(Reconciler::start(&resolved.filter, Schedule::Every(COMPARE_EVERY))?);
+        live.reconcile(Reconciler::start(&resolved.filter, Schedule::Every(COMPARE_EVERY))?.looking());
         start::announce(&live);
         let watcher = watcher(&mut live);
         let cpu_before = cpu_time();
@@ -79,6 +79,7 @@ pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
         watch.clear();
         let ended_ns = now_ns();
         watch.end(ended_ns);
+        watch.diagnosis.look(live.take_looks());
         let cost = Cost { bytes: live.bytes(), cpu: cpu_time().saturating_sub(cpu_before) };
         if let lost @ 1.. = live.threads_lost()? {
             tell(format_args!("sockwatch: warning: {lost} doings of threads were lost: their time is unknown"));

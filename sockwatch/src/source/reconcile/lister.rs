@@ -6,7 +6,11 @@ use std::{
     time::Instant,
 };
 
-use super::{Order, Report, owners::Owners};
+use super::{
+    Closely, Order, Report,
+    look::{Closer, look},
+    owners::Owners,
+};
 use crate::{
     monotonic::now_ns,
     source::{
@@ -49,10 +53,11 @@ impl Lister {
             }
         }
         self.owners.begin(&order.owners);
+        let mut closer = Vec::new();
         for (netns, hint) in wanted {
             let place = places.found.iter().find(|place| place.inode == netns).map(|place| place.path.clone());
             match place.or(hint).and_then(|path| Namespace::open(&path).ok()).filter(|it| it.inode() == netns) {
-                Some(namespace) => match self.list(&namespace) {
+                Some(namespace) => match self.list(&namespace, order.closely, &mut closer) {
                     Ok(listing) => round.listings.push(listing),
                     Err(_) => round.unlisted += 1,
                 },
@@ -67,15 +72,26 @@ impl Lister {
             listing.holders = self.owners.of(listing.records.iter().map(|record| record.inode));
         }
         round.to_ns = now_ns();
-        Report { round, took: began.elapsed() }
+        let look = (order.closely == Closely::Yes).then(|| look(closer, &round, &self.owners, &self.filter));
+        Report { round, took: began.elapsed(), look }
     }
 
-    fn list(&mut self, namespace: &Namespace) -> Result<Listing, TableError> {
+    /// Lists a namespace; with details of its sockets into `closer`, where they are asked for.
+    fn list(
+        &mut self,
+        namespace: &Namespace,
+        closely: Closely,
+        closer: &mut Vec<Closer>,
+    ) -> Result<Listing, TableError> {
         let netns = namespace.inode();
         let first = !self.known.contains_key(&netns);
         let mut table = Table::of(namespace)?;
         let from_ns = now_ns();
-        let table::Listing { sockets, .. } = table.list(Asked::Sockets)?;
+        let asked = match closely {
+            Closely::No => Asked::Sockets,
+            Closely::Yes => Asked::Details,
+        };
+        let table::Listing { sockets, details, .. } = table.list(asked)?;
         let to_ns = now_ns();
         let ours: Vec<_> =
             sockets.iter().filter(|it| self.filter.matches_tuple(it.key.netns, it.local, it.remote)).collect();
@@ -85,7 +101,10 @@ impl Lister {
         let counters = if listens || first { namespace.enter(counters::read)?.ok() } else { None };
         let before = self.known.entry(netns).or_default();
         let dropped = counters.map(|Counters { drops, .. }| drops.since(before.get_or_insert(drops)));
-        let records = ours.into_iter().map(|listed| self.record(listed, first, &drops)).collect();
+        let records: Vec<_> = ours.into_iter().map(|listed| self.record(listed, first, &drops)).collect();
+        let detailed = sockets.iter().zip(&details);
+        let ours = |listed: &Listed| self.filter.matches_tuple(listed.key.netns, listed.local, listed.remote);
+        closer.extend(detailed.filter(|(listed, _)| ours(listed)).map(|(listed, details)| (*listed, *details)));
         Ok(Listing {
             netns,
             from_ns,
