@@ -8,13 +8,17 @@ mod acceptor_starved;
 mod clients_leave;
 mod close_wait_leak;
 mod close_wait_unaccepted;
+mod dead_peer;
 mod descriptor_limit;
 mod nobody_accepts;
+mod orphan_fin_wait2;
 mod port_exhaustion;
 mod queue_too_small;
 mod slow_accept;
 mod slow_handshake;
+mod slow_reader;
 mod somaxconn;
+mod stuck_fin_wait1;
 mod worker_skew;
 
 use super::{
@@ -58,6 +62,14 @@ pub enum Name {
     CloseWaitUnaccepted,
     /// Connections to a destination take all local ports.
     PortExhaustion,
+    /// A process does not read what has come.
+    SlowReader,
+    /// What this end has closed cannot end: the peer does not take its data.
+    StuckFinWait1,
+    /// The peers do not close after this end has.
+    OrphanFinWait2,
+    /// Peers are gone, and nobody has noticed.
+    DeadPeer,
 }
 
 impl Name {
@@ -78,6 +90,10 @@ impl Name {
             Self::CloseWaitLeak => "close-wait-leak",
             Self::CloseWaitUnaccepted => "close-wait-unaccepted",
             Self::PortExhaustion => "port-exhaustion",
+            Self::SlowReader => "slow-reader",
+            Self::StuckFinWait1 => "stuck-fin-wait1",
+            Self::OrphanFinWait2 => "orphan-fin-wait2",
+            Self::DeadPeer => "dead-peer",
         }
     }
 
@@ -97,7 +113,11 @@ impl Name {
             | Self::ClientsLeave
             | Self::CloseWaitLeak
             | Self::CloseWaitUnaccepted
-            | Self::PortExhaustion => false,
+            | Self::PortExhaustion
+            | Self::SlowReader
+            | Self::StuckFinWait1
+            | Self::OrphanFinWait2
+            | Self::DeadPeer => false,
         }
     }
 }
@@ -199,6 +219,10 @@ const CHECKS: &[Check] = &[
     close_wait_leak::check,
     close_wait_unaccepted::check,
     port_exhaustion::check,
+    slow_reader::check,
+    stuck_fin_wait1::check,
+    orphan_fin_wait2::check,
+    dead_peer::check,
 ];
 
 /// What is wrong, the worst first; of two that hurt as many, the reason first.

@@ -1,6 +1,7 @@
 //! Text in, text out: a server's story, through a tracker, and what is found.
 
 mod healthy;
+mod looks;
 mod ports;
 mod sick;
 

@@ -90,6 +90,10 @@ topics! {
     Finding "close-wait-leak" "close-wait-leak" [];
     Finding "close-wait-unaccepted" "close-wait-unaccepted" [];
     Finding "port-exhaustion" "port-exhaustion" [];
+    Finding "slow-reader" "slow-reader" [];
+    Finding "stuck-fin-wait1" "stuck-fin-wait1" [];
+    Finding "orphan-fin-wait2" "orphan-fin-wait2" [];
+    Finding "dead-peer" "dead-peer" [];
 
     Count "lost" "lost" ["ring_full", "members_full", "waiting_room_full"];
     Count "missed" "missed" ["recursion_misses"];
