@@ -14,6 +14,7 @@ mod nobody_accepts;
 mod orphan_fin_wait2;
 mod port_exhaustion;
 mod queue_too_small;
+mod resets;
 mod slow_accept;
 mod slow_handshake;
 mod slow_reader;
@@ -64,6 +65,8 @@ pub enum Name {
     PortExhaustion,
     /// A process does not read what has come.
     SlowReader,
+    /// Connections end by RST.
+    Resets,
     /// What this end has closed cannot end: the peer does not take its data.
     StuckFinWait1,
     /// The peers do not close after this end has.
@@ -91,6 +94,7 @@ impl Name {
             Self::CloseWaitUnaccepted => "close-wait-unaccepted",
             Self::PortExhaustion => "port-exhaustion",
             Self::SlowReader => "slow-reader",
+            Self::Resets => "resets",
             Self::StuckFinWait1 => "stuck-fin-wait1",
             Self::OrphanFinWait2 => "orphan-fin-wait2",
             Self::DeadPeer => "dead-peer",
@@ -115,6 +119,7 @@ impl Name {
             | Self::CloseWaitUnaccepted
             | Self::PortExhaustion
             | Self::SlowReader
+            | Self::Resets
             | Self::StuckFinWait1
             | Self::OrphanFinWait2
             | Self::DeadPeer => false,
@@ -220,6 +225,7 @@ const CHECKS: &[Check] = &[
     close_wait_unaccepted::check,
     port_exhaustion::check,
     slow_reader::check,
+    resets::check,
     stuck_fin_wait1::check,
     orphan_fin_wait2::check,
     dead_peer::check,

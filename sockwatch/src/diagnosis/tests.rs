@@ -3,6 +3,7 @@
 mod healthy;
 mod looks;
 mod ports;
+mod resets;
 mod sick;
 
 use super::*;

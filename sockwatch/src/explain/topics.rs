@@ -91,6 +91,7 @@ topics! {
     Finding "close-wait-unaccepted" "close-wait-unaccepted" [];
     Finding "port-exhaustion" "port-exhaustion" [];
     Finding "slow-reader" "slow-reader" [];
+    Finding "resets" "resets" [];
     Finding "stuck-fin-wait1" "stuck-fin-wait1" [];
     Finding "orphan-fin-wait2" "orphan-fin-wait2" [];
     Finding "dead-peer" "dead-peer" [];
