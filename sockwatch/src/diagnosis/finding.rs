@@ -9,6 +9,7 @@ mod clients_leave;
 mod close_wait_leak;
 mod close_wait_unaccepted;
 mod dead_peer;
+mod defer_accept;
 mod descriptor_limit;
 mod nobody_accepts;
 mod orphan_fin_wait2;
@@ -20,6 +21,7 @@ mod slow_handshake;
 mod slow_reader;
 mod somaxconn;
 mod stuck_fin_wait1;
+mod syn_flood;
 mod worker_skew;
 
 use super::{
@@ -53,6 +55,10 @@ pub enum Name {
     Somaxconn,
     /// The queue overflowed in a burst.
     QueueTooSmall,
+    /// More SYNs than the listener may keep.
+    SynFlood,
+    /// Handshakes last until clients send: the listener asked for it.
+    DeferAccept,
     /// The handshake is slow, not accept().
     SlowHandshake,
     /// Clients leave the queue.
@@ -88,6 +94,8 @@ impl Name {
             Self::SlowAccept => "slow-accept",
             Self::Somaxconn => "somaxconn",
             Self::QueueTooSmall => "queue-too-small",
+            Self::SynFlood => "syn-flood",
+            Self::DeferAccept => "defer-accept",
             Self::SlowHandshake => "slow-handshake",
             Self::ClientsLeave => "clients-leave",
             Self::CloseWaitLeak => "close-wait-leak",
@@ -113,6 +121,8 @@ impl Name {
             | Self::SlowAccept => true,
             Self::Somaxconn
             | Self::QueueTooSmall
+            | Self::SynFlood
+            | Self::DeferAccept
             | Self::SlowHandshake
             | Self::ClientsLeave
             | Self::CloseWaitLeak
@@ -215,10 +225,13 @@ const CHECKS: &[Check] = &[
     acceptor_blocked::check,
     acceptor_starved::check,
     acceptor_busy::check,
+    worker_skew::check_shared,
     nobody_accepts::check,
     slow_accept::check,
     somaxconn::check,
     queue_too_small::check,
+    syn_flood::check,
+    defer_accept::check,
     slow_handshake::check,
     clients_leave::check,
     close_wait_leak::check,

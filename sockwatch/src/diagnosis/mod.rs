@@ -23,7 +23,7 @@ use self::{
     close_wait::{CloseWaits, Parked},
     endings::Endings,
     finding::{Finding, Scene, findings},
-    look::{Group, Look, Looked},
+    look::{Group, Kept, Look, Looked},
     measure::{Measure, Measured},
     ports::{PortUse, Routes, Settings},
 };
@@ -59,6 +59,8 @@ pub struct Diagnosis {
     endings: Endings,
     /// The kernel's table at the beginning and at the end.
     looks: Vec<Look>,
+    /// Listeners with `TCP_DEFER_ACCEPT`, and its seconds.
+    defers: HashMap<SocketKey, u32>,
     /// Accepted connections whose listener is not known.
     unattributed: u64,
 }
@@ -113,6 +115,7 @@ impl Diagnosis {
             routes: Routes::default(),
             endings: Endings::default(),
             looks: Vec::new(),
+            defers: HashMap::new(),
             unattributed: 0,
         }
     }
@@ -247,6 +250,23 @@ impl Diagnosis {
         self.looks = looks;
     }
 
+    /// Listeners of slow handshakes, each with a process that holds it and the number by which it does: whether they have
+    /// `TCP_DEFER_ACCEPT` only the process's descriptor tells. As of the last look.
+    pub fn slow_to_shake(&self) -> Vec<(SocketKey, u32, u32)> {
+        let rows = self.looks.last().into_iter().flat_map(|look| &look.rows);
+        let slow = rows.filter(|row| self.listeners.get(&row.key).is_some_and(Measure::has_slow_handshakes));
+        let held = |row: &look::Row| match row.kept {
+            Kept::By(task) => Some((row.key, task.pid, row.inode)),
+            Kept::Queued | Kept::Request | Kept::Orphan | Kept::Minisock | Kept::Unseen => None,
+        };
+        slow.filter_map(held).collect()
+    }
+
+    /// A listener has `TCP_DEFER_ACCEPT`.
+    pub fn defer(&mut self, listener: SocketKey, seconds: u32) {
+        self.defers.insert(listener, seconds);
+    }
+
     /// Network namespaces in which connections were opened: [`Self::report`] wants their settings.
     pub fn opens_in(&self) -> HashSet<u32> {
         self.routes.namespaces().collect()
@@ -259,6 +279,7 @@ impl Diagnosis {
             let key = SocketKey { netns: listener.netns, cookie: listener.cookie };
             let acceptors = listener.acceptors.iter().map(|acceptor| acceptor.task);
             let spells = self.listeners.get(&key).map(Measure::spells);
+            listener.defers_s = self.defers.get(&key).copied().filter(|seconds| *seconds > 0);
             listener.blame = spells.and_then(|spells| self.blame.attribute(key, acceptors, spells, now_ns));
         }
         let order = |it: &Measured| (std::cmp::Reverse((it.slow, it.arrived.max(it.accepted))), it.local, it.cookie);

@@ -1,5 +1,6 @@
 //! Text in, text out: a server's story, through a tracker, and what is found.
 
+mod handshakes;
 mod healthy;
 mod looks;
 mod ports;

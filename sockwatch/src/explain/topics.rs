@@ -85,6 +85,8 @@ topics! {
     Finding "somaxconn" "somaxconn" [];
     Finding "descriptor-limit" "descriptor-limit" [];
     Finding "worker-skew" "worker-skew" [];
+    Finding "syn-flood" "syn-flood" [];
+    Finding "defer-accept" "defer-accept" ["TCP_DEFER_ACCEPT"];
     Finding "slow-handshake" "slow-handshake" [];
     Finding "clients-leave" "clients-leave" [];
     Finding "close-wait-leak" "close-wait-leak" [];

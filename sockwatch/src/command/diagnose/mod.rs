@@ -1,5 +1,6 @@
 //! `sockwatch diagnose`: do connections wait in an accept queue, and why.
 
+mod defer;
 mod json;
 mod ports;
 mod text;
@@ -80,6 +81,11 @@ pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
         let ended_ns = now_ns();
         watch.end(ended_ns);
         watch.diagnosis.look(live.take_looks());
+        for (listener, pid, inode) in watch.diagnosis.slow_to_shake() {
+            if let Some(seconds) = defer::seconds(pid, inode) {
+                watch.diagnosis.defer(listener, seconds);
+            }
+        }
         let cost = Cost { bytes: live.bytes(), cpu: cpu_time().saturating_sub(cpu_before) };
         if let lost @ 1.. = live.threads_lost()? {
             tell(format_args!("sockwatch: warning: {lost} doings of threads were lost: their time is unknown"));
