@@ -37,8 +37,9 @@ fn age_ns(scene: &Scene<'_>, seen: &Seen<'_>) -> u64 {
 }
 
 fn finding(scene: &Scene<'_>, group: Group, orphans: &[Seen<'_>]) -> Option<Finding> {
-    // What was there before the run may be the last of something that is over.
-    let new = orphans.iter().filter(|seen| seen.before.is_none()).count();
+    // What was there before the run may be the last of something that is over. The first look may come after the first events.
+    let is_new = |seen: &&Seen<'_>| seen.before.is_none() || scene.endings.orphaned_ns(seen.now.key).is_some();
+    let new = orphans.iter().filter(is_new).count();
     let ended = scene.ended(group).map_or(0, |ended| ended.count);
     if new < LEAST || (new as u64).saturating_mul(100) < ended.saturating_mul(SHARE) {
         return None;

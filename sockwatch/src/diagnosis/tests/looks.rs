@@ -272,6 +272,14 @@ fn orphans_that_grow() {
     says(&story.check(10.0 * SECOND_MS, &["orphan-fin-wait2"]).findings[0], &["60 connections", "20 of them came"]);
 }
 
+/// They were closed before the first look, and after the run had begun.
+#[test]
+fn orphans_that_the_first_look_has_seen() {
+    let mut story = orphans(10..30, 100.0);
+    story.looks[0].rows.extend((10..30).map(waits_for_fin));
+    says(&story.check(10.0 * SECOND_MS, &["orphan-fin-wait2"]).findings[0], &["20 of them came during the run"]);
+}
+
 /// They close after a round trip; at each look some are on their way.
 #[test]
 fn clients_that_close_soon() {
