@@ -9,6 +9,9 @@ use crate::{
     tcp::{event::Task, filter::Filter, listing::Round, state::TcpState},
 };
 
+/// Of more sockets none is judged: their rows would take more memory than all else.
+const MOST_ROWS: usize = 1 << 18;
+
 /// A socket with its details.
 pub(super) type Closer = (Listed, Details);
 
@@ -25,6 +28,11 @@ pub(super) fn look(mut sockets: Vec<Closer>, round: &Round, owners: &Owners, fil
             let addresses = [local, local.at_any_address()];
             held(socket) || inode == 0 && addresses.iter().any(|address| ours.contains(&(key.netns, *address)))
         });
+    }
+    // Nothing is asked of what has ended well.
+    sockets.retain(|(listed, _)| listed.state != TcpState::TimeWait);
+    if sockets.len() > MOST_ROWS {
+        sockets.retain(|(listed, _)| listed.state == TcpState::Listen);
     }
     let holders: HashMap<u32, Task> = round
         .listings
@@ -109,6 +117,38 @@ mod tests {
         check(TcpState::FinWait1, 0, Some(3), Kept::Orphan);
         check(TcpState::SynRecv, 0, None, Kept::Request);
         check(TcpState::SynRecv, 0, Some(0), Kept::Queued);
+    }
+
+    /// How many rows come of so many sockets in a state.
+    #[track_caller]
+    fn check_rows(state: TcpState, sockets: usize, expected: usize) {
+        let key = SocketKey { netns: 1, cookie: 1 };
+        let (local, remote) = (Endpoint::v4([10, 0, 0, 1], 80), Endpoint::v4([10, 0, 0, 2], 5000));
+        let sockets = vec![(Listed::bare(key, local, remote, state), Details::default()); sockets];
+        let filter = Filter::default();
+        let look = look(sockets, &Round { to_ns: 7, ..Round::default() }, &Owners::new(&filter), &filter);
+        assert_eq!((look.rows.len(), look.at_ns), (expected, 7));
+    }
+
+    #[test]
+    fn rows_are_bounded() {
+        check_rows(TcpState::Established, 3, 3);
+        check_rows(TcpState::TimeWait, 3, 0);
+        check_rows(TcpState::Established, MOST_ROWS, MOST_ROWS);
+        check_rows(TcpState::Established, MOST_ROWS + 1, 0);
+    }
+
+    /// A process's own sockets, and what waits at its listeners.
+    #[test]
+    fn of_a_process_only_its_own() {
+        let key = |cookie| SocketKey { netns: 1, cookie };
+        let (local, remote) = (Endpoint::v4([10, 0, 0, 1], 80), Endpoint::v4([10, 0, 0, 2], 5000));
+        let stranger = Listed { inode: 9, ..Listed::bare(key(1), local, remote, TcpState::Established) };
+        let queued = Listed::bare(key(2), local, remote, TcpState::Established);
+        let filter = Filter { pids: vec![1 << 23], ..Filter::default() };
+        let sockets = vec![(stranger, Details::default()), (queued, Details::default())];
+        let look = look(sockets, &Round::default(), &Owners::new(&filter), &filter);
+        assert!(look.rows.is_empty(), "{look:?}");
     }
 
     #[test]
