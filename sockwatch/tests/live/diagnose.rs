@@ -79,7 +79,7 @@ impl Diagnosis {
     }
 
     /// Waits for the end of its time.
-    fn wait(self) -> Verdict {
+    pub(crate) fn wait(self) -> Verdict {
         let output = self.child.wait_with_output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         let report: Value = serde_json::from_str(&text)
@@ -117,7 +117,7 @@ pub(crate) fn listener(address: SocketAddr, backlog: i32) -> TcpListener {
 }
 
 /// A connect() that nobody waits for.
-fn begin_connecting(address: SocketAddr) -> OwnedFd {
+pub(crate) fn begin_connecting(address: SocketAddr) -> OwnedFd {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
     let _in_progress = connect(fd.as_raw_fd(), &SockaddrStorage::from(address));
