@@ -172,10 +172,12 @@ pub struct Queued {
     pub born_ns: u64,
     /// When its client left; 0 if it has not.
     pub left_ns: u64,
-    /// Its listener's slot.
-    pub slot: u32,
+    /// Its listener's cookie, or its [`place`] where that is not known.
+    pub listener: u64,
     /// 1 if its client left by a FIN only.
     pub by_fin: u32,
+    /// Padding.
+    pub reserved: u32,
 }
 
 // SAFETY: integers and arrays of them only; the sizes asserted below are the sums of the fields' sizes.
@@ -189,11 +191,11 @@ unsafe impl Plain for Queued {}
 
 const _: () = {
     assert!(size_of::<Tally>() == 12 * 8 + 16 * SPELLS + 3 * 4 * BUCKETS);
-    assert!(size_of::<Tally>() % 8 == 0);
+    assert!(size_of::<Tally>().is_multiple_of(8));
     // The most that a per-CPU value may have.
     assert!(size_of::<Tally>() <= 32 << 10);
     assert!(size_of::<AcceptorCount>() == 32);
-    assert!(size_of::<Queued>() == 24);
+    assert!(size_of::<Queued>() == 32);
 };
 
 #[cfg(test)]

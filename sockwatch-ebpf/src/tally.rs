@@ -59,25 +59,19 @@ fn born<M: Memory>(child: &Socket<M>) {
         return;
     }
     // Before it has a remote end it still has its listener's cookie.
-    let listener = if known.remote { 0 } else { child.raw_cookie() };
-    let queued = Queued { born_ns: now_ns(), left_ns: 0, slot: slot(listener, child), by_fin: 0 };
+    let cookie = if known.remote { 0 } else { child.raw_cookie() };
+    let listener = if cookie == 0 { place(child.netns(), child.local_port()) } else { cookie };
+    let queued = Queued { born_ns: now_ns(), left_ns: 0, listener, by_fin: 0, reserved: 0 };
     if WAITERS.insert(child.address(), queued, 0).is_err() {
         count(Counter::QueuedFull);
     }
 }
 
-/// The slot of a listener by its cookie, or by its child's port; 0 if it has none.
+/// A listener's slot, by its cookie or its place; 0 if it has none.
 #[inline(always)]
-fn slot<M: Memory>(listener: u64, child: &Socket<M>) -> u32 {
+fn slot(listener: u64) -> u32 {
     // SAFETY: the entry is a number that the agent writes as a whole.
-    unsafe {
-        if listener != 0
-            && let Some(slot) = SLOTS.get(listener)
-        {
-            return *slot;
-        }
-        SLOTS.get(place(child.netns(), child.local_port())).copied().unwrap_or(0)
-    }
+    unsafe { SLOTS.get(listener) }.copied().unwrap_or(0)
 }
 
 #[inline(always)]
@@ -87,7 +81,7 @@ fn left<M: Memory>(child: &Socket<M>, old: u8, new: u8) {
     let Some(waiter) = WAITERS.get_ptr_mut(key) else { return };
     // SAFETY: the entry is this connection's, whose transitions come one after the other; a slot is this CPU's own.
     unsafe {
-        let Some(tally) = TALLIES.get_ptr_mut((*waiter).slot) else { return };
+        let Some(tally) = TALLIES.get_ptr_mut(slot((*waiter).listener)) else { return };
         let is_dropped = old == SYN_RECV || child.field::<u64>(offset!(skc_flags)) & DEAD != 0;
         if is_dropped {
             // Never queued, or gone with its listener.
@@ -120,10 +114,11 @@ pub(crate) fn accepted<M: Memory>(child: &Socket<M>, listener: u64) {
     if filter::by_task() && !filter::task_matches() {
         return;
     }
-    let slot = match waiter {
-        Some(waiter) if waiter.slot != 0 && listener == 0 => waiter.slot,
-        _ => slot(listener, child),
+    let known = match waiter {
+        Some(waiter) if listener == 0 => slot(waiter.listener),
+        _ => slot(listener),
     };
+    let slot = if known == 0 { slot(place(child.netns(), child.local_port())) } else { known };
     let Some(tally) = TALLIES.get_ptr_mut(slot) else { return };
     let (now_ns, state) = (now_ns(), child.state());
     // SAFETY: the slot is this CPU's own.

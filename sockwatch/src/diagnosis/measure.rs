@@ -174,6 +174,11 @@ impl Measure {
         self.spells.mark(at_ns, head_ns);
     }
 
+    /// Whether a handshake was slow.
+    pub(super) fn has_slow_handshakes(&self) -> bool {
+        self.slow_handshakes > 0
+    }
+
     /// The listener itself is told.
     pub(super) fn introduce(&mut self, subject: &Subject) {
         if subject.local.port != 0 {

@@ -6,7 +6,9 @@
 pub mod blame;
 pub mod close_wait;
 pub mod course;
+pub mod endings;
 pub mod finding;
+pub mod look;
 pub mod measure;
 pub mod ports;
 pub mod waits;
@@ -19,7 +21,9 @@ use foldhash::fast::FixedState;
 use self::{
     blame::{Blame, Deed, Spells, Suspect},
     close_wait::{CloseWaits, Parked},
+    endings::Endings,
     finding::{Finding, Scene, findings},
+    look::{Group, Kept, Look, Looked},
     measure::{Measure, Measured, counted::Counted},
     ports::{PortUse, Routes, Settings},
 };
@@ -52,6 +56,11 @@ pub struct Diagnosis {
     close_waits: CloseWaits,
     blame: Blame,
     routes: Routes,
+    endings: Endings,
+    /// The kernel's table at the beginning and at the end.
+    looks: Vec<Look>,
+    /// Listeners with `TCP_DEFER_ACCEPT`, and its seconds.
+    defers: HashMap<SocketKey, u32>,
     /// Accepted connections whose listener is not known.
     unattributed: u64,
     is_counted: bool,
@@ -107,6 +116,9 @@ impl Diagnosis {
             close_waits: CloseWaits::default(),
             blame: Blame::default(),
             routes: Routes::default(),
+            endings: Endings::default(),
+            looks: Vec::new(),
+            defers: HashMap::new(),
             unattributed: 0,
             is_counted: false,
         }
@@ -186,7 +198,10 @@ impl Diagnosis {
                     self.routes.free(subject);
                 }
             },
-            Happening::MinisockEnded { .. } => self.routes.free(subject),
+            Happening::MinisockEnded { .. } => {
+                self.endings.forget(subject.key);
+                self.routes.free(subject);
+            }
             Happening::Ended(connection) => self.ended(at_ns, subject, connection),
             Happening::ResetSent { .. }
             | Happening::ResetReceived
@@ -247,6 +262,28 @@ impl Diagnosis {
         blame.finish(now_ns, |listener| spells(listeners, listener));
     }
 
+    /// Takes in what the kernel's table said at the beginning and at the end.
+    pub fn look(&mut self, looks: Vec<Look>) {
+        self.looks = looks;
+    }
+
+    /// Listeners of slow handshakes, each with a process that holds it and the number by which it does: whether they have
+    /// `TCP_DEFER_ACCEPT` only the process's descriptor tells. As of the last look.
+    pub fn slow_to_shake(&self) -> Vec<(SocketKey, u32, u32)> {
+        let rows = self.looks.last().into_iter().flat_map(|look| &look.rows);
+        let slow = rows.filter(|row| self.listeners.get(&row.key).is_some_and(Measure::has_slow_handshakes));
+        let held = |row: &look::Row| match row.kept {
+            Kept::By(task) => Some((row.key, task.pid, row.inode)),
+            Kept::Queued | Kept::Request | Kept::Orphan | Kept::Minisock | Kept::Unseen => None,
+        };
+        slow.filter_map(held).collect()
+    }
+
+    /// A listener has `TCP_DEFER_ACCEPT`.
+    pub fn defer(&mut self, listener: SocketKey, seconds: u32) {
+        self.defers.insert(listener, seconds);
+    }
+
     /// Network namespaces in which connections were opened: [`Self::report`] wants their settings.
     pub fn opens_in(&self) -> HashSet<u32> {
         self.routes.namespaces().collect()
@@ -259,6 +296,7 @@ impl Diagnosis {
             let key = SocketKey { netns: listener.netns, cookie: listener.cookie };
             let acceptors = listener.acceptors.iter().map(|acceptor| acceptor.task);
             let spells = self.listeners.get(&key).map(Measure::spells);
+            listener.defers_s = self.defers.get(&key).copied().filter(|seconds| *seconds > 0);
             listener.blame = spells.and_then(|spells| self.blame.attribute(key, acceptors, spells, now_ns));
         }
         let order = |it: &Measured| (std::cmp::Reverse((it.slow, it.arrived.max(it.accepted))), it.local, it.cookie);
@@ -266,7 +304,18 @@ impl Diagnosis {
         let ran_ns = now_ns.saturating_sub(self.began_ns);
         let leaks = self.close_waits.by_process(self.began_ns, now_ns);
         let ports = self.routes.used(now_ns, settings);
-        let scene = Scene { listeners: &listeners, close_waits: &leaks, ports: &ports, slow_ns: self.slow_ns, ran_ns };
+        let looked = Looked::compare(&self.looks);
+        let scene = Scene {
+            listeners: &listeners,
+            close_waits: &leaks,
+            ports: &ports,
+            looked: &looked,
+            ended: &self.endings.by_group(),
+            endings: &self.endings,
+            now_ns,
+            slow_ns: self.slow_ns,
+            ran_ns,
+        };
         let findings = findings(&scene);
         Report {
             ran_ns,
@@ -380,10 +429,21 @@ impl Diagnosis {
         }
     }
 
+    /// With whom a connection is.
+    fn group(&self, subject: &Subject) -> Group {
+        let is_served = match subject.role {
+            Role::Passive => true,
+            Role::Active | Role::Listener => false,
+            Role::Unknown => self.listener_at(subject).is_some(),
+        };
+        if is_served { Group::served(subject) } else { Group::opened(subject) }
+    }
+
     fn ended(&mut self, at_ns: u64, subject: &Subject, connection: &Connection) {
         self.close_waits.leave(subject.key);
         self.routes.end(at_ns, subject, connection);
         if subject.role != Role::Listener {
+            self.endings.end(self.group(subject), connection, at_ns);
             return self.leave_unaccepted(connection.ended_ns.unwrap_or(at_ns), subject.key);
         }
         if let Some(measure) = self.listeners.get_mut(&subject.key) {

@@ -6,7 +6,7 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{HashMap, MapData, PerCpuArray},
 };
-use sockwatch_common::{AcceptorCount, AcceptorKey, MAX_ACCEPTORS, MAX_QUEUED, MAX_SLOTS, Queued, Tally, place};
+use sockwatch_common::{AcceptorCount, AcceptorKey, MAX_ACCEPTORS, MAX_QUEUED, MAX_SLOTS, Queued, Tally};
 
 use super::{bytes::Bytes, session::StartError};
 
@@ -40,20 +40,12 @@ impl Tallies {
         })
     }
 
-    /// Counts a listener in this slot from now on.
+    /// Counts a listener, by its cookie or its [`place`](sockwatch_common::place), in this slot from now on.
     ///
     /// # Errors
     /// If there are too many.
-    pub fn follow(&mut self, cookie: u64, slot: u32) -> io::Result<()> {
-        self.slots.insert(cookie, slot, 0).map_err(io::Error::other)
-    }
-
-    /// Counts what is only known to be at this port in this slot from now on.
-    ///
-    /// # Errors
-    /// If there are too many.
-    pub fn follow_place(&mut self, netns: u32, port: u16, slot: u32) -> io::Result<()> {
-        self.slots.insert(place(netns, port), slot, 0).map_err(io::Error::other)
+    pub fn follow(&mut self, listener: u64, slot: u32) -> io::Result<()> {
+        self.slots.insert(listener, slot, 0).map_err(io::Error::other)
     }
 
     /// What each CPU has counted in a slot.

@@ -35,6 +35,8 @@ fn drops(text: &str) -> NamespaceDrops {
             "ListenDrops" => &mut drops.drops,
             "TCPReqQFullDrop" => &mut drops.requests_full,
             "TCPReqQFullDoCookies" => &mut drops.cookies,
+            "SyncookiesSent" => &mut drops.cookies_sent,
+            "SyncookiesRecv" => &mut drops.cookies_received,
             _of_no_use_here => continue,
         };
         *counter = value.parse().unwrap_or(0);
@@ -65,7 +67,15 @@ mod tests {
     fn names_and_values_stand_in_two_lines() {
         let text = "TcpExt: SyncookiesSent ListenOverflows ListenDrops TCPReqQFullDoCookies TCPReqQFullDrop\n\
                     TcpExt: 1 2 3 4 5\nIpExt: InNoRoutes ListenDrops\nIpExt: 7 8\n";
-        assert_eq!(drops(text), NamespaceDrops { overflows: 2, drops: 3, cookies: 4, requests_full: 5 });
+        let expected = NamespaceDrops {
+            overflows: 2,
+            drops: 3,
+            cookies: 4,
+            requests_full: 5,
+            cookies_sent: 1,
+            cookies_received: 0,
+        };
+        assert_eq!(drops(text), expected);
         for torn in ["", "TcpExt: ListenDrops\n", "TcpExt: ListenDrops\nTcpExt: x\n"] {
             assert_eq!(drops(torn), NamespaceDrops::default(), "{torn}");
         }

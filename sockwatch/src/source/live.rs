@@ -7,6 +7,7 @@ use std::{
 
 use super::{Source, SourceError, TableNews, Tick, reconcile::Reconciler};
 use crate::{
+    diagnosis::look::Look,
     kernel::{
         refusal::Refusal,
         ring::Rings,
@@ -63,6 +64,11 @@ impl Live {
     /// Lists the kernel's socket table beside the events. Of use only where sockets are told apart by cookie.
     pub fn reconcile(&mut self, reconciler: Reconciler) {
         self.reconciler = Some(reconciler);
+    }
+
+    /// The closer looks at the kernel's table, once; none if they were not asked for.
+    pub fn take_looks(&mut self) -> Vec<Look> {
+        self.reconciler.as_mut().map(Reconciler::take_looks).unwrap_or_default()
     }
 
     /// Lets sockets pass a process filter that were there before.
@@ -158,6 +164,10 @@ impl Source for Live {
 
     fn table(&mut self) -> TableNews {
         self.reconciler.as_mut().map_or(TableNews::Nothing, Reconciler::news)
+    }
+
+    fn owes(&mut self) -> bool {
+        self.reconciler.as_mut().is_some_and(Reconciler::owes)
     }
 
     fn drain(&mut self, events: &mut Vec<Event>) -> Result<Tick, SourceError> {

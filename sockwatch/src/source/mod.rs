@@ -66,6 +66,12 @@ pub trait Source {
         TableNews::Nothing
     }
 
+    /// The run is about to end: whether [`Self::next`] will bring something that is worth waiting for, such as a last look at
+    /// the kernel's table. Asked before each batch, until it is not.
+    fn owes(&mut self) -> bool {
+        false
+    }
+
     /// Takes what is already there, without waiting: the last call before the end.
     ///
     /// # Errors

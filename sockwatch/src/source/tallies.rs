@@ -2,14 +2,16 @@
 
 use std::{collections::HashMap, io};
 
-use sockwatch_common::{BUCKETS, Histogram, MAX_SLOTS, Queued, SPELLS, Spell, Tally, bounds};
+use sockwatch_common::{BUCKETS, Histogram, MAX_SLOTS, Queued, SPELLS, Spell, Tally, bounds, place};
 
 use crate::{
     diagnosis::measure::counted::{Counted, Waiting},
     kernel::tallies::Tallies,
+    source::table::{Asked, Listed, Namespace, Places},
     tcp::{
         endpoint::Endpoint,
         event::{Comm, SocketKey, Task},
+        filter::Filter,
     },
 };
 
@@ -21,8 +23,8 @@ pub struct Counting {
     tallies: Tallies,
     /// Slot 0 is everybody else's.
     slots: Vec<Slot>,
-    /// How many listeners there are at a port of a namespace.
-    places: HashMap<(u32, u16), u32>,
+    /// By cookie and by place; `None` where several listeners have one place.
+    numbers: HashMap<u64, Option<usize>>,
 }
 
 /// A listener, and what was counted of it before.
@@ -48,9 +50,23 @@ impl Slot {
 }
 
 impl Counting {
-    /// Nothing is followed yet.
-    pub fn new(tallies: Tallies) -> Self {
-        Self { tallies, slots: vec![Slot::of(None)], places: HashMap::new() }
+    /// Follows every listener that is there and that the filter lets in.
+    ///
+    /// # Errors
+    /// If the kernel does not take them.
+    pub fn start(tallies: Tallies, filter: &Filter) -> io::Result<Self> {
+        let mut counting = Self { tallies, slots: vec![Slot::of(None)], numbers: HashMap::new() };
+        for place in Places::look().found {
+            let is_asked_for = filter.netns.is_empty() || filter.netns.contains(&place.inode);
+            let listing = is_asked_for.then(|| Namespace::open(&place.path).ok()?.list(Asked::Listeners).ok());
+            // Of those that cannot be listed only new listeners are followed.
+            for Listed { key, local, remote, .. } in listing.flatten().unwrap_or_default().sockets {
+                if filter.matches_tuple(key.netns, local, remote) {
+                    let _has_room = counting.follow(key, local, true)?;
+                }
+            }
+        }
+        Ok(counting)
     }
 
     /// Counts a listener apart from now on, which `was_there` before or has just begun. Returns whether there was room, or it had been
@@ -67,11 +83,12 @@ impl Counting {
             return Ok(false);
         }
         self.tallies.follow(listener.cookie, slot)?;
-        let listeners = self.places.entry((listener.netns, local.port)).or_default();
-        *listeners += 1;
+        self.numbers.insert(listener.cookie, Some(self.slots.len()));
         // Of two at one port the port does not tell which it is.
-        let at_port = if *listeners == 1 { slot } else { 0 };
-        self.tallies.follow_place(listener.netns, local.port, at_port)?;
+        let place = place(listener.netns, local.port);
+        let only = if self.numbers.contains_key(&place) { None } else { Some(self.slots.len()) };
+        self.numbers.insert(place, only);
+        self.tallies.follow(place, only.map_or(0, |_| slot))?;
         self.slots.push(Slot::of(Some(listener)));
         if was_there {
             // What was nobody's until now may have been its connections: they came before it was followed.
@@ -85,11 +102,14 @@ impl Counting {
     /// # Errors
     /// If the kernel does not let it be read.
     pub fn read(&mut self) -> io::Result<Added> {
-        let mut waiting: HashMap<u32, Vec<Waiting>> = HashMap::new();
+        let mut waiting: HashMap<usize, Vec<Waiting>> = HashMap::new();
         for (id, queued) in self.tallies.waiters(MOST_WAITERS) {
-            let Queued { born_ns, left_ns, slot, by_fin } = queued;
+            let Queued { born_ns, left_ns, listener, by_fin, .. } = queued;
             let left_ns = (left_ns != 0).then_some(left_ns);
-            waiting.entry(slot).or_default().push(Waiting { since_ns: born_ns, id, left_ns, by_fin: by_fin != 0 });
+            let waiter = Waiting { since_ns: born_ns, id, left_ns, by_fin: by_fin != 0 };
+            if let Some(Some(number)) = self.numbers.get(&listener) {
+                waiting.entry(*number).or_default().push(waiter);
+            }
         }
         let mut accepted: HashMap<u32, Vec<(Task, u64)>> = HashMap::new();
         for (key, count) in self.tallies.acceptors() {
@@ -108,7 +128,7 @@ impl Counting {
                 added.unattributed = counted.accepted;
                 continue;
             };
-            counted.waiting = waiting.remove(&number).unwrap_or_default();
+            counted.waiting = waiting.remove(&(number as usize)).unwrap_or_default();
             for (task, total) in accepted.remove(&number).unwrap_or_default() {
                 let before = slot.accepted.insert(task.tid, total).unwrap_or(0);
                 // A thread of this number came again.

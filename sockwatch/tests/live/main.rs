@@ -11,6 +11,7 @@ mod chaos;
 mod diagnose;
 mod endings;
 mod filters;
+mod findings;
 mod flood;
 mod harness;
 mod labs;

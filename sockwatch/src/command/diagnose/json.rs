@@ -134,6 +134,9 @@ struct Listener {
     handshake: Option<Spread>,
     /// Handshakes that took a second or more, or needed another SYN-ACK.
     slow_handshakes: u64,
+    /// Its TCP_DEFER_ACCEPT in seconds; absent without one, and where handshakes are quick, so that nobody looked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    defer_accept_s: Option<u32>,
     /// SYN-ACKs sent again.
     synack_retransmits: u64,
     /// Clients that were sent another SYN-ACK and did not answer.
@@ -242,6 +245,10 @@ struct Namespace {
     requests_full: u64,
     /// TCPReqQFullDoCookies: SYNs that were answered with a cookie for that reason.
     cookies: u64,
+    /// SyncookiesSent: SYN-ACKs with a cookie.
+    cookies_sent: u64,
+    /// SyncookiesRecv: ACKs that brought a valid one back.
+    cookies_received: u64,
 }
 
 /// Who accepted.
@@ -399,6 +406,7 @@ impl From<&Measured> for Listener {
             gaps: it.gaps.map(Spread::from),
             handshake: it.handshake.map(Spread::from),
             slow_handshakes: it.slow_handshakes,
+            defer_accept_s: it.defers_s,
             synack_retransmits: it.synack_retransmits,
             unanswered: it.unanswered,
             greatest_depth: it.greatest,
@@ -416,6 +424,8 @@ impl From<&Measured> for Listener {
                 listen_drops: it.namespace.drops,
                 requests_full: it.namespace.requests_full,
                 cookies: it.namespace.cookies,
+                cookies_sent: it.namespace.cookies_sent,
+                cookies_received: it.namespace.cookies_received,
             },
             acceptors: it.acceptors.iter().map(AcceptorCount::from).collect(),
             failures: it.failures.iter().map(FailureCount::from).collect(),

@@ -1,5 +1,6 @@
 //! `sockwatch diagnose`: do connections wait in an accept queue, and why.
 
+mod defer;
 mod flame;
 mod json;
 mod ports;
@@ -87,10 +88,10 @@ pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
             Telling::Events => Scope::All,
             Telling::Tallies => Scope::Listeners,
         };
-        live.reconcile(Reconciler::start(&resolved.filter, Schedule::Every(COMPARE_EVERY), scope)?);
+        live.reconcile(Reconciler::start(&resolved.filter, Schedule::Every(COMPARE_EVERY), scope)?.looking());
+        let counting = live.take_tallies().map(|tallies| Counting::start(tallies, &resolved.filter)).transpose()?;
         start::announce(&live);
         let watcher = watcher(&mut live);
-        let counting = live.take_tallies().map(Counting::new);
         let cpu_before = cpu_time();
         let slow_ns = u64::try_from(args.slow.as_nanos()).unwrap_or(u64::MAX);
         let mut watch = Watch::new(Diagnosis::new(now_ns(), slow_ns), watcher, counting, args.duration);
@@ -100,6 +101,12 @@ pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
         watch.count()?;
         let ended_ns = now_ns();
         watch.end(ended_ns);
+        watch.diagnosis.look(live.take_looks());
+        for (listener, pid, inode) in watch.diagnosis.slow_to_shake() {
+            if let Some(seconds) = defer::seconds(pid, inode) {
+                watch.diagnosis.defer(listener, seconds);
+            }
+        }
         let cost = Cost { bytes: live.bytes(), cpu: cpu_time().saturating_sub(cpu_before) };
         if let lost @ 1.. = live.threads_lost()? {
             tell(format_args!("sockwatch: warning: {lost} doings of threads were lost: their time is unknown"));

@@ -53,6 +53,8 @@ pub struct Measured {
     pub slow_handshakes: u64,
     /// Those that needed another SYN-ACK.
     pub retransmitted_handshakes: u64,
+    /// Its `TCP_DEFER_ACCEPT` in seconds; `None`: it has none, or nobody looked.
+    pub defers_s: Option<u32>,
     /// SYN-ACKs sent again.
     pub synack_retransmits: u64,
     /// Clients that were sent another SYN-ACK and whose handshake was not seen to be finished.
@@ -209,6 +211,7 @@ impl Measure {
             acceptors,
             failures,
             blame: None,
+            defers_s: None,
             course,
         }
     }

@@ -6,7 +6,11 @@ use std::{
     time::Instant,
 };
 
-use super::{Order, Report, Scope, owners::Owners};
+use super::{
+    Closely, Order, Report, Scope,
+    look::{Closer, look},
+    owners::Owners,
+};
 use crate::{
     monotonic::now_ns,
     source::{
@@ -50,10 +54,11 @@ impl Lister {
             }
         }
         self.owners.begin(&order.owners);
+        let mut closer = Vec::new();
         for (netns, hint) in wanted {
             let place = places.found.iter().find(|place| place.inode == netns).map(|place| place.path.clone());
             match place.or(hint).and_then(|path| Namespace::open(&path).ok()).filter(|it| it.inode() == netns) {
-                Some(namespace) => match self.list(&namespace) {
+                Some(namespace) => match self.list(&namespace, order.closely, &mut closer) {
                     Ok(listing) => round.listings.push(listing),
                     Err(_) => round.unlisted += 1,
                 },
@@ -62,27 +67,40 @@ impl Lister {
             }
         }
         // After the listings: a socket that is new in one has its descriptor by now.
-        let inodes: HashSet<u32> = round.listings.iter().flat_map(|it| &it.records).map(|it| it.inode).collect();
+        let recorded = round.listings.iter().flat_map(|it| &it.records).map(|it| it.inode);
+        let inodes: HashSet<u32> = recorded.chain(closer.iter().map(|(listed, _)| listed.inode)).collect();
         self.owners.look(&inodes);
         for listing in &mut round.listings {
             listing.holders = self.owners.of(listing.records.iter().map(|record| record.inode));
         }
         round.to_ns = now_ns();
-        Report { round, took: began.elapsed() }
+        let look = (order.closely == Closely::Yes).then(|| look(closer, round.to_ns, &self.owners, &self.filter));
+        Report { round, took: began.elapsed(), look }
     }
 
-    fn list(&mut self, namespace: &Namespace) -> Result<Listing, TableError> {
+    /// Lists a namespace; with details of its sockets into `closer`, where they are asked for.
+    fn list(
+        &mut self,
+        namespace: &Namespace,
+        closely: Closely,
+        closer: &mut Vec<Closer>,
+    ) -> Result<Listing, TableError> {
         let netns = namespace.inode();
         let first = !self.known.contains_key(&netns);
         let mut table = Table::of(namespace)?;
         let from_ns = now_ns();
-        let table::Listing { sockets, details, .. } = table.list(match self.scope {
-            Scope::All => Asked::Sockets,
-            Scope::Listeners => Asked::Listeners,
-        })?;
+        let asked = match (closely, self.scope) {
+            (Closely::Yes, _) => Asked::Details,
+            (Closely::No, Scope::All) => Asked::Sockets,
+            (Closely::No, Scope::Listeners) => Asked::Listeners,
+        };
+        let table::Listing { sockets, details, .. } = table.list(asked)?;
         let to_ns = now_ns();
-        let ours: Vec<_> =
-            sockets.iter().filter(|it| self.filter.matches_tuple(it.key.netns, it.local, it.remote)).collect();
+        let is_ours = |it: &&Listed| {
+            let in_scope = self.scope == Scope::All || it.state == TcpState::Listen;
+            in_scope && self.filter.matches_tuple(it.key.netns, it.local, it.remote)
+        };
+        let ours: Vec<_> = sockets.iter().filter(is_ours).collect();
         let listens = ours.iter().any(|listed| listed.state == TcpState::Listen);
         let drops = match self.scope {
             Scope::All if listens => {
@@ -96,7 +114,10 @@ impl Lister {
         let counters = if listens || first { namespace.enter(counters::read)?.ok() } else { None };
         let before = self.known.entry(netns).or_default();
         let dropped = counters.map(|Counters { drops, .. }| drops.since(before.get_or_insert(drops)));
-        let records = ours.into_iter().map(|listed| self.record(listed, first, &drops)).collect();
+        let records: Vec<_> = ours.into_iter().map(|listed| self.record(listed, first, &drops)).collect();
+        let detailed = sockets.iter().zip(&details);
+        let ours = |listed: &Listed| self.filter.matches_tuple(listed.key.netns, listed.local, listed.remote);
+        closer.extend(detailed.filter(|(listed, _)| ours(listed)).map(|(listed, details)| (*listed, *details)));
         Ok(Listing {
             netns,
             from_ns,

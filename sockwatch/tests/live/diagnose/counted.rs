@@ -54,6 +54,7 @@ fn the_same_figures_as_when_each_is_told() {
     let Some(both) = Both::start("the_same_figures_as_when_each_is_told", address.port()) else { return };
     let clients: Vec<_> = (0..CLIENTS).map(|_| TcpStream::connect(address).unwrap()).collect();
     for number in 0..CLIENTS {
+        // The server's delay.
         thread::sleep(Duration::from_millis(number % 7));
         drop(server.accept().unwrap());
     }
@@ -78,6 +79,7 @@ fn who_leaves_and_who_still_waits() {
     let Some(both) = Both::start("who_leaves_and_who_still_waits", address.port()) else { return };
     let stay: Vec<_> = (0..STAY).map(|_| TcpStream::connect(address).unwrap()).collect();
     drop(TcpStream::connect(address).unwrap());
+    // So long they wait.
     thread::sleep(Duration::from_millis(1200));
     let (told, counted) = both.interrupt();
     drop((stay, server));
