@@ -32,12 +32,20 @@ pub const SPELL_NS: u64 = 1_000_000;
 /// A spell is told if it ends so long after the one before.
 pub const SPELL_STEP_NS: u64 = 5_000_000;
 
-/// Set in a slot's key: the rest is a network namespace and a port, not a cookie. Cookies never come near.
-pub const PLACE: u64 = 1 << 63;
+/// Set in the key of a place; a cookie never comes near.
+const PLACE: u64 = 1 << 63;
 
-/// The key of all listeners at a port.
-pub const fn place(netns: u32, port: u16) -> u64 {
-    PLACE | (netns as u64) << 16 | port as u64
+/// The key of the listeners at an address and a port; the address is 0 for any. IPv4 addresses stand in the first half, as they lie
+/// in memory.
+pub const fn place(netns: u32, is_inet6: bool, address: [u64; 2], port: u16) -> u64 {
+    let [first, second] = address;
+    PLACE | mixed(mixed(mixed(netns as u64 | (is_inet6 as u64) << 32, port as u64), first), second)
+}
+
+/// Two words as one in which every bit depends on all of theirs, nearly.
+const fn mixed(one: u64, other: u64) -> u64 {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    (one ^ other.wrapping_mul(ODD)).wrapping_mul(ODD).rotate_left(29)
 }
 
 /// The bucket of a duration.
@@ -172,12 +180,14 @@ pub struct Queued {
     pub born_ns: u64,
     /// When its client left; 0 if it has not.
     pub left_ns: u64,
-    /// Its listener's cookie, or its [`place`] where that is not known.
+    /// Its listener's cookie; where that is not known, the [`place`] of one at its own address.
     pub listener: u64,
+    /// The place of a listener at any address and its port.
+    pub anywhere: u64,
     /// 1 if its client left by a FIN only.
     pub by_fin: u32,
-    /// Padding.
-    pub reserved: u32,
+    /// 1 if the filter lets it in, whatever its remote end will be.
+    pub is_ours: u32,
 }
 
 // SAFETY: integers and arrays of them only; the sizes asserted below are the sums of the fields' sizes.
@@ -195,7 +205,7 @@ const _: () = {
     // The most that a per-CPU value may have.
     assert!(size_of::<Tally>() <= 32 << 10);
     assert!(size_of::<AcceptorCount>() == 32);
-    assert!(size_of::<Queued>() == 32);
+    assert!(size_of::<Queued>() == 40);
 };
 
 #[cfg(test)]
@@ -209,6 +219,22 @@ mod tests {
             assert_eq!((bucket(from), bucket(to - 1), bucket(to)), (index, index, index + 1), "{index}");
         }
         assert_eq!(bucket(u64::MAX), BUCKETS - 1);
+    }
+
+    #[test]
+    fn places_differ_in_every_part() {
+        let places = [
+            place(1, false, [2, 3], 4),
+            place(2, false, [2, 3], 4),
+            place(1, true, [2, 3], 4),
+            place(1, false, [3, 2], 4),
+            place(1, false, [0, 3], 4),
+            place(1, false, [2, 3], 5),
+            place(0, false, [0, 0], 0),
+        ];
+        for (index, one) in places.iter().enumerate() {
+            assert!(*one >= PLACE && !places[index + 1..].contains(one));
+        }
     }
 
     #[test]

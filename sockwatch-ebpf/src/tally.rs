@@ -13,12 +13,12 @@ use sockwatch_common::{
 
 use crate::{
     emit::{count, now_ns},
-    filter::{self, Known, REJECT},
+    filter::{self, ALL_KNOWN, Known, PASS, REJECT},
     memory::{Memory, Probed, offset, setting},
     socket::{CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, SYN_RECV, Socket, fill_comm},
 };
 
-/// Which slot a listener has: by its cookie, or, of all listeners at a port, by [`place`]. The agent fills it.
+/// Which slot a listener has: by its cookie, or, if no other is there, by its [`place`]. The agent fills it.
 #[btf_map]
 static SLOTS: HashMap<u64, u32, 1> = HashMap::new();
 
@@ -39,29 +39,48 @@ pub(crate) fn is_on() -> bool {
     setting!(tallies) != 0
 }
 
-/// A transition, before its new state is stored: a birth, or a client that leaves the queue.
+/// Whether this transition may be a birth, a listener's, or a client's that leaves the queue. Most are none of these.
+#[inline(always)]
+pub(crate) fn concerns(old: u8, new: u8) -> bool {
+    old == LISTEN || new == LISTEN || leaves(old, new)
+}
+
+/// Who was not accepted yet goes this way.
+#[inline(always)]
+fn leaves(old: u8, new: u8) -> bool {
+    (new == CLOSE_WAIT || new == CLOSE) && (old == ESTABLISHED || old == CLOSE_WAIT || old == SYN_RECV)
+}
+
+/// A transition, before its new state is stored.
 #[inline(always)]
 pub(crate) fn transition<M: Memory>(socket: &Socket<M>, old: u8, new: u8) {
     if old == LISTEN && new == SYN_RECV {
         born(socket);
-    } else if (new == CLOSE_WAIT || new == CLOSE) && (old == ESTABLISHED || old == CLOSE_WAIT || old == SYN_RECV) {
+    } else if leaves(old, new) && socket.field::<usize>(offset!(sk_socket)) == 0 {
         // Who was accepted has a `struct socket`, until its process closes it: then it has left these states.
-        if socket.field::<usize>(offset!(sk_socket)) == 0 {
-            left(socket, old, new);
-        }
+        left(socket, old, new);
     }
 }
 
 #[inline(always)]
 fn born<M: Memory>(child: &Socket<M>) {
     let known = Known { local_port: true, remote: child.remote_port() != 0 };
-    if filter::tuple(child, known) == REJECT {
+    let verdict = filter::tuple(child, known);
+    if verdict == REJECT {
         return;
     }
     // Before it has a remote end it still has its listener's cookie.
     let cookie = if known.remote { 0 } else { child.raw_cookie() };
-    let listener = if cookie == 0 { place(child.netns(), child.local_port()) } else { cookie };
-    let queued = Queued { born_ns: now_ns(), left_ns: 0, listener, by_fin: 0, reserved: 0 };
+    let (netns, port, is_inet6) = (child.netns(), child.local_port(), child.is_inet6());
+    let address = if is_inet6 {
+        [child.local_v6(0), child.local_v6(1)]
+    } else {
+        [u64::from(child.field::<u32>(offset!(skc_rcv_saddr))), 0]
+    };
+    let listener = if cookie == 0 { place(netns, is_inet6, address, port) } else { cookie };
+    let anywhere = place(netns, is_inet6, [0; 2], port);
+    let queued =
+        Queued { born_ns: now_ns(), left_ns: 0, listener, anywhere, by_fin: 0, is_ours: u32::from(verdict == PASS) };
     if WAITERS.insert(child.address(), queued, 0).is_err() {
         count(Counter::QueuedFull);
     }
@@ -74,6 +93,13 @@ fn slot(listener: u64) -> u32 {
     unsafe { SLOTS.get(listener) }.copied().unwrap_or(0)
 }
 
+/// The same of whoever waits in its queue.
+#[inline(always)]
+fn slot_of(waiter: &Queued) -> u32 {
+    let slot = slot(waiter.listener);
+    if slot == 0 { self::slot(waiter.anywhere) } else { slot }
+}
+
 #[inline(always)]
 fn left<M: Memory>(child: &Socket<M>, old: u8, new: u8) {
     const DEAD: u64 = 1;
@@ -81,7 +107,7 @@ fn left<M: Memory>(child: &Socket<M>, old: u8, new: u8) {
     let Some(waiter) = WAITERS.get_ptr_mut(key) else { return };
     // SAFETY: the entry is this connection's, whose transitions come one after the other; a slot is this CPU's own.
     unsafe {
-        let Some(tally) = TALLIES.get_ptr_mut(slot((*waiter).listener)) else { return };
+        let Some(tally) = TALLIES.get_ptr_mut(slot_of(&*waiter)) else { return };
         let is_dropped = old == SYN_RECV || child.field::<u64>(offset!(skc_flags)) & DEAD != 0;
         if is_dropped {
             // Never queued, or gone with its listener.
@@ -102,48 +128,71 @@ fn left<M: Memory>(child: &Socket<M>, old: u8, new: u8) {
     }
 }
 
-/// A task has taken a child from its queue; `listener` is its listener's cookie, or 0.
+/// A task has taken the child at this address from its queue; `listener` is its listener's cookie, or 0. Returns whether that is
+/// all there is to know: the child was seen to be born, and the filter lets it in.
+#[inline(always)]
+pub(crate) fn took(child: *const u8, listener: u64) -> bool {
+    let key = child as u64;
+    // SAFETY: the entry is this connection's, which only its acceptor takes out.
+    let Some(waiter) = (unsafe { WAITERS.get(key) }).copied() else { return false };
+    let slot = if listener == 0 { slot_of(&waiter) } else { slot(listener) };
+    if waiter.is_ours == 0 || slot == 0 {
+        return false;
+    }
+    let _was_there = WAITERS.remove(key);
+    if !filter::by_task() || filter::task_matches() {
+        count_accept(slot, child, Some(waiter));
+    }
+    true
+}
+
+/// The same of any child.
 #[inline(always)]
 pub(crate) fn accepted<M: Memory>(child: &Socket<M>, listener: u64) {
+    if took(child.at, listener) {
+        return;
+    }
     let key = child.address();
-    // SAFETY: the entry is this connection's, which only its acceptor takes out.
+    // SAFETY: as above.
     let waiter = unsafe { WAITERS.get(key) }.copied();
     if waiter.is_some() {
         let _was_there = WAITERS.remove(key);
     }
-    if filter::by_task() && !filter::task_matches() {
+    if filter::tuple(child, ALL_KNOWN) != PASS || filter::by_task() && !filter::task_matches() {
         return;
     }
-    let known = match waiter {
-        Some(waiter) if listener == 0 => slot(waiter.listener),
+    let slot = match &waiter {
+        Some(waiter) if listener == 0 => slot_of(waiter),
         _ => slot(listener),
     };
-    let slot = if known == 0 { slot(place(child.netns(), child.local_port())) } else { known };
+    count_accept(slot, child.at, waiter);
+}
+
+#[inline(always)]
+fn count_accept(slot: u32, child: *const u8, waiter: Option<Queued>) {
     let Some(tally) = TALLIES.get_ptr_mut(slot) else { return };
-    let (now_ns, state) = (now_ns(), child.state());
+    let now_ns = now_ns();
     // SAFETY: the slot is this CPU's own.
     unsafe {
         add(&raw mut (*tally).accepted, 1);
         (&raw mut (*tally).last_accept_ns).write_volatile(now_ns);
-        if state == CLOSE_WAIT {
-            add(&raw mut (*tally).half_closed, 1);
-        } else if state == CLOSE {
-            add(&raw mut (*tally).dead, 1);
-        }
-        match waiter {
-            Some(waiter) => {
-                let wait_ns = now_ns - waiter.born_ns;
-                add(&raw mut (*tally).sum_ns, wait_ns);
-                put(&raw mut (*tally).waits, wait_ns);
-                if wait_ns > (*tally).longest_ns {
-                    (*tally).longest_ns = wait_ns;
-                }
-                if wait_ns >= SPELL_NS {
-                    spell(tally, waiter.born_ns, now_ns);
-                }
-                handshake(tally, child);
+        if let Some(waiter) = waiter {
+            if waiter.left_ns != 0 {
+                let arrival = if waiter.by_fin != 0 { &raw mut (*tally).half_closed } else { &raw mut (*tally).dead };
+                add(arrival, 1);
             }
-            None => add(&raw mut (*tally).unmeasured, 1),
+            let wait_ns = now_ns - waiter.born_ns;
+            add(&raw mut (*tally).sum_ns, wait_ns);
+            put(&raw mut (*tally).waits, wait_ns);
+            if wait_ns > (*tally).longest_ns {
+                (*tally).longest_ns = wait_ns;
+            }
+            if wait_ns >= SPELL_NS {
+                spell(tally, waiter.born_ns, now_ns);
+            }
+            handshake(tally, child);
+        } else {
+            add(&raw mut (*tally).unmeasured, 1);
         }
     }
     count_acceptor(slot);
@@ -153,13 +202,13 @@ pub(crate) fn accepted<M: Memory>(child: &Socket<M>, listener: u64) {
 /// (`tcp_synack_rtt_meas`). Before accept() nothing is sent that could be acknowledged.
 ///
 /// # Safety
-/// `tally` is a slot.
+/// `tally` is a slot, and `child` a TCP socket.
 #[inline(always)]
-unsafe fn handshake<M: Memory>(tally: *mut Tally, child: &Socket<M>) {
-    // SAFETY: the child is a TCP socket, whose reads are probed.
+unsafe fn handshake(tally: *mut Tally, child: *const u8) {
+    // SAFETY: as the caller promised; the reads are probed.
     unsafe {
         let (srtt_us, retransmits): (u32, u32) =
-            (Probed::read(child.at, offset!(srtt_us)), Probed::read(child.at, offset!(total_retrans)));
+            (Probed::read(child, offset!(srtt_us)), Probed::read(child, offset!(total_retrans)));
         if retransmits != 0 {
             add(&raw mut (*tally).retransmitted, 1);
         } else if srtt_us != 0 {

@@ -61,13 +61,13 @@ unsafe fn returned(listener: *const u8, child: *const u8) {
 /// Emits what a task accepted. Whoever accepts is an owner, so a process filter decides here.
 #[inline(always)]
 pub(crate) fn report<M: Memory>(child: &Socket<M>, listener: u64, kind: Kind, value: u32) {
-    if filter::tuple(child, ALL_KNOWN) != PASS {
-        return;
-    }
     if tally::is_on() {
         if kind as u8 == Kind::Accept as u8 {
             tally::accepted(child, listener);
         }
+        return;
+    }
+    if filter::tuple(child, ALL_KNOWN) != PASS {
         return;
     }
     if filter::by_task() && !filter::is_member(child) {

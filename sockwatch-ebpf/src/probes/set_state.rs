@@ -24,6 +24,9 @@ const DEAD: u64 = 1;
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn set_state_btf(ctx: BtfTracePointContext) -> i32 {
+    if tally::is_on() && !tally::concerns(ctx.arg::<i32>(1) as u8, ctx.arg::<i32>(2) as u8) {
+        return 0;
+    }
     if let Some((socket, old, new)) = arguments(&ctx) {
         #[cfg(feature = "log")]
         aya_log_ebpf::debug!(&ctx, "cookie {} state {} to {}", socket.raw_cookie(), old, new);

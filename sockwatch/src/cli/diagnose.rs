@@ -45,7 +45,7 @@ pub(crate) struct DiagnoseArgs {
     /// From which wait in the accept queue on a connection counts as slow.
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = duration)]
     pub(crate) slow: Duration,
-    /// Do not look at what the accepting threads do while connections wait: it costs each switch of their process some 0.5 µs.
+    /// Do not look at what the accepting threads do while connections wait: each switch of their processes costs a microsecond or two more.
     #[arg(long)]
     pub(crate) no_blame: bool,
     /// Write where the waiting time went, by thread and function: a flame graph if FILE ends in .svg, else folded stacks.

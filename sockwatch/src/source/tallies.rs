@@ -1,6 +1,6 @@
 //! What the kernel side counts of listeners, as what has been added since the last look.
 
-use std::{collections::HashMap, io};
+use std::{collections::HashMap, io, net::IpAddr};
 
 use sockwatch_common::{BUCKETS, Histogram, MAX_SLOTS, Queued, SPELLS, Spell, Tally, bounds, place};
 
@@ -84,8 +84,8 @@ impl Counting {
         }
         self.tallies.follow(listener.cookie, slot)?;
         self.numbers.insert(listener.cookie, Some(self.slots.len()));
-        // Of two at one port the port does not tell which it is.
-        let place = place(listener.netns, local.port);
+        // Of two at one place the place does not tell which it is.
+        let place = place_of(listener.netns, local);
         let only = if self.numbers.contains_key(&place) { None } else { Some(self.slots.len()) };
         self.numbers.insert(place, only);
         self.tallies.follow(place, only.map_or(0, |_| slot))?;
@@ -104,10 +104,11 @@ impl Counting {
     pub fn read(&mut self) -> io::Result<Added> {
         let mut waiting: HashMap<usize, Vec<Waiting>> = HashMap::new();
         for (id, queued) in self.tallies.waiters(MOST_WAITERS) {
-            let Queued { born_ns, left_ns, listener, by_fin, .. } = queued;
+            let Queued { born_ns, left_ns, listener, anywhere, by_fin, .. } = queued;
             let left_ns = (left_ns != 0).then_some(left_ns);
             let waiter = Waiting { since_ns: born_ns, id, left_ns, by_fin: by_fin != 0 };
-            if let Some(Some(number)) = self.numbers.get(&listener) {
+            let number = self.numbers.get(&listener).or_else(|| self.numbers.get(&anywhere));
+            if let Some(Some(number)) = number {
                 waiting.entry(*number).or_default().push(waiter);
             }
         }
@@ -138,6 +139,22 @@ impl Counting {
             added.listeners.push((listener, counted));
         }
         Ok(added)
+    }
+}
+
+/// The key of a listener's place.
+fn place_of(netns: u32, local: Endpoint) -> u64 {
+    let halves = |octets: [u8; 16]| {
+        let (words, _) = octets.as_chunks();
+        [u64::from_ne_bytes(words[0]), u64::from_ne_bytes(words[1])]
+    };
+    match local.address {
+        IpAddr::V4(address) => {
+            let mut octets = [0; 16];
+            octets[..4].copy_from_slice(&address.octets());
+            place(netns, false, halves(octets), local.port)
+        }
+        IpAddr::V6(address) => place(netns, true, halves(address.octets()), local.port),
     }
 }
 

@@ -1,7 +1,16 @@
 //! Connections that the kernel side counts: the same figures as when it tells each.
 
-use std::{net::TcpStream, thread, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd,
+    thread,
+    time::Duration,
+};
 
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
+};
 use serde_json::Value;
 
 use super::{Diagnosis, Verdict, listener};
@@ -90,4 +99,45 @@ fn who_leaves_and_who_still_waits() {
         same(told, counted, field);
     }
     assert_eq!(counted["still_waiting"], STAY + 1, "{counted:#}");
+}
+
+/// A listener that shares its address.
+fn sharing(address: SocketAddr) -> TcpListener {
+    let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    setsockopt(&fd, sockopt::ReusePort, &true).unwrap();
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(address)).unwrap();
+    listen(&fd, Backlog::new(64).unwrap()).unwrap();
+    fd.into()
+}
+
+/// How many were accepted at each listener.
+fn accepted(verdict: &Verdict) -> BTreeMap<u64, u64> {
+    let listeners = verdict.report["listeners"].as_array().unwrap().iter();
+    listeners.map(|it| (it["cookie"].as_u64().unwrap(), it["accepted"].as_u64().unwrap())).collect()
+}
+
+#[test]
+fn listeners_that_share_an_address() {
+    const CLIENTS: u64 = 40;
+    let address = place();
+    let listeners = [sharing(address), sharing(address)];
+    let Some(both) = Both::start("listeners_that_share_an_address", address.port()) else { return };
+    let clients: Vec<_> = (0..CLIENTS).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let mut taken = vec![0; listeners.len()];
+    listeners.iter().for_each(|listener| listener.set_nonblocking(true).unwrap());
+    // connect() may return before the listener has its last ACK.
+    while taken.iter().sum::<u64>() < CLIENTS {
+        for (listener, taken) in listeners.iter().zip(&mut taken) {
+            *taken += u64::from(listener.accept().is_ok());
+        }
+    }
+    drop(clients);
+    let (told, counted) = both.interrupt();
+    let (told, counted) = (accepted(&told), accepted(&counted));
+    assert_eq!(told, counted);
+    let mut shares: Vec<_> = counted.into_values().collect();
+    shares.sort_unstable();
+    let mut expected = taken;
+    expected.sort_unstable();
+    assert_eq!(shares, expected);
 }
