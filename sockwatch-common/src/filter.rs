@@ -98,6 +98,10 @@ pub struct Settings {
     pub has_socket_cookie: u32,
     /// A jiffy, in nanoseconds; 0 when unknown.
     pub tick_ns: u32,
+    /// 1 if connections are counted by their listeners instead of being told one by one.
+    pub tallies: u32,
+    /// Padding.
+    pub reserved: u32,
 }
 
 impl PortSet {
@@ -133,6 +137,8 @@ impl Settings {
         has_task_pt_regs: 0,
         has_socket_cookie: 0,
         tick_ns: 0,
+        tallies: 0,
+        reserved: 0,
     };
 }
 
@@ -146,5 +152,5 @@ const _: () = {
     assert!(
         size_of::<Filter>() == 3 * size_of::<PortSet>() + 20 + 8 + 32 * MAX_PREFIXES + 4 * MAX_PIDS + 4 * MAX_NETNS
     );
-    assert!(size_of::<Settings>() == 32);
+    assert!(size_of::<Settings>() == 40);
 };

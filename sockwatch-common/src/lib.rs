@@ -9,11 +9,15 @@ mod filter;
 mod offsets;
 mod record;
 mod recorded;
+mod tally;
+mod thread;
 
 pub use filter::*;
 pub use offsets::*;
 pub use record::*;
 pub use recorded::*;
+pub use tally::*;
+pub use thread::*;
 
 /// Plain old data: every byte pattern is a value, and no byte of it is padding.
 ///
@@ -41,7 +45,15 @@ pub enum Counter {
     Relieved = 3,
     /// Accepts that could not be matched to a child: without BTF only their remote end tells which it is.
     AcceptsUnmatched = 4,
+    /// What watched threads did, lost because the ring buffer was full.
+    ThreadsLost = 5,
+    /// Threads that were not watched because their table was full.
+    ThreadsFull = 6,
+    /// Connections whose wait was not measured because the table of those who wait was full.
+    QueuedFull = 7,
+    /// Accepts of threads that were not counted apart because their table was full.
+    AcceptorsFull = 8,
 }
 
 /// How many [`Counter`]s there are.
-pub const COUNTERS: usize = 5;
+pub const COUNTERS: usize = 9;

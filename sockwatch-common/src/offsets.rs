@@ -88,6 +88,9 @@ offsets! {
     req_sk => "request_sock", "sk";
     req_num_retrans => "request_sock", "num_retrans";
     snt_synack => "tcp_request_sock", "snt_synack";
+    task_pid => "task_struct", "pid";
+    task_tgid => "task_struct", "tgid";
+    task_state => "task_struct", "__state|state";
     task_files => "task_struct", "files";
     task_cgroups => "task_struct", "cgroups";
     css_set_default => "css_set", "dfl_cgrp";
@@ -103,6 +106,13 @@ offsets! {
     regs_syscall_argument_1 => "pt_regs", "di|orig_x0";
     regs_argument_1 => "pt_regs", "di|regs";
     regs_argument_3 => "pt_regs", "dx|regs+16";
+    regs_ip => "pt_regs", "ip|pc";
+    regs_sp => "pt_regs", "sp";
+    regs_bp => "pt_regs", "bp|regs+232";
+    /// Only where the architecture has a link register.
+    regs_lr => "pt_regs", "regs+240";
+    /// The system call's number; -1 outside of one.
+    regs_syscall => "pt_regs", "orig_ax|syscallno";
     regs_return => "pt_regs", "ax|regs";
     req_opcode => "io_kiocb", "opcode";
     req_file => "io_kiocb", "file";

@@ -22,6 +22,8 @@ mod relief;
 #[cfg(target_arch = "bpf")]
 mod socket;
 #[cfg(target_arch = "bpf")]
+mod tally;
+#[cfg(target_arch = "bpf")]
 mod waiting;
 
 /// The kernel lets only GPL-compatible programs call its tracing helpers; the project is MIT OR Apache-2.0.

@@ -8,7 +8,10 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 use sockwatch::tcp::filter::{Ports, Prefix};
 
-pub(crate) use self::{diagnose::DiagnoseArgs, list::ListArgs};
+pub(crate) use self::{
+    diagnose::{Aggregate, DiagnoseArgs},
+    list::ListArgs,
+};
 use crate::command::lab;
 
 /// See what happens to TCP sockets inside the Linux kernel, over time.

@@ -16,6 +16,9 @@ use crate::{
     },
 };
 
+/// What a source still owes at the end is waited for so long at most.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// When to stop by itself.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Limits {
@@ -98,6 +101,10 @@ pub async fn run(
         }
     };
     let ended = match ended {
+        Ok(()) => pipeline.collect(source, sink).await?,
+        Err(error) => Err(error),
+    };
+    let ended = match ended {
         Ok(()) => {
             let tick = source.drain(&mut pipeline.events)?;
             pipeline.finish(tick, sink, limits.connections)
@@ -125,6 +132,27 @@ impl Pipeline {
         self.reconcile(tick.now_ns);
         self.tracker.expire(tick.now_ns, &mut self.updates);
         self.show(tick, sink, limit)
+    }
+
+    /// Waits for what the source still owes, and takes it in like all before.
+    async fn collect(&mut self, source: &mut impl Source, sink: &mut impl Sink) -> Result<io::Result<()>, SourceError> {
+        if !source.owes() {
+            return Ok(Ok(()));
+        }
+        let patience = tokio::time::sleep(PATIENCE);
+        tokio::pin!(patience);
+        while source.owes() || self.round.is_some() {
+            let tick = tokio::select! {
+                biased;
+                () = &mut patience => break,
+                tick = source.next(&mut self.events) => tick?,
+            };
+            self.hear(source);
+            if let Err(error) = self.advance(tick, sink, None) {
+                return Ok(Err(error));
+            }
+        }
+        Ok(Ok(()))
     }
 
     /// Hears what the source has to say of the kernel's table; one round after the other.

@@ -13,7 +13,7 @@ use crate::{
     filter::{self, ALL_KNOWN, PASS},
     memory::{Direct, Memory, Probed, offset},
     socket::{Socket, fill_comm},
-    waiting,
+    tally, waiting,
 };
 
 /// 6.10 and later: (sk, struct proto_accept_arg *), then the child.
@@ -61,6 +61,12 @@ unsafe fn returned(listener: *const u8, child: *const u8) {
 /// Emits what a task accepted. Whoever accepts is an owner, so a process filter decides here.
 #[inline(always)]
 pub(crate) fn report<M: Memory>(child: &Socket<M>, listener: u64, kind: Kind, value: u32) {
+    if tally::is_on() {
+        if kind as u8 == Kind::Accept as u8 {
+            tally::accepted(child, listener);
+        }
+        return;
+    }
     if filter::tuple(child, ALL_KNOWN) != PASS {
         return;
     }

@@ -20,6 +20,7 @@ use crate::{
     filter::{self, ALL_KNOWN, PASS},
     memory::{Memory, Probed, offset, setting},
     socket::{LISTEN, Room, Socket},
+    tally,
 };
 
 /// What the exits of the system calls report: one of the `SYSCALL_*`. The agent knows once it has attached.
@@ -92,7 +93,7 @@ fn accept_io_uring(ctx: TracePointContext) -> u32 {
                 failed(i64::from(result), address_of_file(file as *const u8));
             }
         } else {
-            succeeded(reports(), result);
+            succeeded(reports(), result, || -1);
         }
     }
     0
@@ -142,22 +143,36 @@ pub(crate) unsafe fn descriptor(regs: *const u8) -> i32 {
 }
 
 #[inline(always)]
-fn exited(reports: u32, result: i64, listener: impl FnOnce() -> i32) {
+fn exited(reports: u32, result: i64, listener: impl Fn() -> i32) {
     if result >= 0 {
-        succeeded(reports, result as i32);
+        succeeded(reports, result as i32, listener);
     } else if reports != SYSCALL_ACCEPTS_ONLY && is_failure(result) {
         failed(result, address_of_descriptor(listener()));
     }
 }
 
 #[inline(always)]
-fn succeeded(reports: u32, descriptor: i32) {
+fn succeeded(reports: u32, descriptor: i32, listener: impl Fn() -> i32) {
+    // SAFETY: reads are probed, and what is no child is in no queue.
+    if tally::is_on() && (reports == SYSCALL_DESCRIPTORS || tally::took(unsafe { likely_address(descriptor) }, 0)) {
+        return;
+    }
     let mut room = Room::EMPTY;
     // SAFETY: the address comes from the descriptor's file; reads of it are probed.
     let Some(child) = (unsafe { Socket::copy(address_of_descriptor(descriptor), &mut room) }) else { return };
     let kind = if reports == SYSCALL_DESCRIPTORS { Kind::AcceptReturn } else { Kind::Accept };
-    // The listener is known from the enqueue, or by its port: looking it up here would double the cost.
-    report(&child, 0, kind, descriptor as u32);
+    // The listener is known from the enqueue, or by its port: looking it up here would double the cost. Where connections are
+    // counted this is one of several listeners at one place.
+    let listener = if tally::is_on() { cookie_of_descriptor(listener()) } else { 0 };
+    report(&child, listener, kind, descriptor as u32);
+}
+
+/// The cookie of the socket behind a descriptor; 0 if it is none.
+#[inline(always)]
+fn cookie_of_descriptor(descriptor: i32) -> u64 {
+    // SAFETY: the address comes from the descriptor's file; reads of it are probed.
+    let socket = unsafe { Socket::<Probed>::full(address_of_descriptor(descriptor)) };
+    socket.map_or(0, |socket| socket.raw_cookie())
 }
 
 /// Nothing to accept, or interrupted, is no failure.
@@ -179,6 +194,24 @@ fn failed(result: i64, listener: *const u8) {
         return;
     }
     emit_accept(&listener, listener.raw_cookie(), Kind::AcceptReturn, result as u32);
+}
+
+/// The same of a descriptor that was a socket's a moment ago, with half of the reads.
+///
+/// # Safety
+/// What comes of it must be checked.
+#[inline(always)]
+unsafe fn likely_address(descriptor: i32) -> *const u8 {
+    // SAFETY: every read is probed.
+    unsafe {
+        let task = generated::bpf_get_current_task() as *const u8;
+        let files: usize = Probed::read(task, offset!(task_files));
+        let table: usize = Probed::read(files as *const u8, offset!(files_fdt));
+        let descriptors: usize = Probed::read(table as *const u8, offset!(fdt_fd));
+        let file: usize = Probed::read(descriptors as *const u8, descriptor as u32 * size_of::<usize>() as u32);
+        let socket: usize = Probed::read(file as *const u8, offset!(file_private_data));
+        Probed::read::<usize>(socket as *const u8, offset!(socket_sk)) as *const u8
+    }
 }
 
 /// The address of the socket behind a descriptor of the current task; null if it is none.

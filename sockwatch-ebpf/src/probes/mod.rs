@@ -12,3 +12,4 @@ mod kfree_skb;
 mod reset;
 mod retransmit;
 mod set_state;
+mod threads;

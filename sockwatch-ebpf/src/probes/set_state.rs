@@ -15,6 +15,7 @@ use crate::{
     record::{Places, Record},
     relief::{By, Post, event, is_left, take},
     socket::{CLOSE, FIN_WAIT1, LAST_ACK, LISTEN, SYN_RECV, SYN_SENT, Socket, fill_comm},
+    tally,
     waiting::{self, ABSENT, CHILD},
 };
 
@@ -23,10 +24,16 @@ const DEAD: u64 = 1;
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn set_state_btf(ctx: BtfTracePointContext) -> i32 {
+    if tally::is_on() && !tally::concerns(ctx.arg::<i32>(1) as u8, ctx.arg::<i32>(2) as u8) {
+        return 0;
+    }
     if let Some((socket, old, new)) = arguments(&ctx) {
         #[cfg(feature = "log")]
         aya_log_ebpf::debug!(&ctx, "cookie {} state {} to {}", socket.raw_cookie(), old, new);
-        take(Post::State, event(&socket, old, new));
+        // Counting goes without relief.
+        if !tally::is_on() {
+            take(Post::State, event(&socket, old, new));
+        }
         transition(&socket, old, new, By::First);
     }
     0
@@ -97,6 +104,9 @@ fn set_state_recorded(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn transition<M: Memory>(socket: &Socket<M>, old: u8, new: u8, by: By) {
+    if tally::is_on() && !is_of_listener(old, new) {
+        return tally::transition(socket, old, new);
+    }
     if old == LISTEN && new == SYN_RECV {
         note_birth(socket.at);
     }
@@ -105,6 +115,12 @@ fn transition<M: Memory>(socket: &Socket<M>, old: u8, new: u8, by: By) {
         UNKNOWN => waiting::admit(socket, old, new),
         _ => {}
     }
+}
+
+/// Whether a listener begins or ends.
+#[inline(always)]
+fn is_of_listener(old: u8, new: u8) -> bool {
+    new == LISTEN || (old == LISTEN && new == CLOSE)
 }
 
 /// What the filter says of this transition. `UNKNOWN` is a first transition that has to wait.

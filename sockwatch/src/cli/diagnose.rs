@@ -1,10 +1,21 @@
 //! `sockwatch diagnose`
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::{FilterArgs, Format, choice, duration, latency, ring_bytes};
+
+/// Whether the kernel side counts connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Aggregate {
+    /// Where there are many.
+    Auto,
+    /// Yes.
+    Always,
+    /// No: each is told.
+    Never,
+}
 
 /// `sockwatch diagnose`
 #[derive(Args, Debug)]
@@ -12,6 +23,7 @@ use super::{FilterArgs, Format, choice, duration, latency, ring_bytes};
   sockwatch diagnose --port 8080                  half a minute of port 8080: do connections wait for accept(), and why
   sockwatch diagnose --duration 5m                every server on this machine; Ctrl-C ends it sooner
   sockwatch diagnose --pid 1234 --slow 20ms       a server that is to accept within 20 ms
+  sockwatch diagnose --port 8080 --flame-graph wait.svg   and a picture of the functions that kept them waiting
   sockwatch diagnose --port 8080 --format json    one JSON object, described by docs/diagnose.schema.json
 
 Read it from the top: the first sentence is the verdict. Below it stands each listener with how long connections waited in its
@@ -33,6 +45,17 @@ pub(crate) struct DiagnoseArgs {
     /// From which wait in the accept queue on a connection counts as slow.
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = duration)]
     pub(crate) slow: Duration,
+    /// Do not look at what the accepting threads do while connections wait: each switch of their processes costs a microsecond or two more.
+    #[arg(long)]
+    pub(crate) no_blame: bool,
+    /// Write where the waiting time went, by thread and function: a flame graph if FILE ends in .svg, else folded stacks.
+    #[arg(long, value_name = "FILE", conflicts_with = "no_blame")]
+    pub(crate) flame_graph: Option<PathBuf>,
+    /// Count connections in the kernel instead of telling each: costs a busy server less, and tells neither leaks nor port use.
+    /// `auto`: where more than 10,000 connections come in a second.
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = Aggregate::Auto, default_missing_value = "always",
+        num_args = 0..=1, require_equals = true)]
+    pub(crate) aggregate: Aggregate,
     /// How to print.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,

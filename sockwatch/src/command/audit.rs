@@ -10,13 +10,14 @@ use std::{
 use anyhow::{Context, bail};
 use sockwatch::{
     kernel::check::kernel_release,
+    kernel::session::{Telling, Threads},
     pipeline::{self, Limits, Totals},
     sink::{
         Show, Why,
         json::Json,
         text::{Colour, Text},
     },
-    source::reconcile::{Reconciler, Schedule},
+    source::reconcile::{Reconciler, Schedule, Scope},
 };
 
 use super::{
@@ -48,11 +49,12 @@ pub(crate) fn run(args: &AuditArgs) -> anyhow::Result<ExitCode> {
             buffer: args.buffer,
             ..CollectArgs::default()
         };
-        let mut live = start::live(&collect, &resolved).map_err(|error| start::refused(&error))?;
+        let mut live = start::live(&collect, &resolved, Threads::Ignored, Telling::Events)
+            .map_err(|error| start::refused(&error))?;
         if !live.tells_cookies() {
             bail!("without BTF the kernel does not tell which of its sockets is which: nothing can be compared");
         }
-        live.reconcile(Reconciler::start(&resolved.filter, Schedule::AtRandom(args.interval))?);
+        live.reconcile(Reconciler::start(&resolved.filter, Schedule::AtRandom(args.interval), Scope::All)?);
         start::warn(&live);
         tell(format_args!(
             "auditing for {} s, a listing every {} ms on average",

@@ -18,7 +18,7 @@ use sockwatch::{
         check::{self, CAPABILITIES, Capabilities},
         layout::Layout,
         refusal::Refusal,
-        session::{self, Options, Outcome, Tried, Yardstick, default_ring_bytes},
+        session::{self, Options, Outcome, Telling, Threads, Tried, Yardstick, default_ring_bytes},
         tracefs::{self, Tracefs},
     },
     source::{Source, live::Live},
@@ -135,6 +135,8 @@ fn examine(args: &DoctorArgs) -> anyhow::Result<Report> {
         ring_bytes: default_ring_bytes(),
         choices: HashMap::new(),
         yardstick: Yardstick::Without,
+        telling: Telling::Events,
+        threads: Threads::Ignored,
     };
     let mut probes = Vec::new();
     runtime()?.block_on(async {

@@ -7,14 +7,14 @@ use sockwatch::{
     kernel::{
         probes::{Alternative, Need},
         refusal::Refusal,
-        session::{Choice, Options, Outcome, StartError, Yardstick, default_ring_bytes},
+        session::{Choice, Options, Outcome, StartError, Telling, Threads, Yardstick, default_ring_bytes},
         tracefs,
     },
     source::{
         Source, SourceError, TableNews, Tick,
         live::Live,
         poll::{Poll, cookies_of},
-        reconcile::{Reconciler, Schedule},
+        reconcile::{Reconciler, Schedule, Scope},
     },
     tcp::{event::Event, reset::ResetReasons},
 };
@@ -145,8 +145,10 @@ pub(crate) fn refused(error: &anyhow::Error) -> anyhow::Error {
 pub(crate) fn source(args: &CollectArgs, resolved: &Resolved) -> anyhow::Result<Started> {
     let started = match args.source {
         SourceName::Poll => poll(args, resolved)?,
-        SourceName::Ebpf => Started::Live(Box::new(live(args, resolved).map_err(|error| refused(&error))?)),
-        SourceName::Auto => match live(args, resolved) {
+        SourceName::Ebpf => Started::Live(Box::new(
+            live(args, resolved, Threads::Ignored, Telling::Events).map_err(|error| refused(&error))?,
+        )),
+        SourceName::Auto => match live(args, resolved, Threads::Ignored, Telling::Events) {
             Ok(live) => Started::Live(Box::new(live)),
             Err(error) if error.downcast_ref::<StartError>().is_some() => {
                 tell(format_args!("sockwatch: falling back to polling: {error:#} (`sockwatch doctor` says more)"));
@@ -163,17 +165,24 @@ fn poll(args: &CollectArgs, resolved: &Resolved) -> anyhow::Result<Started> {
     Ok(Started::Poll(Box::new(Poll::new(resolved.filter.clone(), args.interval)?)))
 }
 
-pub(crate) fn live(args: &CollectArgs, resolved: &Resolved) -> anyhow::Result<Live> {
+pub(crate) fn live(
+    args: &CollectArgs,
+    resolved: &Resolved,
+    threads: Threads,
+    telling: Telling,
+) -> anyhow::Result<Live> {
     let options = Options {
         filter: to_wire(&resolved.filter),
         ring_bytes: args.buffer.unwrap_or_else(default_ring_bytes),
         choices: choices(args),
         yardstick: if args.with_empty_probe { Yardstick::Attached } else { Yardstick::Without },
+        threads,
+        telling,
     };
     let mut live = Live::start(&options, args.latency)?;
     remember_owned(&mut live, &resolved.owners)?;
     if let (Reconcile::Every(interval), true) = (args.reconcile, live.tells_cookies()) {
-        live.reconcile(Reconciler::start(&resolved.filter, Schedule::Every(interval))?);
+        live.reconcile(Reconciler::start(&resolved.filter, Schedule::Every(interval), Scope::All)?);
     }
     Ok(live)
 }

@@ -38,14 +38,14 @@ impl Course {
         Self { began_ns, width_ns: WIDTH_NS, steps: Vec::new(), depth: 0, limit: None }
     }
 
-    /// One more entered.
-    pub fn arrive(&mut self, at_ns: u64) {
-        self.at(at_ns).arrived += 1;
+    /// So many more entered.
+    pub fn arrive(&mut self, at_ns: u64, count: u64) {
+        self.at(at_ns).arrived += count;
     }
 
-    /// One more was accepted.
-    pub fn accept(&mut self, at_ns: u64) {
-        self.at(at_ns).accepted += 1;
+    /// So many more were accepted.
+    pub fn accept(&mut self, at_ns: u64, count: u64) {
+        self.at(at_ns).accepted += count;
     }
 
     /// The depth is this; `peak` is the greatest since it was told last.
@@ -104,9 +104,9 @@ mod tests {
     #[test]
     fn a_quiet_second_keeps_the_depth_before_it() {
         let mut course = Course::new(S);
-        course.arrive(S);
+        course.arrive(S, 1);
         course.deepen(S + 1, 3, 4, Some(5));
-        course.accept(4 * S);
+        course.accept(4 * S, 1);
         let quiet = Step { depth: 3, limit: Some(5), ..Step::default() };
         let first = Step { arrived: 1, depth: 4, ..quiet };
         assert_eq!(course.steps, [first, quiet, quiet, Step { accepted: 1, ..quiet }]);
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn a_long_run_loses_no_arrival() {
         let mut course = Course::new(0);
-        (0..5_000).for_each(|second| course.arrive(second * S));
+        (0..5_000).for_each(|second| course.arrive(second * S, 1));
         assert!(course.steps.len() <= MOST);
         assert_eq!(course.steps.iter().map(|step| step.arrived).sum::<u64>(), 5_000);
         assert_eq!((course.width_ns, course.busiest_per_second()), (16 * S, 1));

@@ -1,20 +1,33 @@
 //! Findings: what is wrong, proven by numbers. Each is a file and a row of [`CHECKS`]; none may be found on a healthy server, and
 //! none says more than its evidence carries.
 
+mod acceptor;
+mod acceptor_blocked;
+mod acceptor_busy;
+mod acceptor_starved;
 mod clients_leave;
 mod close_wait_leak;
 mod close_wait_unaccepted;
+mod dead_peer;
+mod defer_accept;
 mod descriptor_limit;
 mod nobody_accepts;
+mod orphan_fin_wait2;
 mod port_exhaustion;
 mod queue_too_small;
+mod resets;
 mod slow_accept;
 mod slow_handshake;
+mod slow_reader;
 mod somaxconn;
+mod stuck_fin_wait1;
+mod syn_flood;
 mod worker_skew;
 
 use super::{
     close_wait::Leak,
+    endings::{Ended, Endings},
+    look::{Group, Looked},
     measure::Measured,
     ports::PortUse,
     words::{Grouped, Rate, count, time},
@@ -28,6 +41,12 @@ pub enum Name {
     DescriptorLimit,
     /// Some of the sockets that share an address are slow, others are not.
     WorkerSkew,
+    /// Who should accept is blocked in something else.
+    AcceptorBlocked,
+    /// Who should accept gets no CPU.
+    AcceptorStarved,
+    /// Who should accept runs something else.
+    AcceptorBusy,
     /// Connections wait, and no accept comes.
     NobodyAccepts,
     /// Accepts come too slowly.
@@ -36,6 +55,10 @@ pub enum Name {
     Somaxconn,
     /// The queue overflowed in a burst.
     QueueTooSmall,
+    /// More SYNs than the listener may keep.
+    SynFlood,
+    /// Handshakes last until clients send: the listener asked for it.
+    DeferAccept,
     /// The handshake is slow, not accept().
     SlowHandshake,
     /// Clients leave the queue.
@@ -46,6 +69,16 @@ pub enum Name {
     CloseWaitUnaccepted,
     /// Connections to a destination take all local ports.
     PortExhaustion,
+    /// A process does not read what has come.
+    SlowReader,
+    /// Connections end by RST.
+    Resets,
+    /// What this end has closed cannot end: the peer does not take its data.
+    StuckFinWait1,
+    /// The peers do not close after this end has.
+    OrphanFinWait2,
+    /// Peers are gone, and nobody has noticed.
+    DeadPeer,
 }
 
 impl Name {
@@ -54,29 +87,52 @@ impl Name {
         match self {
             Self::DescriptorLimit => "descriptor-limit",
             Self::WorkerSkew => "worker-skew",
+            Self::AcceptorBlocked => "acceptor-blocked",
+            Self::AcceptorStarved => "acceptor-starved",
+            Self::AcceptorBusy => "acceptor-busy",
             Self::NobodyAccepts => "nobody-accepts",
             Self::SlowAccept => "slow-accept",
             Self::Somaxconn => "somaxconn",
             Self::QueueTooSmall => "queue-too-small",
+            Self::SynFlood => "syn-flood",
+            Self::DeferAccept => "defer-accept",
             Self::SlowHandshake => "slow-handshake",
             Self::ClientsLeave => "clients-leave",
             Self::CloseWaitLeak => "close-wait-leak",
             Self::CloseWaitUnaccepted => "close-wait-unaccepted",
             Self::PortExhaustion => "port-exhaustion",
+            Self::SlowReader => "slow-reader",
+            Self::Resets => "resets",
+            Self::StuckFinWait1 => "stuck-fin-wait1",
+            Self::OrphanFinWait2 => "orphan-fin-wait2",
+            Self::DeadPeer => "dead-peer",
         }
     }
 
     /// Whether it is a reason for which connections wait in the queue: then it stands for what follows from it.
     const fn is_about_accepting(self) -> bool {
         match self {
-            Self::DescriptorLimit | Self::WorkerSkew | Self::NobodyAccepts | Self::SlowAccept => true,
+            Self::DescriptorLimit
+            | Self::WorkerSkew
+            | Self::AcceptorBlocked
+            | Self::AcceptorStarved
+            | Self::AcceptorBusy
+            | Self::NobodyAccepts
+            | Self::SlowAccept => true,
             Self::Somaxconn
             | Self::QueueTooSmall
+            | Self::SynFlood
+            | Self::DeferAccept
             | Self::SlowHandshake
             | Self::ClientsLeave
             | Self::CloseWaitLeak
             | Self::CloseWaitUnaccepted
-            | Self::PortExhaustion => false,
+            | Self::PortExhaustion
+            | Self::SlowReader
+            | Self::Resets
+            | Self::StuckFinWait1
+            | Self::OrphanFinWait2
+            | Self::DeadPeer => false,
         }
     }
 }
@@ -123,6 +179,10 @@ pub(super) struct Scene<'a> {
     pub(super) listeners: &'a [Measured],
     pub(super) close_waits: &'a [Leak],
     pub(super) ports: &'a [PortUse],
+    pub(super) looked: &'a Looked<'a>,
+    pub(super) ended: &'a [Ended],
+    pub(super) endings: &'a Endings,
+    pub(super) now_ns: u64,
     pub(super) slow_ns: u64,
     pub(super) ran_ns: u64,
 }
@@ -132,6 +192,27 @@ impl Scene<'_> {
     fn stuck_ns(&self) -> u64 {
         self.slow_ns.saturating_mul(10).max(1_000_000_000)
     }
+
+    /// How a group's connections ended.
+    fn ended(&self, group: Group) -> Option<&Ended> {
+        self.ended.iter().find(|ended| ended.group == group)
+    }
+
+    /// The listener of a group, if there is just one.
+    fn listener_of(&self, group: Group) -> Option<&Measured> {
+        let Group::Served { netns, local } = group else { return None };
+        let at = |address: Endpoint| {
+            let mut found = self.listeners.iter().filter(move |it| it.netns == netns && it.local == address);
+            let only = found.next();
+            only.filter(|_| found.next().is_none())
+        };
+        at(local).or_else(|| at(local.at_any_address()))
+    }
+}
+
+/// Whether connections that do not end by themselves are a pattern: some peers always go without a word.
+const fn is_many(count: u64, of: u64) -> bool {
+    count >= 3 && count.saturating_mul(100) >= of
 }
 
 /// Looks for one thing; `found` is what the checks before it found.
@@ -141,15 +222,26 @@ type Check = fn(&Scene<'_>, found: &[Finding]) -> Vec<Finding>;
 const CHECKS: &[Check] = &[
     descriptor_limit::check,
     worker_skew::check,
+    acceptor_blocked::check,
+    acceptor_starved::check,
+    acceptor_busy::check,
+    worker_skew::check_shared,
     nobody_accepts::check,
     slow_accept::check,
     somaxconn::check,
     queue_too_small::check,
+    syn_flood::check,
+    defer_accept::check,
     slow_handshake::check,
     clients_leave::check,
     close_wait_leak::check,
     close_wait_unaccepted::check,
     port_exhaustion::check,
+    slow_reader::check,
+    resets::check,
+    stuck_fin_wait1::check,
+    orphan_fin_wait2::check,
+    dead_peer::check,
 ];
 
 /// What is wrong, the worst first; of two that hurt as many, the reason first.

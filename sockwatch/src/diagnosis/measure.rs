@@ -1,11 +1,12 @@
 //! What is measured of one listener while updates come in; [`Measured`] is what it comes to.
 
+pub mod counted;
 mod measured;
 
 use std::collections::{BTreeMap, HashSet};
 
 pub use self::measured::{Left, Measured};
-use super::{course::Course, waits::Waits};
+use super::{blame::Spells, course::Course, waits::Waits};
 use crate::tcp::{
     endpoint::Endpoint,
     event::{SocketKey, Task},
@@ -72,6 +73,8 @@ pub(super) struct Measure {
     /// Times without an accept while somebody waited.
     gaps: Waits,
     waiting: BTreeMap<(u64, u64), Waiter>,
+    /// When somebody waited.
+    spells: Spells,
     arrived: u64,
     accepted: u64,
     /// Of those that were accepted: nobody saw them enter.
@@ -92,6 +95,10 @@ pub(super) struct Measure {
     acceptors: Vec<Acceptor>,
     failures: Vec<Failure>,
     course: Course,
+    /// Who waited at the last count, where the kernel side counts.
+    counted: Option<u64>,
+    /// Accepted after the client's FIN, and after its RST, where the kernel side counts.
+    on_arrival: (u64, u64),
     slow_ns: u64,
 }
 
@@ -112,6 +119,7 @@ impl Measure {
             by_fin: 0,
             by_rst: 0,
             waiting: BTreeMap::new(),
+            spells: Spells::default(),
             arrived: 0,
             accepted: 0,
             unmeasured: 0,
@@ -128,6 +136,8 @@ impl Measure {
             acceptors: Vec::new(),
             failures: Vec::new(),
             course: Course::new(began_ns),
+            counted: None,
+            on_arrival: (0, 0),
             slow_ns,
         }
     }
@@ -138,6 +148,35 @@ impl Measure {
 
     pub(super) fn local(&self) -> Endpoint {
         self.local
+    }
+
+    pub(super) fn spells(&self) -> &Spells {
+        &self.spells
+    }
+
+    pub(super) fn has_waited(&self) -> bool {
+        self.spells.any()
+    }
+
+    /// The process that owns it.
+    pub(super) fn owner(&self) -> Option<u32> {
+        self.owner.map(|owner| owner.pid)
+    }
+
+    /// Who accepted.
+    pub(super) fn acceptors(&self) -> impl Iterator<Item = Task> {
+        self.acceptors.iter().map(|acceptor| acceptor.task)
+    }
+
+    /// Somebody waits, or nobody any more, as far as that is known by the connections themselves.
+    fn mark(&mut self, at_ns: u64) {
+        let head_ns = self.waiting.first_key_value().map(|((entered_ns, _), _)| *entered_ns);
+        self.spells.mark(at_ns, head_ns);
+    }
+
+    /// Whether a handshake was slow.
+    pub(super) fn has_slow_handshakes(&self) -> bool {
+        self.slow_handshakes > 0
     }
 
     /// The listener itself is told.
@@ -152,9 +191,10 @@ impl Measure {
     pub(super) fn enter(&mut self, at_ns: u64, cookie: u64) {
         self.arrived += 1;
         self.waiting.insert((at_ns, cookie), Waiter::default());
-        self.course.arrive(at_ns);
+        self.course.arrive(at_ns, 1);
         let depth = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
         self.greatest = self.greatest.max(depth);
+        self.mark(at_ns);
     }
 
     /// Its handshake is known; `client` is answered.
@@ -173,7 +213,7 @@ impl Measure {
         let head_ns = self.waiting.first_key_value().map(|((entered_ns, _), _)| *entered_ns);
         let known = entered_ns.is_some_and(|entered_ns| self.waiting.remove(&(entered_ns, cookie)).is_some());
         self.accepted += 1;
-        self.course.accept(at_ns);
+        self.course.accept(at_ns, 1);
         match wait_ns {
             Some(ns) => self.waits.add(ns.max(0).unsigned_abs()),
             None => {
@@ -193,6 +233,7 @@ impl Measure {
         } else if self.acceptors.len() < MOST_NAMES {
             self.acceptors.push(Acceptor { task: by, accepted: 1 });
         }
+        self.mark(at_ns);
     }
 
     /// A child's client left.
@@ -219,6 +260,7 @@ impl Measure {
         if self.waiting.remove(&(entered_ns, cookie)).is_some() {
             self.unfinished += 1;
             self.waits.add(at_ns.saturating_sub(entered_ns));
+            self.mark(at_ns);
         }
     }
 
@@ -245,8 +287,15 @@ impl Measure {
     /// The queue, as the tracker believes and the kernel says. Whoever we still wait for and it does not, was accepted without
     /// our seeing it: the oldest.
     pub(super) fn tell(&mut self, at_ns: u64, figures: &QueueFigures) {
-        while self.waiting.len() > figures.depth as usize {
-            self.waiting.pop_first();
+        if self.counted.is_none() {
+            while self.waiting.len() > figures.depth as usize {
+                self.waiting.pop_first();
+            }
+            // Who was there before is only known by number.
+            match self.waiting.is_empty() && figures.depth > 0 {
+                true => self.spells.mark(at_ns, Some(at_ns)),
+                false => self.mark(at_ns),
+            }
         }
         let before = self.figures.map_or(0, |(_, before)| dropped(&before));
         self.drops_at_once = self.drops_at_once.max(dropped(figures).saturating_sub(before));
@@ -258,6 +307,7 @@ impl Measure {
     /// The listener is over.
     pub(super) fn end(&mut self, at_ns: u64) {
         self.ended_ns = self.ended_ns.or(Some(at_ns));
+        self.spells.mark(at_ns, None);
     }
 
     /// It listens again.

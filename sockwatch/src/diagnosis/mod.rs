@@ -3,9 +3,12 @@
 //!
 //! A finding is a file in `finding/` and a row of [`finding::CHECKS`].
 
+pub mod blame;
 pub mod close_wait;
 pub mod course;
+pub mod endings;
 pub mod finding;
+pub mod look;
 pub mod measure;
 pub mod ports;
 pub mod waits;
@@ -16,9 +19,12 @@ use std::collections::{HashMap, HashSet};
 use foldhash::fast::FixedState;
 
 use self::{
+    blame::{Blame, Deed, Spells, Suspect},
     close_wait::{CloseWaits, Parked},
+    endings::Endings,
     finding::{Finding, Scene, findings},
-    measure::{Measure, Measured},
+    look::{Group, Kept, Look, Looked},
+    measure::{Measure, Measured, counted::Counted},
     ports::{PortUse, Routes, Settings},
 };
 use crate::{
@@ -48,9 +54,16 @@ pub struct Diagnosis {
     /// Those that were born and not accepted.
     children: HashMap<SocketKey, Child, FixedState>,
     close_waits: CloseWaits,
+    blame: Blame,
     routes: Routes,
+    endings: Endings,
+    /// The kernel's table at the beginning and at the end.
+    looks: Vec<Look>,
+    /// Listeners with `TCP_DEFER_ACCEPT`, and its seconds.
+    defers: HashMap<SocketKey, u32>,
     /// Accepted connections whose listener is not known.
     unattributed: u64,
+    is_counted: bool,
 }
 
 /// A connection before accept().
@@ -77,6 +90,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// Accepts of connections whose listener is not known: in no measure.
     pub unattributed: u64,
+    /// Whether connections were only counted: nothing is known of their states then, nor of local ports.
+    pub is_counted: bool,
     /// Events taken in.
     pub events: u64,
     /// What was not seen.
@@ -99,8 +114,13 @@ impl Diagnosis {
             listeners: HashMap::default(),
             children: HashMap::default(),
             close_waits: CloseWaits::default(),
+            blame: Blame::default(),
             routes: Routes::default(),
+            endings: Endings::default(),
+            looks: Vec::new(),
+            defers: HashMap::new(),
             unattributed: 0,
+            is_counted: false,
         }
     }
 
@@ -178,8 +198,11 @@ impl Diagnosis {
                     self.routes.free(subject);
                 }
             },
-            Happening::MinisockEnded { .. } => self.routes.free(subject),
-            Happening::Ended(connection) => self.end(at_ns, subject, connection),
+            Happening::MinisockEnded { .. } => {
+                self.endings.forget(subject.key);
+                self.routes.free(subject);
+            }
+            Happening::Ended(connection) => self.ended(at_ns, subject, connection),
             Happening::ResetSent { .. }
             | Happening::ResetReceived
             | Happening::Retransmitted { .. }
@@ -187,6 +210,78 @@ impl Diagnosis {
             | Happening::QueueDisagreed { .. }
             | Happening::Unexpected { .. } => {}
         }
+    }
+
+    /// Takes in what the kernel side has counted of a listener until now.
+    pub fn count(&mut self, at_ns: u64, listener: SocketKey, counted: &Counted) {
+        if let Some(measure) = self.listeners.get_mut(&listener) {
+            measure.count(at_ns, counted);
+        }
+    }
+
+    /// So many more accepts of connections whose listener is not known were counted.
+    pub fn count_unattributed(&mut self, accepted: u64) {
+        self.unattributed += accepted;
+        self.is_counted = true;
+    }
+
+    /// Who should be watched that was not named before: the processes of listeners at which somebody waited.
+    pub fn suspects(&mut self) -> Vec<Suspect> {
+        let mut suspects = Vec::new();
+        for (listener, measure) in self.listeners.iter().filter(|(_, measure)| measure.has_waited()) {
+            let (listener, port) = (*listener, measure.local().port);
+            if let Some(pid) = measure.owner().filter(|pid| self.blame.suspect(*pid, listener)) {
+                suspects.push(Suspect::Holders { pid, listener, port });
+            }
+            for acceptor in measure.acceptors().filter(|it| self.blame.suspect(it.pid, listener)) {
+                suspects.push(Suspect::Acceptor { pid: acceptor.pid, listener });
+            }
+        }
+        suspects
+    }
+
+    /// A process holds a listener, and is watched from now on.
+    pub fn hold(&mut self, pid: u32, listener: SocketKey) {
+        self.blame.hold(pid, listener);
+    }
+
+    /// Takes in what a thread did.
+    pub fn deed(&mut self, deed: Deed) {
+        self.blame.push(deed);
+    }
+
+    /// Everything until then was taken in by [`Self::take`].
+    pub fn settle(&mut self, until_ns: u64) {
+        let Self { blame, listeners, .. } = self;
+        blame.settle(until_ns, |listener| spells(listeners, listener));
+    }
+
+    /// Nothing more will be taken in.
+    pub fn end(&mut self, now_ns: u64) {
+        let Self { blame, listeners, .. } = self;
+        blame.finish(now_ns, |listener| spells(listeners, listener));
+    }
+
+    /// Takes in what the kernel's table said at the beginning and at the end.
+    pub fn look(&mut self, looks: Vec<Look>) {
+        self.looks = looks;
+    }
+
+    /// Listeners of slow handshakes, each with a process that holds it and the number by which it does: whether they have
+    /// `TCP_DEFER_ACCEPT` only the process's descriptor tells. As of the last look.
+    pub fn slow_to_shake(&self) -> Vec<(SocketKey, u32, u32)> {
+        let rows = self.looks.last().into_iter().flat_map(|look| &look.rows);
+        let slow = rows.filter(|row| self.listeners.get(&row.key).is_some_and(Measure::has_slow_handshakes));
+        let held = |row: &look::Row| match row.kept {
+            Kept::By(task) => Some((row.key, task.pid, row.inode)),
+            Kept::Queued | Kept::Request | Kept::Orphan | Kept::Minisock | Kept::Unseen => None,
+        };
+        slow.filter_map(held).collect()
+    }
+
+    /// A listener has `TCP_DEFER_ACCEPT`.
+    pub fn defer(&mut self, listener: SocketKey, seconds: u32) {
+        self.defers.insert(listener, seconds);
     }
 
     /// Network namespaces in which connections were opened: [`Self::report`] wants their settings.
@@ -197,12 +292,30 @@ impl Diagnosis {
     /// What it comes to; `settings` are those of the namespaces where they could be read.
     pub fn report(&self, now_ns: u64, totals: &Totals, settings: &HashMap<u32, Settings>) -> Report {
         let mut listeners: Vec<_> = self.listeners.values().map(|measure| measure.measured(now_ns)).collect();
+        for listener in &mut listeners {
+            let key = SocketKey { netns: listener.netns, cookie: listener.cookie };
+            let acceptors = listener.acceptors.iter().map(|acceptor| acceptor.task);
+            let spells = self.listeners.get(&key).map(Measure::spells);
+            listener.defers_s = self.defers.get(&key).copied().filter(|seconds| *seconds > 0);
+            listener.blame = spells.and_then(|spells| self.blame.attribute(key, acceptors, spells, now_ns));
+        }
         let order = |it: &Measured| (std::cmp::Reverse((it.slow, it.arrived.max(it.accepted))), it.local, it.cookie);
         listeners.sort_by_key(order);
         let ran_ns = now_ns.saturating_sub(self.began_ns);
         let leaks = self.close_waits.by_process(self.began_ns, now_ns);
         let ports = self.routes.used(now_ns, settings);
-        let scene = Scene { listeners: &listeners, close_waits: &leaks, ports: &ports, slow_ns: self.slow_ns, ran_ns };
+        let looked = Looked::compare(&self.looks);
+        let scene = Scene {
+            listeners: &listeners,
+            close_waits: &leaks,
+            ports: &ports,
+            looked: &looked,
+            ended: &self.endings.by_group(),
+            endings: &self.endings,
+            now_ns,
+            slow_ns: self.slow_ns,
+            ran_ns,
+        };
         let findings = findings(&scene);
         Report {
             ran_ns,
@@ -211,6 +324,7 @@ impl Diagnosis {
             listeners,
             ports,
             unattributed: self.unattributed,
+            is_counted: self.is_counted,
             events: totals.events,
             losses: totals.losses,
         }
@@ -315,10 +429,21 @@ impl Diagnosis {
         }
     }
 
-    fn end(&mut self, at_ns: u64, subject: &Subject, connection: &Connection) {
+    /// With whom a connection is.
+    fn group(&self, subject: &Subject) -> Group {
+        let is_served = match subject.role {
+            Role::Passive => true,
+            Role::Active | Role::Listener => false,
+            Role::Unknown => self.listener_at(subject).is_some(),
+        };
+        if is_served { Group::served(subject) } else { Group::opened(subject) }
+    }
+
+    fn ended(&mut self, at_ns: u64, subject: &Subject, connection: &Connection) {
         self.close_waits.leave(subject.key);
         self.routes.end(at_ns, subject, connection);
         if subject.role != Role::Listener {
+            self.endings.end(self.group(subject), connection, at_ns);
             return self.leave_unaccepted(connection.ended_ns.unwrap_or(at_ns), subject.key);
         }
         if let Some(measure) = self.listeners.get_mut(&subject.key) {
@@ -328,6 +453,10 @@ impl Diagnosis {
             measure.end(connection.ended_ns.unwrap_or(at_ns));
         }
     }
+}
+
+fn spells(listeners: &HashMap<SocketKey, Measure, FixedState>, listener: SocketKey) -> Option<&Spells> {
+    listeners.get(&listener).map(Measure::spells)
 }
 
 #[cfg(test)]

@@ -1,7 +1,10 @@
 //! Text in, text out: a server's story, through a tracker, and what is found.
 
+mod handshakes;
 mod healthy;
+mod looks;
 mod ports;
+mod resets;
 mod sick;
 
 use super::*;
@@ -23,6 +26,7 @@ struct Story {
     diagnosis: Diagnosis,
     events: Vec<Event>,
     settings: HashMap<u32, Settings>,
+    looks: Vec<Look>,
 }
 
 fn task(name: &str) -> Task {
@@ -37,6 +41,7 @@ impl Story {
             diagnosis: Diagnosis::new(BEGAN_NS, 100 * MS),
             events: Vec::new(),
             settings: HashMap::new(),
+            looks: Vec::new(),
         }
     }
 
@@ -83,6 +88,28 @@ impl Story {
         self.push(at_ms, client, step);
     }
 
+    /// The server closes, after the client.
+    fn close_second(&mut self, at_ms: f64, client: u64, by: &str) {
+        let (old, new) = (TcpState::CloseWait, TcpState::LastAck);
+        self.push(at_ms, client, EventKind::Transition { old, new, by: Some(task(by)) });
+        let evidence = Some(CloseEvidence { all_acked: true, dead: true, done: true, ..CloseEvidence::default() });
+        self.push(at_ms + 0.01, client, EventKind::Closing { old: new, current: task("x"), evidence });
+        self.push(at_ms + 0.02, client, EventKind::Destroy);
+    }
+
+    /// The server closes first, and no FIN comes.
+    fn close_first(&mut self, at_ms: f64, client: u64, by: &str) {
+        let (old, new) = (TcpState::Established, TcpState::FinWait1);
+        self.push(at_ms, client, EventKind::Transition { old, new, by: Some(task(by)) });
+        let acked = (TcpState::FinWait1, TcpState::FinWait2);
+        self.push(at_ms + 0.01, client, EventKind::Transition { old: acked.0, new: acked.1, by: None });
+        let evidence =
+            CloseEvidence { all_acked: true, dead: true, fin_timeout_ms: 60_000, ..CloseEvidence::default() };
+        let closing = EventKind::Closing { old: acked.1, current: task("x"), evidence: Some(evidence) };
+        self.push(at_ms + 0.02, client, closing);
+        self.push(at_ms + 0.03, client, EventKind::Destroy);
+    }
+
     /// The client's RST.
     fn rst(&mut self, at_ms: f64, client: u64) {
         let evidence = CloseEvidence { error: 104, ..CloseEvidence::default() };
@@ -111,7 +138,16 @@ impl Story {
         self.push(at_ms, listener, EventKind::QueueFound { record, verdict: Verdict::Agrees });
     }
 
-    fn report(mut self, now_ms: f64) -> Report {
+    fn report(self, now_ms: f64) -> Report {
+        let now_ns = BEGAN_NS + (now_ms * MS as f64) as u64;
+        let (looks, settings) = (self.looks.clone(), self.settings.clone());
+        let mut diagnosis = self.told(now_ms);
+        diagnosis.look(looks);
+        diagnosis.report(now_ns, &Totals::default(), &settings)
+    }
+
+    /// The diagnosis, with all updates taken in.
+    fn told(mut self, now_ms: f64) -> Diagnosis {
         let mut updates = Vec::new();
         self.events.sort_by_key(|event| event.at_ns);
         for event in &self.events {
@@ -121,7 +157,7 @@ impl Story {
         let now_ns = BEGAN_NS + (now_ms * MS as f64) as u64;
         self.tracker.settle_all(now_ns, &mut updates);
         updates.iter().for_each(|update| self.diagnosis.take(update));
-        self.diagnosis.report(now_ns, &Totals::default(), &self.settings)
+        self.diagnosis
     }
 
     /// The findings' names, the worst first, must be these.

@@ -69,6 +69,18 @@ impl Waits {
         }
     }
 
+    /// So many more, of which only this is known: how many lie around each duration, their sum and the longest of all.
+    pub fn add_counted(&mut self, around: &[(u64, u32)], sum_ns: u64, longest_ns: u64) {
+        let before_ns = self.sum_ns;
+        for (ns, count) in around {
+            self.add_many((*ns).min(longest_ns), *count);
+        }
+        self.sum_ns = before_ns + u128::from(sum_ns);
+        if self.count > 0 {
+            self.max_ns = self.max_ns.max(longest_ns);
+        }
+    }
+
     /// How many.
     pub fn count(&self) -> u64 {
         self.count

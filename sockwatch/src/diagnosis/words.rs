@@ -61,6 +61,14 @@ impl Display for Rate {
     }
 }
 
+/// A share, from tenths of a percent: `6.2 %`, `98 %`.
+pub fn percent(permille: u64) -> impl Display {
+    fmt::from_fn(move |f| match permille {
+        1..100 => write!(f, "{}.{} %", permille / 10, permille % 10),
+        _ => write!(f, "{} %", (permille + 5) / 10),
+    })
+}
+
 /// A thread: `nginx/812`, and its number where it is not the process's first.
 pub fn thread(task: Task) -> impl Display {
     fmt::from_fn(move |f| {
@@ -104,6 +112,9 @@ mod tests {
         check(&Grouped(1_234_567), "1,234,567");
         check(&count(1, "client"), "1 client");
         check(&count(0, "client"), "0 clients");
+        check(&percent(62), "6.2 %");
+        check(&percent(976), "98 %");
+        check(&percent(0), "0 %");
         check(&Rate(401), "40.1/s");
         check(&Rate(12_345), "1,234/s");
     }

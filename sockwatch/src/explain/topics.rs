@@ -77,16 +77,26 @@ topics! {
     Term "sampled" "sampled" ["polling"];
 
     Finding "slow-accept" "slow-accept" [];
+    Finding "acceptor-blocked" "acceptor-blocked" ["BLAME"];
+    Finding "acceptor-starved" "acceptor-starved" ["nr_throttled"];
+    Finding "acceptor-busy" "acceptor-busy" [];
     Finding "nobody-accepts" "nobody-accepts" [];
     Finding "queue-too-small" "queue-too-small" [];
     Finding "somaxconn" "somaxconn" [];
     Finding "descriptor-limit" "descriptor-limit" [];
     Finding "worker-skew" "worker-skew" [];
+    Finding "syn-flood" "syn-flood" [];
+    Finding "defer-accept" "defer-accept" ["TCP_DEFER_ACCEPT"];
     Finding "slow-handshake" "slow-handshake" [];
     Finding "clients-leave" "clients-leave" [];
     Finding "close-wait-leak" "close-wait-leak" [];
     Finding "close-wait-unaccepted" "close-wait-unaccepted" [];
     Finding "port-exhaustion" "port-exhaustion" [];
+    Finding "slow-reader" "slow-reader" [];
+    Finding "resets" "resets" [];
+    Finding "stuck-fin-wait1" "stuck-fin-wait1" [];
+    Finding "orphan-fin-wait2" "orphan-fin-wait2" [];
+    Finding "dead-peer" "dead-peer" [];
 
     Count "lost" "lost" ["ring_full", "members_full", "waiting_room_full"];
     Count "missed" "missed" ["recursion_misses"];

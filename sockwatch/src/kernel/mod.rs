@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "eBPF objects and ring buffers are shared with the kernel")]
 
 pub mod btf;
+mod bytes;
 pub mod check;
 pub mod format;
 pub mod layout;
@@ -11,4 +12,6 @@ pub mod probes;
 pub mod refusal;
 pub mod ring;
 pub mod session;
+pub mod tallies;
+pub mod threads;
 pub mod tracefs;

@@ -27,6 +27,8 @@ pub enum Hook {
     KProbe(&'static str),
     /// A function's return.
     KRetProbe(&'static str),
+    /// Every CPU that is not idle, so many times a second.
+    CpuClock(u64),
 }
 
 /// One program of the object and where it goes.
@@ -104,7 +106,7 @@ const IDENTITY: Requirement = Requirement::Fields(&[
     "inet_sport",
 ]);
 
-const fn program(name: &'static str, hook: Hook) -> Program {
+pub(super) const fn program(name: &'static str, hook: Hook) -> Program {
     Program { name, hook, part: Part::First }
 }
 

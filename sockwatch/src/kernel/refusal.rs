@@ -80,6 +80,7 @@ fn describe(hook: Hook) -> String {
         Hook::FExit(function) => format!("function {function} in its BTF"),
         Hook::Tracepoint(category, name) => format!("tracepoint {category}:{name}, or tracefs is not mounted"),
         Hook::KProbe(function) | Hook::KRetProbe(function) => format!("kprobes (CONFIG_KPROBES), or no {function}"),
+        Hook::CpuClock(_) => "perf events of CPU clocks".to_owned(),
     }
 }
 

@@ -16,6 +16,8 @@ use self::starter::Starter;
 use super::{
     probes::{Alternative, EMPTY, PROBES, Part, Probe, Program},
     refusal::Refusal,
+    tallies::Tallies,
+    threads,
 };
 use crate::tcp::{loss::Losses, reset::ResetReasons};
 
@@ -53,6 +55,28 @@ pub struct Options {
     pub choices: HashMap<String, Choice>,
     /// The benchmark's yardstick.
     pub yardstick: Yardstick,
+    /// Whether threads can be watched.
+    pub threads: Threads,
+    /// How much is told of connections.
+    pub telling: Telling,
+}
+
+/// What the kernel side tells of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Telling {
+    /// Each event.
+    Events,
+    /// How many there were and how long they waited, by listener. Only listeners have events.
+    Tallies,
+}
+
+/// Whether what watches threads is attached too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// No.
+    Ignored,
+    /// Yes, if the kernel lets it: those of the processes that are asked for.
+    Watched,
 }
 
 /// Whether the program that does nothing is attached too.
@@ -146,6 +170,8 @@ pub struct Session {
     log: Option<super::log::ProbeLog>,
     attached: Vec<Program>,
     outcomes: Vec<Outcome>,
+    threads: Option<Result<threads::Threads, Refusal>>,
+    tallies: Option<Tallies>,
     tells_cookies: bool,
     reset_reasons: ResetReasons,
 }
@@ -165,7 +191,29 @@ impl Session {
         if options.yardstick == Yardstick::Attached {
             starter.attach(&EMPTY).map_err(StartError::Object)?;
         }
-        starter.finish(rings)
+        let threads = (options.threads == Threads::Watched).then(|| starter.watch_threads());
+        let (session, rings) = starter.finish(rings)?;
+        Ok((Self { threads, ..session }, rings))
+    }
+
+    /// What connections are counted in, once; `None` if they are told one by one.
+    pub fn take_tallies(&mut self) -> Option<Tallies> {
+        self.tallies.take()
+    }
+
+    /// What watches threads, once; `None` if it was not asked for.
+    pub fn take_threads(&mut self) -> Option<Result<threads::Threads, Refusal>> {
+        self.threads.take()
+    }
+
+    /// What threads did, and was lost: records, and threads that the table had no room for.
+    ///
+    /// # Errors
+    /// If the kernel does not let the counters be read.
+    pub fn threads_lost(&self) -> io::Result<u64> {
+        let per_cpu = self.counted.get(&0, 0).map_err(io::Error::other)?;
+        let lost = [Counter::ThreadsLost, Counter::ThreadsFull];
+        Ok(per_cpu.iter().flat_map(|counts| lost.map(|counter| counts[counter as usize])).sum())
     }
 
     /// What became of each probe, in the table's order.
@@ -209,10 +257,11 @@ impl Session {
         Ok(Losses {
             ring_full: sum(Counter::RingFull),
             members_full: sum(Counter::MembersFull),
-            waiting_room_full: sum(Counter::WaitingRoomFull),
             skipped: self.skipped(),
             relieved: sum(Counter::Relieved),
             accepts_unmatched: sum(Counter::AcceptsUnmatched),
+            // Counted, but its wait was not measured; or its acceptor is not known.
+            waiting_room_full: sum(Counter::WaitingRoomFull) + sum(Counter::QueuedFull) + sum(Counter::AcceptorsFull),
             ..Losses::default()
         })
     }

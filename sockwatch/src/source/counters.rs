@@ -35,11 +35,28 @@ fn drops(text: &str) -> NamespaceDrops {
             "ListenDrops" => &mut drops.drops,
             "TCPReqQFullDrop" => &mut drops.requests_full,
             "TCPReqQFullDoCookies" => &mut drops.cookies,
+            "SyncookiesSent" => &mut drops.cookies_sent,
+            "SyncookiesRecv" => &mut drops.cookies_received,
             _of_no_use_here => continue,
         };
         *counter = value.parse().unwrap_or(0);
     }
     drops
+}
+
+/// Connections that the main thread's namespace has accepted into its queues since it was made (`PassiveOpens`).
+///
+/// # Errors
+/// Without `/proc`.
+pub fn passive_opens() -> io::Result<u64> {
+    Ok(passive(&fs::read_to_string("/proc/net/snmp")?))
+}
+
+fn passive(text: &str) -> u64 {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (Some(names), Some(values)) = (lines.next(), lines.next()) else { return 0 };
+    let found = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "PassiveOpens");
+    found.and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -50,10 +67,24 @@ mod tests {
     fn names_and_values_stand_in_two_lines() {
         let text = "TcpExt: SyncookiesSent ListenOverflows ListenDrops TCPReqQFullDoCookies TCPReqQFullDrop\n\
                     TcpExt: 1 2 3 4 5\nIpExt: InNoRoutes ListenDrops\nIpExt: 7 8\n";
-        assert_eq!(drops(text), NamespaceDrops { overflows: 2, drops: 3, cookies: 4, requests_full: 5 });
+        let expected = NamespaceDrops {
+            overflows: 2,
+            drops: 3,
+            cookies: 4,
+            requests_full: 5,
+            cookies_sent: 1,
+            cookies_received: 0,
+        };
+        assert_eq!(drops(text), expected);
         for torn in ["", "TcpExt: ListenDrops\n", "TcpExt: ListenDrops\nTcpExt: x\n"] {
             assert_eq!(drops(torn), NamespaceDrops::default(), "{torn}");
         }
+    }
+
+    #[test]
+    fn passive_opens_stand_among_the_counters_of_tcp() {
+        let text = "Ip: PassiveOpens\nIp: 9\nTcp: ActiveOpens PassiveOpens MaxConn\nTcp: 1 2 -1\n";
+        assert_eq!((passive(text), passive("Tcp: PassiveOpens\n"), passive("")), (2, 0, 0));
     }
 
     #[test]

@@ -7,9 +7,13 @@ use std::{
 
 use super::{Source, SourceError, TableNews, Tick, reconcile::Reconciler};
 use crate::{
+    diagnosis::look::Look,
     kernel::{
+        refusal::Refusal,
         ring::Rings,
         session::{Options, Outcome, Session, StartError},
+        tallies::Tallies,
+        threads::Threads,
     },
     monotonic::now_ns,
     tcp::{decode::decode, event::Event, loss::Losses, reset::ResetReasons},
@@ -62,6 +66,11 @@ impl Live {
         self.reconciler = Some(reconciler);
     }
 
+    /// The closer looks at the kernel's table, once; none if they were not asked for.
+    pub fn take_looks(&mut self) -> Vec<Look> {
+        self.reconciler.as_mut().map(Reconciler::take_looks).unwrap_or_default()
+    }
+
     /// Lets sockets pass a process filter that were there before.
     ///
     /// # Errors
@@ -78,6 +87,24 @@ impl Live {
     /// What became of each probe.
     pub fn outcomes(&self) -> &[Outcome] {
         self.session.outcomes()
+    }
+
+    /// What watches threads, once; `None` if it was not asked for.
+    pub fn take_threads(&mut self) -> Option<Result<Threads, Refusal>> {
+        self.session.take_threads()
+    }
+
+    /// What connections are counted in, once; `None` if they are told one by one.
+    pub fn take_tallies(&mut self) -> Option<Tallies> {
+        self.session.take_tallies()
+    }
+
+    /// What threads did, and was lost.
+    ///
+    /// # Errors
+    /// If the kernel does not let the counters be read.
+    pub fn threads_lost(&self) -> io::Result<u64> {
+        self.session.threads_lost()
     }
 
     /// Bytes of all records that have been read.
@@ -137,6 +164,10 @@ impl Source for Live {
 
     fn table(&mut self) -> TableNews {
         self.reconciler.as_mut().map_or(TableNews::Nothing, Reconciler::news)
+    }
+
+    fn owes(&mut self) -> bool {
+        self.reconciler.as_mut().is_some_and(Reconciler::owes)
     }
 
     fn drain(&mut self, events: &mut Vec<Event>) -> Result<Tick, SourceError> {

@@ -5,6 +5,8 @@ pub mod live;
 pub mod poll;
 pub mod reconcile;
 pub mod table;
+pub mod tallies;
+pub mod threads;
 
 use crate::tcp::{event::Event, listing::Round, loss::Losses};
 
@@ -62,6 +64,12 @@ pub trait Source {
     /// What there is to say of the kernel's table. Asked after each batch.
     fn table(&mut self) -> TableNews {
         TableNews::Nothing
+    }
+
+    /// The run is about to end: whether [`Self::next`] will bring something that is worth waiting for, such as a last look at
+    /// the kernel's table. Asked before each batch, until it is not.
+    fn owes(&mut self) -> bool {
+        false
     }
 
     /// Takes what is already there, without waiting: the last call before the end.

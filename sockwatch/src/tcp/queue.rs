@@ -109,6 +109,10 @@ pub struct NamespaceDrops {
     pub requests_full: u64,
     /// `TCPReqQFullDoCookies`: SYNs that were answered with a cookie for that reason.
     pub cookies: u64,
+    /// `SyncookiesSent`: SYN-ACKs with a cookie, for whatever reason.
+    pub cookies_sent: u64,
+    /// `SyncookiesRecv`: ACKs that brought a valid one back.
+    pub cookies_received: u64,
 }
 
 impl NamespaceDrops {
@@ -120,6 +124,8 @@ impl NamespaceDrops {
             drops: self.drops.saturating_sub(before.drops),
             requests_full: self.requests_full.saturating_sub(before.requests_full),
             cookies: self.cookies.saturating_sub(before.cookies),
+            cookies_sent: self.cookies_sent.saturating_sub(before.cookies_sent),
+            cookies_received: self.cookies_received.saturating_sub(before.cookies_received),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::contender::{Ready, trace};
+use super::contender::{Ready, sockwatch};
 use super::statistics::{median, rotated};
 use super::tool::Tool;
 use super::{Bench, room};
@@ -60,7 +60,7 @@ pub(super) fn run(bench: &Bench) -> Result<()> {
 
 fn take_turn(bench: &Bench, neighbour: &Neighbour) -> Result<Turn> {
     let tool = neighbour.arguments.map(|arguments| {
-        let mut command: Command = trace(bench, UNUSED_PORT);
+        let mut command: Command = sockwatch(bench, "trace", UNUSED_PORT);
         command.args(arguments);
         Tool::start(command, &bench.scratch.0.join(NAME), Ready::Announced)
     });

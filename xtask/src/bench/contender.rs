@@ -22,6 +22,8 @@ pub(super) enum Counted {
     Summary,
     /// The lines of its output that name the port.
     Lines,
+    /// `accepted` in its report.
+    Report,
 }
 
 /// What a tool reports of the load, if it misses nothing.
@@ -31,6 +33,8 @@ pub(super) enum Reports {
     Transitions,
     /// Each end of a connection once.
     Ends,
+    /// Each accepted connection once.
+    Accepts,
 }
 
 impl Reports {
@@ -38,6 +42,7 @@ impl Reports {
         match self {
             Self::Transitions => 10 * load.connections + 2 * load.listeners,
             Self::Ends => 2 * load.connections,
+            Self::Accepts => load.connections,
         }
     }
 }
@@ -51,21 +56,25 @@ pub(super) struct Contender {
 }
 
 enum Program {
-    Sockwatch(&'static [&'static str]),
+    /// A command of sockwatch and its arguments, but for the port.
+    Sockwatch(&'static str, &'static [&'static str]),
     /// Another project's tool, and the Debian package that has it.
-    Foreign {
-        path: &'static str,
-        arguments: &'static [&'static str],
-        package: &'static str,
-    },
+    Foreign { path: &'static str, arguments: &'static [&'static str], package: &'static str },
 }
 
 pub(super) const CONNECTIONS: &str = "sockwatch-connections";
 pub(super) const JSON: &str = "sockwatch-json";
+pub(super) const AGGREGATED: &str = "diagnose-aggregate";
+pub(super) const BLAMING: &str = "diagnose-blame";
 
-const fn sockwatch(name: &'static str, arguments: &'static [&'static str]) -> Contender {
-    let command = Program::Sockwatch(arguments);
+const fn trace(name: &'static str, arguments: &'static [&'static str]) -> Contender {
+    let command = Program::Sockwatch("trace", arguments);
     Contender { name, ready: Ready::Announced, counted: Counted::Summary, reports: Reports::Ends, command }
+}
+
+const fn diagnose(name: &'static str, arguments: &'static [&'static str]) -> Contender {
+    let command = Program::Sockwatch("diagnose", arguments);
+    Contender { name, ready: Ready::Announced, counted: Counted::Report, reports: Reports::Accepts, command }
 }
 
 const fn foreign(name: &'static str, reports: Reports, command: Program) -> Contender {
@@ -74,8 +83,11 @@ const fn foreign(name: &'static str, reports: Reports, command: Program) -> Cont
 
 /// Everything that takes turns with nothing attached.
 pub(super) const CONTENDERS: &[Contender] = &[
-    sockwatch(CONNECTIONS, &["--connections"]),
-    sockwatch(JSON, &["--format", "json"]),
+    trace(CONNECTIONS, &["--connections"]),
+    trace(JSON, &["--format", "json"]),
+    diagnose("diagnose", &["--aggregate=never", "--no-blame", "--duration", "10m", "--format", "json"]),
+    diagnose(AGGREGATED, &["--aggregate", "--no-blame", "--duration", "10m", "--format", "json"]),
+    diagnose(BLAMING, &["--aggregate", "--duration", "10m", "--format", "json"]),
     foreign(
         "tcpstates",
         Reports::Transitions,
@@ -106,13 +118,13 @@ const WITH_TRACEFS: &str = r#"mount -t tracefs tracefs /sys/kernel/tracing && ex
 
 impl Contender {
     pub(super) fn is_sockwatch(&self) -> bool {
-        matches!(self.command, Program::Sockwatch(_))
+        matches!(self.command, Program::Sockwatch(..))
     }
 
     /// Why this contender cannot take part, if it cannot.
     pub(super) fn absence(&self) -> Option<String> {
         match self.command {
-            Program::Sockwatch(_) => None,
+            Program::Sockwatch(..) => None,
             Program::Foreign { path, .. } if Path::new(path).is_file() => None,
             Program::Foreign { package, .. } => Some(format!("not installed (Debian: apt-get install {package})")),
         }
@@ -120,8 +132,8 @@ impl Contender {
 
     pub(super) fn command(&self, bench: &Bench) -> Command {
         match self.command {
-            Program::Sockwatch(arguments) => {
-                let mut command = trace(bench, PORT);
+            Program::Sockwatch(name, arguments) => {
+                let mut command = sockwatch(bench, name, PORT);
                 command.args(arguments);
                 command
             }
@@ -134,10 +146,10 @@ impl Contender {
     }
 }
 
-/// `sockwatch trace --port <port>`
-pub(super) fn trace(bench: &Bench, port: u16) -> Command {
+/// `sockwatch <command> --port <port>`
+pub(super) fn sockwatch(bench: &Bench, name: &str, port: u16) -> Command {
     let mut command = Command::new(&bench.sockwatch);
-    command.args(["trace", "--port", &port.to_string()]);
+    command.args([name, "--port", &port.to_string()]);
     command
 }
 
@@ -158,5 +170,6 @@ mod tests {
         let load = Load { connections: 100, listeners: 3, seconds: 1.0 };
         assert_eq!(Reports::Transitions.expected(&load), 1006);
         assert_eq!(Reports::Ends.expected(&load), 200);
+        assert_eq!(Reports::Accepts.expected(&load), 100);
     }
 }

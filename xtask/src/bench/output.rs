@@ -58,6 +58,25 @@ pub(super) struct Losses {
     pub(super) dropped: u64,
 }
 
+/// Reads what `diagnose --format json` printed: its connections are those that were accepted.
+pub(super) fn report(file: impl std::io::Read) -> Result<Summary> {
+    let report: serde_json::Value =
+        serde_json::from_reader(file).context("diagnose printed no report: run it by hand")?;
+    let count = |value: &serde_json::Value| value.as_u64().context("the report has other fields than this expects");
+    let listeners = report["listeners"].as_array().context("the report has no listeners")?;
+    let accepted = listeners.iter().map(|listener| count(&listener["accepted"])).sum::<Result<u64>>()?;
+    let losses = &report["losses"];
+    Ok(Summary {
+        events: count(&report["cost"]["events"])?,
+        connections: accepted + count(&report["unattributed"])?,
+        losses: Losses {
+            lost: count(&losses["lost"])?,
+            missed: count(&losses["missed"])?,
+            dropped: count(&losses["dropped"])?,
+        },
+    })
+}
+
 /// Reads the last line that begins with `sockwatch: ` among what sockwatch printed on its standard error.
 pub(super) fn summary<'a>(lines: impl DoubleEndedIterator<Item = &'a str>) -> Result<Summary> {
     let line = lines.rev().find_map(|line| line.strip_prefix("sockwatch: "));
@@ -106,6 +125,16 @@ pub(super) fn lost(line: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_report_is_summed_up() {
+        let text = r#"{"listeners": [{"accepted": 3}, {"accepted": 4}], "unattributed": 1, "cost": {"events": 9},
+            "losses": {"lost": 1, "missed": 2, "dropped": 3}}"#;
+        let summary = report(text.as_bytes()).unwrap();
+        assert_eq!((summary.connections, summary.events), (8, 9));
+        assert_eq!(summary.losses, Losses { lost: 1, missed: 2, dropped: 3 });
+        assert!(report(&b"{}"[..]).is_err());
+    }
 
     #[test]
     fn a_load_is_read_back() {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use aya::programs::loaded_programs;
 use aya::sys::{Stats, enable_stats};
 
-use super::contender::{Ready, trace};
+use super::contender::{Ready, sockwatch};
 use super::rounds::run_load;
 use super::tool::Tool;
 use super::{Bench, PORT, proc, room};
@@ -47,7 +47,7 @@ pub(super) fn run(bench: &Bench) -> Result<Option<f64>> {
 fn count(bench: &Bench) -> Result<Vec<Program>> {
     let counting =
         enable_stats(Stats::RunTime).context("the kernel does not count runs: it needs Linux 5.8, and root")?;
-    let mut command = trace(bench, PORT);
+    let mut command = sockwatch(bench, "trace", PORT);
     command.args(["--connections", "--with-empty-probe"]);
     let tool = Tool::start(command, &bench.scratch.0.join(NAME), Ready::Announced)?;
     run_load(bench.connections)?;

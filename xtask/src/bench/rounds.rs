@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::contender::{CONNECTIONS, CONTENDERS, Contender, Counted, JSON};
+use super::contender::{AGGREGATED, BLAMING, CONNECTIONS, CONTENDERS, Contender, Counted, JSON};
 use super::load::Load;
 use super::output::{self, Lines, Losses};
 use super::statistics::{median, range, rotated};
@@ -100,11 +100,15 @@ fn trace(bench: &Bench, contender: &Contender) -> Result<(Load, Tracing)> {
     tool.wait_until_quiet()?;
     let missed = proc::missed_runs(tool.pid())?;
     let ended = tool.end()?;
-    let file = BufReader::new(File::open(&output).with_context(|| format!("{} is gone", output.display()))?);
+    let mut file = BufReader::new(File::open(&output).with_context(|| format!("{} is gone", output.display()))?);
     let (seen, events, losses) = match contender.counted {
         Counted::Summary => {
             let summary = output::summary(ended.said.iter().map(String::as_str))?;
             (summary.connections, summary.events, summary.losses)
+        }
+        Counted::Report => {
+            let report = output::report(&mut file)?;
+            (report.connections, report.events, report.losses)
         }
         Counted::Lines => {
             let lines = Lines::read(file, PORT)?;
@@ -213,6 +217,8 @@ fn row(name: &str, turns: &[Turn], ratios: &[f64]) -> String {
 fn collect(results: &Results, numbers: &mut Numbers) {
     numbers.connections_ratio = median(ratios(results, CONNECTIONS));
     numbers.json_ratio = median(ratios(results, JSON));
+    numbers.aggregated_ratio = median(ratios(results, AGGREGATED));
+    numbers.blaming_ratio = median(ratios(results, BLAMING));
     let turns = [CONNECTIONS, JSON].into_iter().filter_map(|name| results.turns.get(name)).flatten();
     let lost: Vec<_> = turns.filter_map(|turn| turn.tracing.as_ref()).map(|tracing| tracing.losses.lost).collect();
     numbers.lost = (!lost.is_empty()).then(|| lost.iter().sum());

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::contender::{Ready, trace};
+use super::contender::{Ready, sockwatch};
 use super::statistics::{median, range};
 use super::tool::Tool;
 use super::{Bench, PORT, room};
@@ -25,7 +25,7 @@ pub(super) fn run(bench: &Bench) -> Result<()> {
 
 /// In milliseconds.
 fn start(bench: &Bench) -> Result<f64> {
-    let tool = Tool::start(trace(bench, PORT), &bench.scratch.0.join(NAME), Ready::Announced)?;
+    let tool = Tool::start(sockwatch(bench, "trace", PORT), &bench.scratch.0.join(NAME), Ready::Announced)?;
     let started_in = tool.started_in;
     tool.end()?;
     Ok(started_in.as_secs_f64() * 1e3)

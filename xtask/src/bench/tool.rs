@@ -23,6 +23,8 @@ const END_WITHIN: Duration = Duration::from_secs(20);
 const QUIET_WITHIN: Duration = Duration::from_secs(5);
 /// A tool that neither printed nor used CPU for so long has nothing left to print.
 const QUIET_FOR: Duration = Duration::from_millis(200);
+/// A diagnosis that found something: no failure.
+const FINDINGS: i32 = 1;
 const POLL: Duration = Duration::from_millis(2);
 
 /// A running tool. Dropping it kills it: nothing outlives the benchmark.
@@ -131,7 +133,7 @@ impl Tool {
         // Reaping adds a child's whole CPU time to its parent's children; nothing else is reaped here.
         let cpu_seconds = (children_cpu_seconds()? - before - self.cpu_when_ready).max(0.0);
         self.said.extend(self.stderr.iter());
-        if !status.success() && status.code().is_some() {
+        if status.code().is_some_and(|code| code != 0 && code != FINDINGS) {
             bail!("ended with {status}: {}", self.last_words());
         }
         let said = std::mem::take(&mut self.said);

@@ -5,6 +5,8 @@
 pub(super) struct Numbers {
     pub(super) connections_ratio: Option<f64>,
     pub(super) json_ratio: Option<f64>,
+    pub(super) aggregated_ratio: Option<f64>,
+    pub(super) blaming_ratio: Option<f64>,
     pub(super) state_probe_ns: Option<f64>,
     pub(super) lost: Option<u64>,
     pub(super) tracked_per_second: Option<f64>,
@@ -24,6 +26,8 @@ pub(super) fn print(numbers: &Numbers) {
     println!("\nverdict");
     println!("{}", line("rate with --connections, of nothing's", numbers.connections_ratio, Bound::AtLeast(0.85)));
     println!("{}", line("rate with --format json, of nothing's", numbers.json_ratio, Bound::AtLeast(0.70)));
+    println!("{}", line("rate with diagnose --aggregate, likewise", numbers.aggregated_ratio, Bound::AtLeast(0.97)));
+    println!("{}", line("the same and who is to blame", numbers.blaming_ratio, Bound::AtLeast(0.85)));
     println!("{}", line("state probe over an empty one, ns", numbers.state_probe_ns, Bound::AtMost(200.0)));
     println!("{}", line("lost for want of room", lost, Bound::AtMost(0.0)));
     println!("{}", line("tracker on one core, events/s", numbers.tracked_per_second, Bound::AtLeast(2e6)));
@@ -42,7 +46,7 @@ fn line(name: &str, number: Option<f64>, bound: Bound) -> String {
         (Some(number), Bound::AtMost(limit)) if number <= limit => format!("{} met", short(number)),
         (Some(number), _) => format!("{} NOT met", short(number)),
     };
-    format!("  {name:<38} {sign} {:<5} {outcome}", short(limit))
+    format!("  {name:<40} {sign} {:<5} {outcome}", short(limit))
 }
 
 /// Ratios with three digits, counts with none.

@@ -1,5 +1,7 @@
 //! The format's own types: what `sockwatch diagnose --format json` prints. docs/diagnose.schema.json is made from them.
 
+mod blame;
+
 use std::io::Write;
 
 use schemars::JsonSchema;
@@ -15,6 +17,7 @@ use sockwatch::{
     tcp::{event, queue::Age},
 };
 
+use self::blame::Blame;
 use super::{Cost, verdict};
 
 /// The version of this format. What is not known is absent, never null. A field may be added within a version; one that changes
@@ -49,6 +52,8 @@ struct Report {
     ports: Vec<Ports>,
     /// Accepts of connections whose listener is not known: they are in no measure.
     unattributed: u64,
+    /// Connections were counted in the kernel, not told one by one: nothing is known of their states then, nor of local ports.
+    aggregated: bool,
     /// What was not seen.
     losses: Losses,
     /// What measuring cost.
@@ -129,6 +134,9 @@ struct Listener {
     handshake: Option<Spread>,
     /// Handshakes that took a second or more, or needed another SYN-ACK.
     slow_handshakes: u64,
+    /// Its TCP_DEFER_ACCEPT in seconds; absent without one, and where handshakes are quick, so that nobody looked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    defer_accept_s: Option<u32>,
     /// SYN-ACKs sent again.
     synack_retransmits: u64,
     /// Clients that were sent another SYN-ACK and did not answer.
@@ -163,6 +171,9 @@ struct Listener {
     acceptors: Vec<AcceptorCount>,
     /// accept() that failed, the most frequent first; EAGAIN is no failure.
     failures: Vec<FailureCount>,
+    /// Where the time went that connections waited; absent where nobody waited, with --no-blame, or where the kernel refuses it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    blame: Option<Blame>,
     /// Over time.
     course: Course,
 }
@@ -234,6 +245,10 @@ struct Namespace {
     requests_full: u64,
     /// TCPReqQFullDoCookies: SYNs that were answered with a cookie for that reason.
     cookies: u64,
+    /// SyncookiesSent: SYN-ACKs with a cookie.
+    cookies_sent: u64,
+    /// SyncookiesRecv: ACKs that brought a valid one back.
+    cookies_received: u64,
 }
 
 /// Who accepted.
@@ -335,6 +350,7 @@ impl Report {
             listeners: report.listeners.iter().map(Listener::from).collect(),
             ports: report.ports.iter().take(MOST_PORTS).map(Ports::from).collect(),
             unattributed: report.unattributed,
+            aggregated: report.is_counted,
             losses: Losses {
                 lost: losses.lost(),
                 missed: losses.missed(),
@@ -390,6 +406,7 @@ impl From<&Measured> for Listener {
             gaps: it.gaps.map(Spread::from),
             handshake: it.handshake.map(Spread::from),
             slow_handshakes: it.slow_handshakes,
+            defer_accept_s: it.defers_s,
             synack_retransmits: it.synack_retransmits,
             unanswered: it.unanswered,
             greatest_depth: it.greatest,
@@ -407,9 +424,12 @@ impl From<&Measured> for Listener {
                 listen_drops: it.namespace.drops,
                 requests_full: it.namespace.requests_full,
                 cookies: it.namespace.cookies,
+                cookies_sent: it.namespace.cookies_sent,
+                cookies_received: it.namespace.cookies_received,
             },
             acceptors: it.acceptors.iter().map(AcceptorCount::from).collect(),
             failures: it.failures.iter().map(FailureCount::from).collect(),
+            blame: it.blame.as_ref().map(Blame::from),
             course: Course::from(&it.course),
         }
     }

@@ -1,5 +1,7 @@
 //! `sockwatch diagnose`: do connections wait in an accept queue, and why.
 
+mod defer;
+mod flame;
 mod json;
 mod ports;
 mod text;
@@ -14,15 +16,26 @@ use anyhow::bail;
 use nix::sys::resource::{UsageWho, getrusage};
 use sockwatch::{
     diagnosis::{Diagnosis, Report},
+    kernel::session::{Telling, Threads},
     monotonic::now_ns,
     pipeline::{self, Limits, Totals},
     sink::Sink,
-    source::reconcile::{Reconciler, Schedule},
-    tcp::update::Update,
+    source::{
+        counters,
+        live::Live,
+        reconcile::{Reconciler, Schedule, Scope},
+        tallies::Counting,
+        threads::{News, Watcher},
+    },
+    tcp::{
+        connection::Role,
+        update::{Happening, Subject, Update},
+    },
 };
 
-use super::{filter, signals::Stop, start};
-use crate::cli::{CollectArgs, DiagnoseArgs, Format, Reconcile, SourceName};
+use self::flame::FlameGraph;
+use super::{filter, signals::Stop, start, tell};
+use crate::cli::{Aggregate, CollectArgs, DiagnoseArgs, Format, Reconcile, SourceName};
 
 /// The exit code for findings.
 const FINDINGS: u8 = 1;
@@ -30,8 +43,17 @@ const FINDINGS: u8 = 1;
 /// What only the kernel counts, dropped SYNs, comes as often as this.
 const COMPARE_EVERY: Duration = Duration::from_secs(1);
 
+/// From so many connections on they are counted in the kernel: to tell each costs more than a few percent then.
+const MANY_PER_SECOND: u64 = 10_000;
+
+/// What the kernel side counts is read so often.
+const COUNT_EVERY: Duration = Duration::from_millis(200);
+
 /// A progress line so often.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+/// Updates are not later than that.
+const SETTLED_NS: u64 = 200_000_000;
 
 /// What measuring cost.
 #[derive(Clone, Copy, Debug)]
@@ -44,37 +66,60 @@ struct Cost {
 
 pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
     let resolved = filter::resolve(&args.filter)?;
+    let flame_graph = args.flame_graph.as_deref().map(FlameGraph::at).transpose()?;
     start::prepare();
     let (report, cost) = start::runtime()?.block_on(async {
         let stop = Stop::register()?;
+        let telling = telling(args.aggregate).await;
         let collect = CollectArgs {
             source: SourceName::Ebpf,
             latency: args.latency,
             reconcile: Reconcile::Off,
             buffer: args.buffer,
-            probe: args.probe.clone(),
+            probe: probes(args, telling),
             ..CollectArgs::default()
         };
-        let mut live = start::live(&collect, &resolved).map_err(|error| start::refused(&error))?;
+        let threads = if args.no_blame { Threads::Ignored } else { Threads::Watched };
+        let mut live = start::live(&collect, &resolved, threads, telling).map_err(|error| start::refused(&error))?;
         if !live.tells_cookies() {
             bail!("without BTF the kernel does not tell which connection is in which queue: nothing can be diagnosed");
         }
-        live.reconcile(Reconciler::start(&resolved.filter, Schedule::Every(COMPARE_EVERY))?);
+        let scope = match telling {
+            Telling::Events => Scope::All,
+            Telling::Tallies => Scope::Listeners,
+        };
+        live.reconcile(Reconciler::start(&resolved.filter, Schedule::Every(COMPARE_EVERY), scope)?.looking());
+        let counting = live.take_tallies().map(|tallies| Counting::start(tallies, &resolved.filter)).transpose()?;
         start::announce(&live);
+        let watcher = watcher(&mut live);
         let cpu_before = cpu_time();
         let slow_ns = u64::try_from(args.slow.as_nanos()).unwrap_or(u64::MAX);
-        let mut watch = Watch::new(Diagnosis::new(now_ns(), slow_ns), args.duration);
+        let mut watch = Watch::new(Diagnosis::new(now_ns(), slow_ns), watcher, counting, args.duration);
         let limits = Limits { duration: Some(args.duration), connections: None };
         let totals = pipeline::run(&mut live, &mut watch, limits, stop.wait()).await?;
         watch.clear();
+        watch.count()?;
+        let ended_ns = now_ns();
+        watch.end(ended_ns);
+        watch.diagnosis.look(live.take_looks());
+        for (listener, pid, inode) in watch.diagnosis.slow_to_shake() {
+            if let Some(seconds) = defer::seconds(pid, inode) {
+                watch.diagnosis.defer(listener, seconds);
+            }
+        }
         let cost = Cost { bytes: live.bytes(), cpu: cpu_time().saturating_sub(cpu_before) };
-        let now_ns = now_ns();
+        if let lost @ 1.. = live.threads_lost()? {
+            tell(format_args!("sockwatch: warning: {lost} doings of threads were lost: their time is unknown"));
+        }
         let settings = ports::settings(&watch.diagnosis.opens_in());
-        anyhow::Ok((watch.diagnosis.report(now_ns, &totals, &settings), cost))
+        anyhow::Ok((watch.diagnosis.report(ended_ns, &totals, &settings), cost))
     })?;
     match args.format {
         Format::Text => io::stdout().write_all(text::page(&report, cost, width()).as_bytes())?,
         Format::Json => json::print(&report, cost)?,
+    }
+    if let Some(flame_graph) = flame_graph {
+        flame_graph.draw(&report)?;
     }
     Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
 }
@@ -83,6 +128,48 @@ pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
 pub(crate) fn schema() -> anyhow::Result<ExitCode> {
     json::schema()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether to tell connections one by one. To count them loses something, so that is done where many come.
+async fn telling(aggregate: Aggregate) -> Telling {
+    let many = match aggregate {
+        Aggregate::Always => true,
+        Aggregate::Never => false,
+        Aggregate::Auto => connections_per_second().await.is_some_and(|rate| rate > MANY_PER_SECOND),
+    };
+    if many { Telling::Tallies } else { Telling::Events }
+}
+
+/// How many come to this namespace; `None` if nobody may know.
+async fn connections_per_second() -> Option<u64> {
+    const WINDOW: Duration = Duration::from_millis(200);
+    let before = counters::passive_opens().ok()?;
+    let began = Instant::now();
+    tokio::time::sleep(WINDOW).await;
+    let opened = counters::passive_opens().ok()?.saturating_sub(before);
+    Some((u128::from(opened) * 1000 / began.elapsed().as_millis().max(1)) as u64)
+}
+
+/// Counting needs two of them, and those that tell what is rare.
+fn probes(args: &DiagnoseArgs, telling: Telling) -> Vec<(String, String)> {
+    let mut probes = args.probe.clone();
+    if telling == Telling::Tallies {
+        let idle = ["enqueue", "destroy", "reset", "drop"].map(|probe| (probe.to_owned(), "off".to_owned()));
+        probes.extend(idle.into_iter().filter(|(idle, _)| !args.probe.iter().any(|(probe, _)| probe == idle)));
+    }
+    probes
+}
+
+/// What watches threads, if the kernel lets it; it says so if not.
+fn watcher(live: &mut Live) -> Option<Watcher> {
+    let without = |why: &dyn std::fmt::Display| {
+        tell(format_args!("sockwatch: warning: what keeps threads from accept() is not told: {why}"));
+    };
+    let threads = live.take_threads()?.map_err(|refusal| without(&refusal)).ok()?;
+    if let Some(refusal) = threads.without_samples() {
+        tell(format_args!("sockwatch: warning: what threads run is only told by where they lose their CPU: {refusal}"));
+    }
+    Watcher::start(threads).map_err(|error| without(&error)).ok()
 }
 
 /// A terminal's width; a file has no end of a line.
@@ -103,6 +190,9 @@ fn cpu_time() -> Duration {
 /// Feeds the diagnosis, and says on a terminal how far it is.
 struct Watch {
     diagnosis: Diagnosis,
+    watcher: Option<Watcher>,
+    counting: Option<Counting>,
+    counted: Instant,
     began: Instant,
     duration: Duration,
     told: Option<Instant>,
@@ -110,8 +200,49 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(diagnosis: Diagnosis, duration: Duration) -> Self {
-        Self { diagnosis, began: Instant::now(), duration, told: None, is_terminal: io::stderr().is_terminal() }
+    fn new(diagnosis: Diagnosis, watcher: Option<Watcher>, counting: Option<Counting>, duration: Duration) -> Self {
+        Self {
+            diagnosis,
+            watcher,
+            counting,
+            counted: Instant::now(),
+            began: Instant::now(),
+            duration,
+            told: None,
+            is_terminal: io::stderr().is_terminal(),
+        }
+    }
+
+    /// Names new suspects, and hears what was seen of the others.
+    fn look_at_threads(&mut self) {
+        let Some(watcher) = &self.watcher else { return };
+        self.diagnosis.suspects().into_iter().for_each(|suspect| watcher.watch(suspect));
+        for news in watcher.news() {
+            match news {
+                News::Holds { pid, listener } => self.diagnosis.hold(pid, listener),
+                News::Deed(deed) => self.diagnosis.deed(deed),
+            }
+        }
+    }
+
+    /// Reads what the kernel side has counted. Returns up to when everything is known.
+    fn count(&mut self) -> io::Result<Option<u64>> {
+        let Some(counting) = &mut self.counting else { return Ok(None) };
+        self.counted = Instant::now();
+        let added = counting.read()?;
+        let at_ns = now_ns();
+        added.listeners.iter().for_each(|(listener, counted)| self.diagnosis.count(at_ns, *listener, counted));
+        self.diagnosis.count_unattributed(added.unattributed);
+        Ok(Some(at_ns))
+    }
+
+    /// Hears the rest.
+    fn end(&mut self, now_ns: u64) {
+        if let Some(watcher) = &mut self.watcher {
+            watcher.end();
+        }
+        self.look_at_threads();
+        self.diagnosis.end(now_ns);
     }
 
     fn progress(&mut self) {
@@ -136,11 +267,27 @@ impl Watch {
 
 impl Sink for Watch {
     fn update(&mut self, update: &Update) -> io::Result<()> {
+        let Subject { key, role, local, .. } = update.subject;
+        if let Some(counting) = &mut self.counting
+            && role == Role::Listener
+        {
+            // The connections to those for which there is no room are told as nobody's.
+            let was_there = matches!(update.happening, Happening::Listed { .. });
+            let _is_followed = counting.follow(key, local, was_there)?;
+        }
         self.diagnosis.take(update);
         Ok(())
     }
 
     fn tick(&mut self, _totals: &Totals) -> io::Result<()> {
+        self.look_at_threads();
+        if self.counting.is_none() {
+            self.diagnosis.settle(now_ns().saturating_sub(SETTLED_NS));
+        } else if self.counted.elapsed() >= COUNT_EVERY
+            && let Some(until_ns) = self.count()?
+        {
+            self.diagnosis.settle(until_ns);
+        }
         self.progress();
         Ok(())
     }

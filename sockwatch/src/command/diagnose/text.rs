@@ -8,7 +8,7 @@ use sockwatch::{
         finding::Finding,
         measure::Measured,
         waits::Spread,
-        words::{Grouped, Rate, acceptors, age, count, time},
+        words::{Grouped, Rate, acceptors, age, count, percent, time},
     },
     explain::wrap,
     tcp::{endpoint::IPV4_WIDTH, loss::Losses},
@@ -132,6 +132,13 @@ fn details(listener: &Measured) -> Vec<String> {
     ];
     let told = told.into_iter().filter(|(_, number)| *number > 0);
     words.extend(told.map(|(what, number)| format!("{what} {}", Grouped(number))));
+    if let Some(blame) = &listener.blame
+        && listener.slow > 0
+    {
+        let parts = blame.parts.iter().filter(|part| part.ns > 0);
+        let parts: Vec<_> = parts.map(|it| format!("{} {}", it.kind.word(), percent(blame.permille(it.ns)))).collect();
+        words.push(format!("BLAME {}", parts.join(", ")));
+    }
     if listener.acceptors.len() > 1 {
         words.push(format!("accepted by {}", acceptors(listener)));
     }
@@ -160,6 +167,11 @@ fn footer(page: &mut String, report: &Report, cost: Cost, width: usize) {
     }
     if report.unattributed > 0 {
         let _ = writeln!(page, "{} of a listener that is not known: in no row", count(report.unattributed, "accept"));
+    }
+    if report.is_counted {
+        let told = "connections were counted in the kernel, not told one by one: nothing is known of CLOSE_WAIT and of local ports \
+                    (--aggregate=never tells each)";
+        wrap(told, ("", "  "), width, page);
     }
     let seconds = report.ran_ns.max(1) as f64 / 1e9;
     let told = format!(

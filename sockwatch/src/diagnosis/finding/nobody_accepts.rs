@@ -1,8 +1,9 @@
 //! Connections wait, and no accept comes.
 
-use super::{Finding, Name, Place, Scene, accept_works, depth, is_explained, network_is_fine, overflow};
+use super::{Finding, Name, Place, Scene, accept_works, acceptor, depth, is_explained, network_is_fine, overflow};
 use crate::diagnosis::{
     measure::Measured,
+    waits::Spread,
     words::{age, count, place, time},
 };
 
@@ -16,11 +17,10 @@ pub(super) fn check(scene: &Scene<'_>, found: &[Finding]) -> Vec<Finding> {
 
 fn finding(scene: &Scene<'_>, listener: &Measured) -> Option<Finding> {
     let starved_ns = listener.starved_ns.filter(|ns| *ns >= scene.stuck_ns())?;
-    let longest_pause_ns = listener.gaps.map_or(0, |gaps| gaps.max_ns);
-    let stopped = match listener.since_accept_ns {
-        None => true,
-        Some(_) => starved_ns >= scene.ran_ns / 2 || starved_ns / PAUSES >= longest_pause_ns,
-    };
+    let is_long = |pause_ns: u64| starved_ns / PAUSES >= pause_ns;
+    let stopped = listener.since_accept_ns.is_none()
+        || starved_ns >= scene.ran_ns / 2
+        || listener.gaps.is_some_and(|gaps| is_long(gaps.max_ns));
     if !stopped {
         return None;
     }
@@ -38,13 +38,13 @@ fn finding(scene: &Scene<'_>, listener: &Measured) -> Option<Finding> {
     );
     let accepted = match listener.since_accept_ns {
         None => "no accept during the run".to_owned(),
-        Some(_) => format!(
-            "{} accepted before; the longest pause then, while somebody waited: {}",
-            count(listener.accepted, "connection"),
-            time(longest_pause_ns)
-        ),
+        Some(_) => format!("{} accepted before", count(listener.accepted, "connection")),
     };
-    let mut evidence = vec![accepted, depth(listener)];
+    let pause = |gaps: Spread| format!("the longest pause before, while somebody waited: {}", time(gaps.max_ns));
+    let mut evidence = vec![accepted];
+    evidence.extend(listener.gaps.map(pause));
+    evidence.push(depth(listener));
+    evidence.extend(listener.blame.as_ref().map(acceptor::shares));
     evidence.extend(overflow(listener));
     let pid = listener.owner.map_or("PID".into(), |owner| owner.pid.to_string());
     Some(Finding {

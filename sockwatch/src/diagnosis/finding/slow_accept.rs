@@ -1,8 +1,11 @@
 //! Accepts come, but connections wait long for them.
 
-use super::{Finding, Name, Place, Scene, accept_works, depth, is_explained, network_is_fine, overflow, rates, waits};
+use super::{
+    Finding, Name, Place, Scene, accept_works, acceptor, depth, is_explained, network_is_fine, overflow, rates, waits,
+};
 use crate::diagnosis::{
     measure::Measured,
+    waits::Spread,
     words::{Grouped, acceptors, count, place, time},
 };
 
@@ -23,14 +26,15 @@ fn finding(scene: &Scene<'_>, listener: &Measured) -> Finding {
         time(longest_ns)
     );
     let mut evidence: Vec<_> = waits(listener).into_iter().chain([rates(listener)]).collect();
-    evidence.push(match listener.gaps {
-        Some(gaps) => format!(
-            "while somebody waited, an accept came every {} (mean), the longest pause was {}",
-            time(gaps.mean_ns),
-            time(gaps.max_ns)
-        ),
-        None => "no accept during the run yet".into(),
-    });
+    evidence.extend(listener.blame.as_ref().map(acceptor::shares));
+    let told = |gaps: Spread| {
+        let (mean, longest) = (time(gaps.mean_ns), time(gaps.max_ns));
+        format!("while somebody waited, an accept came every {mean} (mean), the longest pause was {longest}")
+    };
+    evidence.extend(listener.gaps.map(told));
+    if listener.accepted == 0 {
+        evidence.push("no accept during the run yet".into());
+    }
     if !listener.acceptors.is_empty() {
         evidence.push(format!("accepted by {}", acceptors(listener)));
     }
@@ -51,9 +55,12 @@ fn finding(scene: &Scene<'_>, listener: &Measured) -> Finding {
         rules_out,
         fix: vec![
             "accept in a thread that does nothing else, or in more threads or processes".into(),
-            format!(
-                "what keeps {who} between two accepts (blocked, no CPU, other work) is not looked at yet: perf trace -p {pid}"
-            ),
+            match listener.blame {
+                Some(_) => "no single reason has half of the waiting time: the evidence names each one's share".into(),
+                None => format!(
+                    "what keeps {who} between two accepts (blocked, no CPU, other work) was not looked at: perf trace -p {pid}"
+                ),
+            },
         ],
         hurt: listener.hurt_by_accept(),
     }

@@ -13,11 +13,17 @@ pub(super) fn check(scene: &Scene<'_>, _found: &[Finding]) -> Vec<Finding> {
     scene.listeners.iter().filter_map(finding).collect()
 }
 
-fn finding(listener: &Measured) -> Option<Finding> {
+/// Whether handshakes are slow, and the queue has no part in it.
+pub(super) fn is_slow(listener: &Measured) -> bool {
     let slow = listener.slow_handshakes;
     // A last ACK that a full queue drops has its SYN-ACK sent again, too.
     let by_queue = listener.turned_away() > 0 || listener.is_slow();
-    if by_queue || slow < 2 || slow.saturating_mul(SHARE) < listener.arrived {
+    !by_queue && slow >= 2 && slow.saturating_mul(SHARE) >= listener.arrived
+}
+
+fn finding(listener: &Measured) -> Option<Finding> {
+    let slow = listener.slow_handshakes;
+    if !is_slow(listener) || listener.defers_s.is_some() {
         return None;
     }
     let handshake = listener.handshake?;

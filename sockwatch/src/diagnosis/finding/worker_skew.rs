@@ -1,11 +1,23 @@
 //! Sockets share an address (`SO_REUSEPORT`), the kernel spreads connections over them, and one of them is not emptied while
-//! others are.
+//! others are; or processes share one socket (prefork), and few of them accept while connections wait.
 
-use super::{Finding, Name, Place, Scene, is_explained};
-use crate::diagnosis::{
-    measure::Measured,
-    words::{count, time},
+use std::collections::BTreeMap;
+
+use super::{Finding, Name, Place, Scene, is_explained, waits};
+
+use crate::{
+    diagnosis::{
+        measure::Measured,
+        words::{Grouped, count, place, time},
+    },
+    tcp::event::Task,
 };
+
+/// Who accepts less than one in so many of its share accepts next to nothing.
+const NOTHING: u64 = 10;
+
+/// Connections that must have been accepted before shares mean anything, for each process.
+const LEAST: u64 = 10;
 
 pub(super) fn check(scene: &Scene<'_>, found: &[Finding]) -> Vec<Finding> {
     let open: Vec<_> = scene.listeners.iter().filter(|listener| !listener.is_closed).collect();
@@ -63,5 +75,49 @@ fn finding(group: &[&Measured]) -> Option<Finding> {
             "close the sockets of workers that are gone or busy, or accept from one shared socket".into(),
         ],
         hurt: slow.iter().map(|listener| listener.hurt_by_accept()).sum(),
+    })
+}
+
+/// The same for processes that accept from one socket: the kernel wakes one of those that wait, and who is busy or never waits
+/// gets none.
+pub(super) fn check_shared(scene: &Scene<'_>, found: &[Finding]) -> Vec<Finding> {
+    let slow = scene.listeners.iter().filter(|listener| listener.is_slow() && !is_explained(listener, found));
+    slow.filter_map(shared).collect()
+}
+
+fn shared(listener: &Measured) -> Option<Finding> {
+    let mut processes: BTreeMap<u32, (Task, u64)> = BTreeMap::new();
+    for acceptor in &listener.acceptors {
+        processes.entry(acceptor.task.pid).or_insert((acceptor.task, 0)).1 += acceptor.accepted;
+    }
+    let of = processes.len() as u64;
+    let all: u64 = processes.values().map(|(_, accepted)| accepted).sum();
+    let nothing = |accepted: u64| accepted.saturating_mul(of).saturating_mul(NOTHING) < all;
+    let (idle, mut busy): (Vec<_>, Vec<_>) = processes.into_values().partition(|(_, accepted)| nothing(*accepted));
+    if idle.is_empty() || all < of.saturating_mul(LEAST) {
+        return None;
+    }
+    busy.sort_by_key(|(_, accepted)| std::cmp::Reverse(*accepted));
+    let line = |(task, accepted): &(Task, u64)| format!("{task}: {} accepted", Grouped(*accepted));
+    let mut evidence: Vec<_> = busy.iter().take(3).chain(idle.iter().take(3)).map(line).collect();
+    evidence.extend(waits(listener));
+    Some(Finding {
+        name: Name::WorkerSkew,
+        place: Place::from(listener),
+        sentence: format!(
+            "{}: {} of {} processes that accept from this socket took next to nothing, while {} of {} waited long",
+            place(listener),
+            Grouped(idle.len() as u64),
+            Grouped(of),
+            Grouped(listener.slow),
+            count(listener.waits(), "connection")
+        ),
+        evidence,
+        rules_out: vec!["a worker that was never there: each of these has accepted".into()],
+        fix: vec![
+            "see what the idle workers do, and whether they wait for this socket at all: perf trace -p PID".into(),
+            "with epoll the kernel wakes who waited last: EPOLLEXCLUSIVE, or a socket for each worker (SO_REUSEPORT), spreads connections".into(),
+        ],
+        hurt: listener.hurt_by_accept(),
     })
 }

@@ -2,7 +2,7 @@
 
 use super::{Acceptor, Failure, Measure};
 use crate::{
-    diagnosis::{course::Course, waits::Spread},
+    diagnosis::{blame::Attribution, course::Course, waits::Spread},
     tcp::{
         endpoint::Endpoint,
         event::Task,
@@ -53,6 +53,8 @@ pub struct Measured {
     pub slow_handshakes: u64,
     /// Those that needed another SYN-ACK.
     pub retransmitted_handshakes: u64,
+    /// Its `TCP_DEFER_ACCEPT` in seconds; `None`: it has none, or nobody looked.
+    pub defers_s: Option<u32>,
     /// SYN-ACKs sent again.
     pub synack_retransmits: u64,
     /// Clients that were sent another SYN-ACK and whose handshake was not seen to be finished.
@@ -81,6 +83,8 @@ pub struct Measured {
     pub acceptors: Vec<Acceptor>,
     /// Whose accept() failed, the most frequent first.
     pub failures: Vec<Failure>,
+    /// Where the time went that connections waited; `None` where nobody looked.
+    pub blame: Option<Attribution>,
     /// Second by second.
     pub course: Course,
 }
@@ -198,14 +202,16 @@ impl Measure {
                     .max()
                     .unwrap_or(0),
             },
-            dead_on_arrival: figures.totals.dead_on_arrival,
-            half_closed_on_arrival: figures.totals.half_closed_on_arrival,
+            dead_on_arrival: figures.totals.dead_on_arrival + self.on_arrival.1,
+            half_closed_on_arrival: figures.totals.half_closed_on_arrival + self.on_arrival.0,
             overflows: self.overflows,
             drops: figures.totals.drops,
             drops_at_once: self.drops_at_once,
             namespace: figures.totals.namespace,
             acceptors,
             failures,
+            blame: None,
+            defers_s: None,
             course,
         }
     }

@@ -22,7 +22,7 @@ fn a_server_that_sleeps_before_each_accept() {
     let finding = &report.findings[0];
     says(finding, &["127.0.0.1:80 (server/215): 5 of 5 connections waited 100ms or more", "the longest 1.00s"]);
     says(finding, &["an accept came every 200ms (mean), the longest pause was 200ms", "the network: handshakes took"]);
-    says(finding, &["accepted by server/215 5", "not looked at yet", "the queue was never full"]);
+    says(finding, &["accepted by server/215 5", "was not looked at", "the queue was never full"]);
     assert_eq!(finding.hurt, 5);
 }
 

@@ -5,21 +5,26 @@ use std::io;
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{Array, ArrayOfMaps, Map, MapData, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, FExit, KProbe, Program as AyaProgram, ProgramError, TracePoint},
-    util::nr_cpus,
+    programs::{
+        BtfTracePoint, FExit, KProbe, PerfEvent, Program as AyaProgram, ProgramError, TracePoint,
+        perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
+    },
+    util::{nr_cpus, online_cpus},
 };
 use aya_obj::generated::bpf_map_type;
 use sockwatch_common::{
     Filter as WireFilter, Plain, SYSCALL_ACCEPTS, SYSCALL_ACCEPTS_ONLY, SYSCALL_DESCRIPTORS, Settings,
 };
 
-use super::{Choice, Options, Outcome, Session, StartError};
+use super::{Choice, Options, Outcome, Session, StartError, Telling, Threads};
 use crate::{
     kernel::{
         btf::Btf,
         layout::{Layout, tracepoint_of},
-        probes::{Alternative, Hook, Need, Probe, Program, Requirement},
+        probes::{Alternative, Hook, Need, Part, Probe, Program, Requirement},
         refusal::{self, Refusal},
+        tallies::{self, Tallies},
+        threads,
     },
     tcp::reset::ResetReasons,
 };
@@ -65,6 +70,12 @@ impl<'a> Starter<'a> {
         };
         if !by_task && !by_tuple {
             loader.map_max_entries("MEMBERS", 1).map_max_entries("WAITING", 1).map_max_entries("CLOSED", 1);
+        }
+        if options.threads == Threads::Watched {
+            threads::size(&mut loader);
+        }
+        if options.telling == Telling::Tallies {
+            tallies::size(&mut loader);
         }
         #[cfg(feature = "probe-log")]
         let object = crate::kernel::log::object().map_err(|error| StartError::Mismatch(error.to_string()))?;
@@ -181,8 +192,9 @@ impl<'a> Starter<'a> {
     }
 
     pub(super) fn attach(&mut self, program: &Program) -> Result<(), Refusal> {
-        // Two probes may share a program: it attaches once.
-        if self.attached.iter().any(|attached| attached.name == program.name) {
+        // Two probes may share a program: it attaches once. Counting goes without relief.
+        let is_relief = program.part == Part::Relief && self.options.telling == Telling::Tallies;
+        if is_relief || self.attached.iter().any(|attached| attached.name == program.name) {
             return Ok(());
         }
         let loaded = self.ebpf.program_mut(program.name);
@@ -233,6 +245,24 @@ impl<'a> Starter<'a> {
         Ok(exits.set(0, reports, 0)?)
     }
 
+    /// Attaches what watches threads, apart from the probes: what it misses is no event's loss.
+    pub(super) fn watch_threads(&mut self) -> Result<threads::Threads, Refusal> {
+        threads::REQUIREMENTS.iter().try_for_each(|requirement| self.met(requirement))?;
+        threads::PROGRAMS.iter().try_for_each(|program| self.attach_aside(program))?;
+        let samples = self.attach_aside(&threads::SAMPLE).err();
+        let map = |ebpf: &mut Ebpf, name| ebpf.take_map(name).ok_or(Refusal::Missing(format!("map {name}")));
+        let maps = [threads::RING, threads::WATCHED, threads::THREADS].map(|name| map(&mut self.ebpf, name));
+        let [ring, watched, threads] = maps;
+        threads::Threads::new(ring?, watched?, threads?, samples).map_err(|error| Refusal::Other(error.to_string()))
+    }
+
+    fn attach_aside(&mut self, program: &Program) -> Result<(), Refusal> {
+        let before = self.attached.len();
+        let attached = self.attach(program);
+        self.attached.truncate(before);
+        attached
+    }
+
     pub(super) fn finish(
         mut self,
         rings: Vec<RingBuf<MapData>>,
@@ -241,6 +271,7 @@ impl<'a> Starter<'a> {
         let counted = PerCpuArray::try_from(self.take_map("COUNTED")?)?;
         #[cfg(feature = "probe-log")]
         let log = crate::kernel::log::ProbeLog::of(&mut self.ebpf);
+        let tallies = (self.options.telling == Telling::Tallies).then(|| Tallies::of(&mut self.ebpf)).transpose()?;
         let Self { ebpf, attached, outcomes, btf, .. } = self;
         let session = Session {
             ebpf,
@@ -250,6 +281,8 @@ impl<'a> Starter<'a> {
             log,
             attached,
             outcomes,
+            threads: None,
+            tallies,
             tells_cookies: btf.is_some(),
             reset_reasons: btf.map(|btf| ResetReasons::of(btf.enumerators("sk_rst_reason"))).unwrap_or_default(),
         };
@@ -277,6 +310,8 @@ fn settings(btf: Option<&Btf>, options: &Options) -> Settings {
         has_task_pt_regs: u32::from(task_pt_regs.is_some()),
         has_socket_cookie: u32::from(socket_cookie.is_some()),
         tick_ns: tick_ns(),
+        tallies: u32::from(options.telling == Telling::Tallies),
+        reserved: 0,
     }
 }
 
@@ -309,6 +344,15 @@ fn load_and_attach(program: &mut AyaProgram, hook: Hook, btf: Option<&aya::Btf>)
             program.load()?;
             program.attach(function, 0)?;
         }
+        Hook::CpuClock(hertz) => {
+            let program: &mut PerfEvent = program.try_into()?;
+            program.load()?;
+            for cpu in online_cpus().map_err(|(_, error)| error)? {
+                let clock = PerfEventConfig::Software(SoftwareEvent::CpuClock);
+                let scope = PerfEventScope::AllProcessesOneCpu { cpu };
+                program.attach(clock, scope, SamplePolicy::Frequency(hertz), false)?;
+            }
+        }
     }
     Ok(())
 }
@@ -321,6 +365,7 @@ fn unload(program: &mut AyaProgram) {
         AyaProgram::FExit(program) => program.unload(),
         AyaProgram::TracePoint(program) => program.unload(),
         AyaProgram::KProbe(program) => program.unload(),
+        AyaProgram::PerfEvent(program) => program.unload(),
         _ => Ok(()),
     };
 }

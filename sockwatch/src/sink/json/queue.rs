@@ -61,14 +61,26 @@ pub(super) struct NetnsDrops {
     requests_full: u64,
     /// `TCPReqQFullDoCookies`: SYNs that were answered with a cookie for that reason.
     cookies: u64,
+    /// `SyncookiesSent`: SYN-ACKs with a cookie.
+    cookies_sent: u64,
+    /// `SyncookiesRecv`: ACKs that brought a valid one back.
+    cookies_received: u64,
 }
 
 impl From<&QueueFigures> for Queue {
     fn from(figures: &QueueFigures) -> Self {
         let QueueFigures { depth, peak, oldest, totals } = *figures;
         let left = totals.left_by_fin + totals.left_by_rst > 0;
-        let NamespaceDrops { overflows, drops, requests_full, cookies } = totals.namespace;
-        let netns = NetnsDrops { listen_overflows: overflows, listen_drops: drops, requests_full, cookies };
+        let NamespaceDrops { overflows, drops, requests_full, cookies, cookies_sent, cookies_received } =
+            totals.namespace;
+        let netns = NetnsDrops {
+            listen_overflows: overflows,
+            listen_drops: drops,
+            requests_full,
+            cookies,
+            cookies_sent,
+            cookies_received,
+        };
         Self {
             depth,
             limit: totals.limit,

@@ -13,9 +13,10 @@ pub(super) fn print(words: &mut Words, record: &QueueRecord, verdict: Verdict) {
     let QueueRecord { from_ns, to_ns, depth, limit, drops, somaxconn, namespace, follows } = *record;
     words.word("queue_found").field("from", to_seconds(from_ns)).field("to", to_seconds(to_ns));
     words.field("queue", pair::Text((depth, limit))).option("drops", drops).option("somaxconn", somaxconn);
-    let NamespaceDrops { overflows, drops, requests_full, cookies } = namespace;
+    let NamespaceDrops { overflows, drops, requests_full, cookies, cookies_sent, cookies_received } = namespace;
     words.count("netns_overflows", overflows).count("netns_drops", drops);
     words.count("netns_requests_full", requests_full).count("netns_cookies", cookies);
+    words.count("netns_cookies_sent", cookies_sent).count("netns_cookies_received", cookies_received);
     words.flag("some", follows == Follows::Some);
     words.flag("doubtful", verdict == Verdict::Doubtful).flag("differs", verdict == Verdict::Differs);
 }
@@ -34,6 +35,8 @@ pub(super) fn parse(fields: &mut Fields<'_>) -> Result<EventKind, NotationError>
             drops: fields.count("netns_drops")?,
             requests_full: fields.count("netns_requests_full")?,
             cookies: fields.count("netns_cookies")?,
+            cookies_sent: fields.count("netns_cookies_sent")?,
+            cookies_received: fields.count("netns_cookies_received")?,
         },
         follows: if fields.flag("some") { Follows::Some } else { Follows::All },
     };

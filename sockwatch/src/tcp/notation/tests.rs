@@ -65,12 +65,10 @@ fn any_occasion() -> impl Strategy<Value = Occasion> {
 }
 
 fn any_queue_record() -> impl Strategy<Value = QueueRecord> {
-    let namespace = any::<[u64; 4]>().prop_map(|[overflows, drops, requests_full, cookies]| NamespaceDrops {
-        overflows,
-        drops,
-        requests_full,
-        cookies,
-    });
+    let namespace =
+        any::<[u64; 6]>().prop_map(|[overflows, drops, requests_full, cookies, cookies_sent, cookies_received]| {
+            NamespaceDrops { overflows, drops, requests_full, cookies, cookies_sent, cookies_received }
+        });
     let figures = (any::<[u64; 2]>(), any::<[u32; 2]>(), option::of(any::<u32>()), option::of(any::<u32>()));
     (figures, namespace, select(vec![Follows::All, Follows::Some])).prop_map(|(figures, namespace, follows)| {
         let ([from_ns, to_ns], [depth, limit], drops, somaxconn) = figures;

@@ -1,0 +1,233 @@
+//! What a thread did while somebody waited, summed up.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{Did, Spells, Stack};
+use crate::tcp::event::Task;
+
+/// Stacks that are told apart for each thread; the rest is told without.
+const MOST_STACKS: usize = 256;
+
+/// Causes that are told of each part.
+const MOST_CAUSES: usize = 5;
+
+/// Of one thread and one listener.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tally {
+    blocked: HashMap<Option<Arc<Stack>>, u64>,
+    starved_ns: u64,
+    ran_ns: u64,
+    unknown_ns: u64,
+    samples: HashMap<Arc<Stack>, u64>,
+    glimpses: HashMap<Arc<Stack>, u64>,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, did: &Did, ns: u64) {
+        match did {
+            Did::Blocked(stack) => {
+                let is_known = self.blocked.len() < MOST_STACKS || self.blocked.contains_key(stack);
+                *self.blocked.entry(stack.clone().filter(|_| is_known)).or_default() += ns;
+            }
+            Did::Starved => self.starved_ns += ns,
+            Did::Ran => self.ran_ns += ns,
+            Did::Unknown => self.unknown_ns += ns,
+        }
+    }
+
+    pub(super) fn sample(&mut self, stack: &Arc<Stack>) {
+        count(&mut self.samples, stack);
+    }
+
+    pub(super) fn glimpse(&mut self, stack: &Arc<Stack>) {
+        count(&mut self.glimpses, stack);
+    }
+
+    pub(super) fn has_samples(&self) -> bool {
+        !self.samples.is_empty()
+    }
+
+    fn total_ns(&self) -> u64 {
+        self.blocked.values().sum::<u64>() + self.starved_ns + self.ran_ns + self.unknown_ns
+    }
+}
+
+fn count(counts: &mut HashMap<Arc<Stack>, u64>, stack: &Arc<Stack>) {
+    if counts.len() < MOST_STACKS || counts.contains_key(stack) {
+        *counts.entry(stack.clone()).or_default() += 1;
+    }
+}
+
+/// What a thread that should have accepted did instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It was blocked.
+    Blocked,
+    /// It could have run, and had no CPU.
+    Starved,
+    /// It ran something else.
+    Busy,
+    /// It was accepting.
+    Accepting,
+    /// There was no such thread.
+    Nobody,
+    /// It was not seen.
+    Unknown,
+}
+
+impl Kind {
+    /// Each of them, in the order of the report.
+    pub const ALL: [Self; 6] = [Self::Blocked, Self::Starved, Self::Busy, Self::Accepting, Self::Nobody, Self::Unknown];
+
+    /// The word that is printed.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Blocked => "blocked",
+            Self::Starved => "starved",
+            Self::Busy => "busy",
+            Self::Accepting => "accepting",
+            Self::Nobody => "nobody",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// One function of one thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cause {
+    /// The thread.
+    pub task: Task,
+    /// Where it was; `None`: too short to look.
+    pub stack: Option<Arc<Stack>>,
+    /// So much of the waiting time, in nanoseconds.
+    pub ns: u64,
+}
+
+/// A part of the waiting time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// What the threads did.
+    pub kind: Kind,
+    /// So much of the waiting time, in nanoseconds.
+    pub ns: u64,
+    /// The functions that had most of it.
+    pub causes: Vec<Cause>,
+    /// All of it, each stack apart.
+    pub stacks: Vec<Cause>,
+}
+
+/// The waiting time at a listener, and where it went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attribution {
+    /// How long somebody waited, in nanoseconds: the parts' sum.
+    pub waiting_ns: u64,
+    /// The threads that it was split over.
+    pub threads: Vec<Task>,
+    /// None of them was seen to accept: they only could have.
+    pub nobody_accepted: bool,
+    /// One for each kind, in the order of [`Kind::ALL`].
+    pub parts: Vec<Part>,
+    /// Before it is finished: what all threads' times come to, and when the last of them was gone.
+    threads_ns: u64,
+    until_ns: u64,
+}
+
+impl Attribution {
+    pub(super) fn new(waiting_ns: u64, nobody_accepted: bool) -> Self {
+        let parts = Kind::ALL.map(|kind| Part { kind, ns: 0, causes: Vec::new(), stacks: Vec::new() }).to_vec();
+        Self { waiting_ns, threads: Vec::new(), nobody_accepted, parts, threads_ns: 0, until_ns: 0 }
+    }
+
+    /// A thread could have accepted for so long.
+    pub(super) fn add(&mut self, task: Task, tally: &Tally, could_ns: u64, until_ns: u64) {
+        self.threads.push(task);
+        self.threads_ns += could_ns;
+        self.until_ns = self.until_ns.max(until_ns);
+        for (stack, ns) in &tally.blocked {
+            self.book(Kind::Blocked, task, stack.as_ref(), *ns);
+        }
+        self.book(Kind::Starved, task, None, tally.starved_ns);
+        self.book_running(task, tally);
+        let unseen_ns = could_ns.saturating_sub(tally.total_ns());
+        self.book(Kind::Unknown, task, None, tally.unknown_ns + unseen_ns);
+    }
+
+    /// What it ran is known by samples, or else by what it ran when its CPU was taken away.
+    fn book_running(&mut self, task: Task, tally: &Tally) {
+        let seen = if tally.samples.is_empty() { &tally.glimpses } else { &tally.samples };
+        let all: u64 = seen.values().sum();
+        if all == 0 {
+            return self.book(Kind::Busy, task, None, tally.ran_ns);
+        }
+        for (stack, count) in seen {
+            let kind = if stack.is_accepting() { Kind::Accepting } else { Kind::Busy };
+            self.book(kind, task, Some(stack), scaled(tally.ran_ns, *count, all));
+        }
+    }
+
+    fn book(&mut self, kind: Kind, task: Task, stack: Option<&Arc<Stack>>, ns: u64) {
+        if ns > 0
+            && let Some(part) = self.parts.iter_mut().find(|part| part.kind == kind)
+        {
+            part.ns += ns;
+            part.stacks.push(Cause { task, stack: stack.cloned(), ns });
+        }
+    }
+
+    /// Brings what all threads' times come to, to what the waiting time comes to.
+    pub(super) fn finish(mut self, spells: &Spells, now_ns: u64) -> Self {
+        let nobody_ns = spells.within(self.until_ns, now_ns).min(self.waiting_ns);
+        let covered_ns = self.waiting_ns - nobody_ns;
+        let all_ns = self.threads_ns.max(self.parts.iter().map(|part| part.ns).sum());
+        for part in &mut self.parts {
+            part.ns = scaled(part.ns, covered_ns, all_ns);
+            part.stacks.iter_mut().for_each(|cause| cause.ns = scaled(cause.ns, covered_ns, all_ns));
+            part.stacks.sort_by_key(|cause| std::cmp::Reverse(cause.ns));
+            part.causes = merged(&part.stacks);
+        }
+        let told_ns: u64 = self.parts.iter().map(|part| part.ns).sum();
+        for part in &mut self.parts {
+            match part.kind {
+                Kind::Nobody => part.ns = nobody_ns,
+                // What rounding left over, and all of it where no thread is known.
+                Kind::Unknown => part.ns += covered_ns - told_ns.min(covered_ns),
+                Kind::Blocked | Kind::Starved | Kind::Busy | Kind::Accepting => {}
+            }
+        }
+        self
+    }
+
+    /// A part's size.
+    pub fn ns(&self, kind: Kind) -> u64 {
+        self.part(kind).map_or(0, |part| part.ns)
+    }
+
+    /// A part.
+    pub fn part(&self, kind: Kind) -> Option<&Part> {
+        self.parts.iter().find(|part| part.kind == kind)
+    }
+
+    /// A time's share of the waiting time, in tenths of a percent.
+    pub fn permille(&self, ns: u64) -> u64 {
+        scaled(1000, ns, self.waiting_ns)
+    }
+}
+
+/// The causes with the same function become one, those with most come first, and only so many stay.
+fn merged(stacks: &[Cause]) -> Vec<Cause> {
+    let mut merged: Vec<Cause> = Vec::new();
+    for cause in stacks {
+        let function = |cause: &Cause| cause.stack.as_ref().map(|stack| stack.words());
+        match merged.iter_mut().find(|it| it.task.tid == cause.task.tid && function(it) == function(cause)) {
+            Some(same) => same.ns += cause.ns,
+            None => merged.push(cause.clone()),
+        }
+    }
+    merged.sort_by_key(|cause| std::cmp::Reverse(cause.ns));
+    merged.truncate(MOST_CAUSES);
+    merged
+}
+
+fn scaled(value: u64, by: u64, of: u64) -> u64 {
+    u64::try_from(u128::from(value) * u128::from(by) / u128::from(of.max(1))).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,26 @@
+//! The thread that should accept could run, and gets no CPU.
+
+use super::{Finding, Name, Scene, acceptor};
+use crate::diagnosis::{blame::Kind, words::percent};
+
+pub(super) fn check(scene: &Scene<'_>, found: &[Finding]) -> Vec<Finding> {
+    let starved = acceptor::because_of(scene, found, Kind::Starved);
+    starved
+        .map(|(listener, blame, part)| {
+            let share = percent(blame.permille(part.ns));
+            let pid = part.causes.first().map_or("PID".into(), |cause| cause.task.pid.to_string());
+            let did = format!("{share} of that time its acceptor could have run and had no CPU");
+            let fix = vec![
+                format!("see who has the CPUs (top), and whether its cgroup is throttled: nr_throttled in cpu.stat of the cgroup in /proc/{pid}/cgroup"),
+                format!("give it more: a higher cpu.max or cpu.weight, other CPUs (taskset -p {pid}), a better nice value (renice), fewer neighbours"),
+            ];
+            let mut finding = acceptor::finding(Name::AcceptorStarved, scene, listener, blame, &did, fix);
+            finding.rules_out.push(format!(
+                "the server's own code: it ran {} of that time, and was blocked {}",
+                percent(blame.permille(blame.ns(Kind::Busy) + blame.ns(Kind::Accepting))),
+                percent(blame.permille(blame.ns(Kind::Blocked)))
+            ));
+            finding
+        })
+        .collect()
+}

@@ -1,0 +1,114 @@
+//! What watches the threads of a few processes: its programs and maps. Not in the probe table: no event needs it, and a kernel
+//! that refuses it is diagnosed all the same.
+
+use std::{io, mem::MaybeUninit};
+
+use aya::{
+    EbpfLoader,
+    maps::{HashMap, Map, MapData, MapError, RingBuf},
+};
+use sockwatch_common::{MAX_THREADS, MAX_WATCHED, Pause, Plain, Stacked};
+
+use super::{
+    bytes::Bytes,
+    probes::{Hook, Program, Requirement, program},
+    refusal::Refusal,
+};
+
+/// The ring buffer's size: some 4,000 long pauses.
+const RING_BYTES: u32 = 16 << 20;
+
+/// Samples a second of each CPU; no divisor of what else happens periodically.
+const HERTZ: u64 = 99;
+
+pub(super) const RING: &str = "PAUSES";
+pub(super) const WATCHED: &str = "WATCHED";
+pub(super) const THREADS: &str = "THREADS";
+
+/// All of them, or threads are not watched.
+pub(super) const PROGRAMS: [Program; 2] = [
+    program("thread_switch", Hook::BtfTracepoint("sched_switch")),
+    program("thread_wakeup", Hook::BtfTracepoint("sched_wakeup")),
+];
+
+/// Without it only what a thread waits for is told, not what it does.
+pub(super) const SAMPLE: Program = program("thread_sample", Hook::CpuClock(HERTZ));
+
+pub(super) const REQUIREMENTS: [Requirement; 1] = [Requirement::Fields(&["task_pid", "task_tgid", "task_state"])];
+
+/// Gives the maps the size that they need; without it each holds next to nothing.
+pub(super) fn size(loader: &mut EbpfLoader<'_>) {
+    loader.map_max_entries(RING, RING_BYTES);
+    loader.map_max_entries(WATCHED, MAX_WATCHED).map_max_entries(THREADS, MAX_THREADS);
+}
+
+/// Watches threads for as long as the session lives that it came from.
+pub struct Threads {
+    ring: RingBuf<MapData>,
+    watched: HashMap<MapData, u32, u8>,
+    threads: HashMap<MapData, u32, Bytes<Stacked>>,
+    samples: Option<Refusal>,
+}
+
+/// A record.
+#[derive(Debug)]
+pub enum Record {
+    /// Without stacks.
+    Short(Pause),
+    /// With stacks.
+    Long(Box<Stacked>),
+}
+
+impl Threads {
+    pub(super) fn new(ring: Map, watched: Map, threads: Map, samples: Option<Refusal>) -> Result<Self, MapError> {
+        Ok(Self { ring: ring.try_into()?, watched: watched.try_into()?, threads: threads.try_into()?, samples })
+    }
+
+    /// Why what threads do on a CPU is not told, where that is so.
+    pub fn without_samples(&self) -> Option<&Refusal> {
+        self.samples.as_ref()
+    }
+
+    /// Watches a process.
+    ///
+    /// # Errors
+    /// If there are too many already.
+    pub fn watch(&mut self, pid: u32) -> io::Result<()> {
+        self.watched.insert(pid, 1, 0).map_err(io::Error::other)
+    }
+
+    /// Watches a process no more.
+    pub fn forget(&mut self, pid: u32) {
+        // It was not watched.
+        let _ = self.watched.remove(&pid);
+    }
+
+    /// Hands out what has come, the oldest first.
+    pub fn take(&mut self, mut each: impl FnMut(Record)) {
+        while let Some(bytes) = self.ring.next() {
+            // Aligned by 8 bytes in the ring buffer, but the compiler cannot know.
+            if let Some(stacked) = read::<Stacked>(&bytes) {
+                each(Record::Long(Box::new(stacked)));
+            } else if let Some(pause) = read::<Pause>(&bytes) {
+                each(Record::Short(pause));
+            }
+        }
+    }
+
+    /// Every thread that has left or entered a CPU since it was watched, as it is now.
+    pub fn now(&self) -> Vec<Stacked> {
+        self.threads.iter().filter_map(|entry| Some(entry.ok()?.1.0)).collect()
+    }
+}
+
+fn read<T: Plain>(bytes: &[u8]) -> Option<T> {
+    if bytes.len() < size_of::<T>() {
+        return None;
+    }
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: both have that many bytes, and every byte pattern is a `Plain`.
+    unsafe {
+        value.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), size_of::<T>());
+        Some(value.assume_init())
+    }
+}

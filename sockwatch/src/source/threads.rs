@@ -1,0 +1,219 @@
+//! What the threads of the processes did that hold a listener. A thread of its own reads what the kernel side tells, unwinds stacks
+//! while their process is there, and finds names for them.
+
+mod found;
+mod names;
+mod unwind;
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use sockwatch_common::{Pause, Stacked, ThreadKind};
+
+use self::{names::Names, unwind::Programs};
+use crate::{
+    diagnosis::blame::{Deed, Stack, Suspect, What},
+    kernel::threads::{Record, Threads},
+    monotonic::now_ns,
+    tcp::event::SocketKey,
+};
+
+/// The ring buffer is read so often.
+const EVERY: Duration = Duration::from_millis(20);
+
+/// Stacks that are told apart.
+const MOST_STACKS: usize = 1 << 16;
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// A process holds a listener, and is watched.
+    Holds {
+        /// The process.
+        pid: u32,
+        /// The listener.
+        listener: SocketKey,
+    },
+    /// A thread did something.
+    Deed(Deed),
+}
+
+/// The watching thread.
+#[derive(Debug)]
+pub struct Watcher {
+    orders: Option<Sender<Suspect>>,
+    news: Receiver<News>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watcher {
+    /// Begins.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    pub fn start(threads: Threads) -> io::Result<Self> {
+        let (orders, ordered) = channel();
+        let (tell, news) = channel();
+        let work = move || {
+            Watching {
+                threads,
+                tell,
+                programs: Programs::default(),
+                names: Names::default(),
+                watched: HashSet::new(),
+                stacks: HashMap::new(),
+            }
+            .run(&ordered)
+        };
+        let thread = thread::Builder::new().name("threads".into()).spawn(work)?;
+        Ok(Self { orders: Some(orders), news, thread: Some(thread) })
+    }
+
+    /// Watches somebody more.
+    pub fn watch(&self, suspect: Suspect) {
+        if let Some(orders) = &self.orders {
+            // It has ended: then there is no news either.
+            let _ = orders.send(suspect);
+        }
+    }
+
+    /// What has come since.
+    pub fn news(&self) -> impl Iterator<Item = News> {
+        self.news.try_iter()
+    }
+
+    /// Ends it; now the rest can be had.
+    pub fn end(&mut self) {
+        self.orders = None;
+        if let Some(thread) = self.thread.take() {
+            // What it has told until then is told.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread's own.
+struct Watching {
+    threads: Threads,
+    tell: Sender<News>,
+    programs: Programs,
+    names: Names,
+    watched: HashSet<u32>,
+    stacks: HashMap<(u32, Vec<u64>, Vec<u64>), Arc<Stack>>,
+}
+
+impl Watching {
+    fn run(mut self, orders: &Receiver<Suspect>) {
+        loop {
+            match orders.recv_timeout(EVERY) {
+                Ok(order) => self.follow(order),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.read();
+        }
+        self.read();
+        for thread in self.threads.now() {
+            // Who is on a CPU is known to be since it entered.
+            if thread.pause.off_ns != 0 && thread.pause.on_ns == 0 && self.watched.contains(&thread.pause.pid) {
+                self.long(&thread);
+            }
+        }
+    }
+
+    fn follow(&mut self, order: Suspect) {
+        let (pids, listener) = match order {
+            Suspect::Acceptor { pid, listener } => (vec![pid], listener),
+            Suspect::Holders { pid, listener, port } => (found::holders(pid, port), listener),
+        };
+        for pid in pids {
+            self.say(News::Holds { pid, listener });
+            if self.watched.insert(pid) && self.threads.watch(pid).is_ok() {
+                let at_ns = now_ns();
+                for found in found::threads(pid) {
+                    let sleeps = found.sleep.map(|asleep| {
+                        let frames = self.programs.unwind(pid, &asleep.registers, &asleep.stack);
+                        let user = self.names.of_program(pid, &frames);
+                        Arc::new(Stack { kernel: asleep.kernel, user })
+                    });
+                    let what = What::Found { at_ns, comm: found.comm, sleeps };
+                    self.say(News::Deed(Deed { pid, tid: found.tid, what }));
+                }
+            }
+        }
+    }
+
+    fn read(&mut self) {
+        // Copied out, so that its place is free before its stack is looked at.
+        let mut records = Vec::new();
+        self.threads.take(|record| records.push(record));
+        for record in records {
+            match record {
+                Record::Short(pause) => self.say(News::Deed(deed(&pause, None))),
+                Record::Long(stacked) => self.long(&stacked),
+            }
+        }
+    }
+
+    fn long(&mut self, stacked: &Stacked) {
+        let stack = self.stack(stacked);
+        self.say(News::Deed(deed(&stacked.pause, Some(stack))));
+    }
+
+    fn stack(&mut self, stacked: &Stacked) -> Arc<Stack> {
+        let pause = &stacked.pause;
+        // Of one that is not back yet the kernel's part is not known.
+        let kernel_bytes = if pause.on_ns == 0 { 0 } else { pause.kernel_bytes };
+        let kernel = &stacked.kernel[..(kernel_bytes as usize / 8).min(stacked.kernel.len())];
+        let user = &stacked.user[..(pause.user_bytes as usize).min(stacked.user.len())];
+        let registers = unwind::Registers { ip: pause.ip, sp: pause.sp, bp: pause.bp, lr: pause.lr };
+        let frames = self.programs.unwind(pause.pid, &registers, user);
+        let key = (pause.pid, kernel.to_vec(), frames);
+        if let Some(known) = self.stacks.get(&key) {
+            return known.clone();
+        }
+        let mut named = Stack { kernel: self.names.of_kernel(kernel), user: self.names.of_program(pause.pid, &key.2) };
+        if kernel.is_empty() && pause.on_ns == 0 {
+            named.kernel = found::kernel_stack(pause.pid, pause.tid);
+            return Arc::new(named);
+        }
+        let stack = Arc::new(named);
+        if self.stacks.len() < MOST_STACKS {
+            self.stacks.insert(key, stack.clone());
+        }
+        stack
+    }
+
+    fn say(&self, news: News) {
+        // Nobody listens any more: the run is over.
+        let _ = self.tell.send(news);
+    }
+}
+
+fn deed(pause: &Pause, stack: Option<Arc<Stack>>) -> Deed {
+    let known = |ns: u64| (ns != 0).then_some(ns);
+    let Pause { off_ns, woken_ns, on_ns, pid, tid, state, number, kind, .. } = *pause;
+    let what = if kind == ThreadKind::Gone as u32 {
+        What::Gone { at_ns: off_ns }
+    } else if kind == ThreadKind::Sample as u32 {
+        What::Sampled { at_ns: off_ns, stack: stack.unwrap_or_default() }
+    } else {
+        What::Paused {
+            number,
+            off_ns: known(off_ns),
+            woken_ns: known(woken_ns),
+            on_ns: known(on_ns),
+            runnable: state == 0,
+            stack,
+        }
+    };
+    Deed { pid, tid, what }
+}

@@ -1,0 +1,180 @@
+//! From registers and a copy of a stack to return addresses: by the call frame information of the program's files, or, where code
+//! has none, by frame pointers.
+
+use std::{
+    collections::HashMap,
+    fs,
+    ops::Range,
+    time::{Duration, Instant},
+};
+
+use framehop::{CacheNative, ExplicitModuleSectionInfo, Module, UnwindRegsNative, Unwinder, UnwinderNative};
+use object::{Object, ObjectSection, ObjectSegment};
+
+/// Frames of a stack that are kept.
+const MOST_FRAMES: usize = 64;
+
+/// Programs that are known at once.
+const MOST_PROGRAMS: usize = 64;
+
+/// Where a program's files lie is looked up again after so long, if an address lies in none of them.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// The registers that unwinding begins with; 0 where they are not known.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Registers {
+    pub(super) ip: u64,
+    pub(super) sp: u64,
+    pub(super) bp: u64,
+    #[cfg_attr(not(target_arch = "aarch64"), expect(dead_code, reason = "x86 has none"))]
+    pub(super) lr: u64,
+}
+
+/// Processes' programs.
+#[derive(Default)]
+pub(super) struct Programs(HashMap<u32, Program>);
+
+struct Program {
+    unwinder: UnwinderNative<Vec<u8>, framehop::MayAllocateDuringUnwind>,
+    cache: CacheNative<framehop::MayAllocateDuringUnwind>,
+    code: Vec<Range<u64>>,
+    looked: Instant,
+}
+
+impl Programs {
+    /// The addresses of a stack's calls, the innermost first: of each the instruction itself, not where it returns to.
+    pub(super) fn unwind(&mut self, pid: u32, registers: &Registers, stack: &[u8]) -> Vec<u64> {
+        let Registers { ip, sp, .. } = *registers;
+        if ip == 0 {
+            return Vec::new();
+        }
+        if self.0.len() >= MOST_PROGRAMS && !self.0.contains_key(&pid) {
+            self.0.clear();
+        }
+        let program = self.0.entry(pid).or_insert_with(|| Program::look(pid));
+        if !program.code.iter().any(|code| code.contains(&ip)) && program.looked.elapsed() >= AGAIN {
+            *program = Program::look(pid);
+        }
+        let mut read = |address: u64| {
+            let at = usize::try_from(address.checked_sub(sp).ok_or(())?).map_err(|_| ())?;
+            let bytes = stack.get(at..at + 8).ok_or(())?;
+            Ok(u64::from_ne_bytes(bytes.try_into().map_err(|_| ())?))
+        };
+        let Program { unwinder, cache, .. } = program;
+        let mut frames = unwinder.iter_frames(ip, native(registers), cache, &mut read);
+        let mut addresses = Vec::new();
+        while addresses.len() < MOST_FRAMES
+            && let Ok(Some(frame)) = frames.next()
+        {
+            addresses.push(frame.address_for_lookup());
+        }
+        addresses
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn native(registers: &Registers) -> UnwindRegsNative {
+    UnwindRegsNative::new(registers.ip, registers.sp, registers.bp)
+}
+
+#[cfg(target_arch = "aarch64")]
+fn native(registers: &Registers) -> UnwindRegsNative {
+    UnwindRegsNative::new(registers.lr, registers.sp, registers.bp)
+}
+
+impl Program {
+    fn look(pid: u32) -> Self {
+        let mut program = Self {
+            unwinder: UnwinderNative::new(),
+            cache: CacheNative::new(),
+            code: Vec::new(),
+            looked: Instant::now(),
+        };
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+        for mapping in maps.lines().filter_map(Mapping::parse) {
+            program.code.push(mapping.addresses.clone());
+            if let Some(module) = mapping.module(pid) {
+                program.unwinder.add_module(module);
+            }
+        }
+        program
+    }
+}
+
+/// Code of a file.
+#[derive(Debug, PartialEq, Eq)]
+struct Mapping<'a> {
+    addresses: Range<u64>,
+    offset: u64,
+    path: &'a str,
+}
+
+impl<'a> Mapping<'a> {
+    /// A line of `/proc/PID/maps`, if it is about code.
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut words = line.splitn(6, ' ');
+        let (from, to) = words.next()?.split_once('-')?;
+        let is_code = words.next()?.as_bytes().get(2) == Some(&b'x');
+        let hexadecimal = |word| u64::from_str_radix(word, 16).ok();
+        let offset = hexadecimal(words.next()?)?;
+        let path = words.nth(2).unwrap_or("").trim_start();
+        is_code.then_some(Self { addresses: hexadecimal(from)?..hexadecimal(to)?, offset, path })
+    }
+
+    fn module(&self, pid: u32) -> Option<Module<Vec<u8>>> {
+        if !self.path.starts_with('/') {
+            return None;
+        }
+        // As the process sees it, whatever has become of the path since.
+        let Range { start, end } = self.addresses;
+        let bytes = fs::read(format!("/proc/{pid}/map_files/{start:x}-{end:x}"))
+            .or_else(|_| fs::read(format!("/proc/{pid}/root{}", self.path)))
+            .ok()?;
+        let file = object::File::parse(bytes.as_slice()).ok()?;
+        let here = |segment: &object::Segment<'_, '_>| {
+            let (offset, size) = segment.file_range();
+            (offset..offset + size).contains(&self.offset)
+        };
+        let segment = file.segments().find(here)?;
+        let base = start.wrapping_sub(segment.address() + (self.offset - segment.file_range().0));
+        let section = |name: &str| {
+            let section = file.section_by_name(name)?;
+            Some((
+                section.address()..section.address() + section.size(),
+                section.uncompressed_data().ok()?.into_owned(),
+            ))
+        };
+        let (eh_frame_svma, eh_frame) = section(".eh_frame").unzip();
+        let (eh_frame_hdr_svma, eh_frame_hdr) = section(".eh_frame_hdr").unzip();
+        let range = |name: &str| {
+            let section = file.section_by_name(name)?;
+            Some(section.address()..section.address() + section.size())
+        };
+        let sections = ExplicitModuleSectionInfo {
+            base_svma: 0,
+            text_svma: range(".text"),
+            got_svma: range(".got"),
+            eh_frame_svma,
+            eh_frame,
+            eh_frame_hdr_svma,
+            eh_frame_hdr,
+            debug_frame: section(".debug_frame").map(|(_, bytes)| bytes),
+            ..ExplicitModuleSectionInfo::default()
+        };
+        Some(Module::new(self.path.to_owned(), self.addresses.clone(), base, sections))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_is_told_from_the_rest() {
+        let code = "7f00-8f00 r-xp 00001000 fe:00 42                 /usr/lib/a b.so";
+        let expected = Mapping { addresses: 0x7f00..0x8f00, offset: 0x1000, path: "/usr/lib/a b.so" };
+        assert_eq!(Mapping::parse(code), Some(expected));
+        assert_eq!(Mapping::parse(&code.replace("r-xp", "r--p")), None);
+        assert_eq!(Mapping::parse("7f00-8f00 r-xp 00000000 00:00 0").map(|it| it.path), Some(""));
+    }
+}

@@ -1,0 +1,143 @@
+//! Connections that the kernel side counts: the same figures as when it tells each.
+
+use std::{
+    collections::BTreeMap,
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd,
+    thread,
+    time::Duration,
+};
+
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
+};
+use serde_json::Value;
+
+use super::{Diagnosis, Verdict, listener};
+use crate::{
+    harness::{Machine, alone},
+    workload::place,
+};
+
+/// One that tells each connection and one that counts them, at the same traffic.
+struct Both {
+    told: Diagnosis,
+    counted: Diagnosis,
+    _machine: Machine,
+}
+
+impl Both {
+    fn start(name: &str, port: u16) -> Option<Self> {
+        let (machine, port) = (alone(name)?, port.to_string());
+        let begin = |how| Diagnosis::begin(name, &["--port", &port, "--no-blame", how], None);
+        Some(Self { told: begin("--aggregate=never")?, counted: begin("--aggregate")?, _machine: machine })
+    }
+
+    fn interrupt(self) -> (Verdict, Verdict) {
+        (self.told.interrupt(), self.counted.interrupt())
+    }
+}
+
+#[track_caller]
+fn same(told: &Value, counted: &Value, field: &str) {
+    assert_eq!(told[field], counted[field], "{field}: told {told:#}, counted {counted:#}");
+}
+
+/// Within a bucket's width, and what lies between two programs on one hook.
+#[track_caller]
+fn alike(told: &Value, counted: &Value, spread: &str) {
+    let (told, counted) = (&told[spread], &counted[spread]);
+    same(told, counted, "count");
+    for field in ["mean_ns", "p50_ns", "p90_ns", "p99_ns", "p999_ns", "max_ns"] {
+        let (one, other) = (told[field].as_u64().unwrap(), counted[field].as_u64().unwrap());
+        let apart = one.abs_diff(other);
+        assert!(apart <= one / 16 + 200_000, "{spread} {field}: told {told:#}, counted {counted:#}");
+    }
+}
+
+#[test]
+fn the_same_figures_as_when_each_is_told() {
+    const CLIENTS: u64 = 60;
+    let address = place();
+    let server = listener(address, 128);
+    let Some(both) = Both::start("the_same_figures_as_when_each_is_told", address.port()) else { return };
+    let clients: Vec<_> = (0..CLIENTS).map(|_| TcpStream::connect(address).unwrap()).collect();
+    for number in 0..CLIENTS {
+        // The server's delay.
+        thread::sleep(Duration::from_millis(number % 7));
+        drop(server.accept().unwrap());
+    }
+    drop(clients);
+    let (told, counted) = both.interrupt();
+    assert_eq!((&told.report["aggregated"], &counted.report["aggregated"]), (&false.into(), &true.into()));
+    let (told, counted) = (told.listener(), counted.listener());
+    for field in ["netns", "cookie", "local", "accepted", "arrived", "still_waiting", "limit"] {
+        same(told, counted, field);
+    }
+    alike(told, counted, "wait");
+    alike(told, counted, "handshake");
+    assert_eq!(counted["accepted"], CLIENTS, "{counted:#}");
+    assert_eq!(told["acceptors"], counted["acceptors"]);
+}
+
+#[test]
+fn who_leaves_and_who_still_waits() {
+    const STAY: usize = 3;
+    let address = place();
+    let server = listener(address, 128);
+    let Some(both) = Both::start("who_leaves_and_who_still_waits", address.port()) else { return };
+    let stay: Vec<_> = (0..STAY).map(|_| TcpStream::connect(address).unwrap()).collect();
+    drop(TcpStream::connect(address).unwrap());
+    // So long they wait.
+    thread::sleep(Duration::from_millis(1200));
+    let (told, counted) = both.interrupt();
+    drop((stay, server));
+    assert!(counted.is("nobody-accepts").contains("the oldest for 1."), "{:#}", counted.report);
+    told.is("nobody-accepts");
+    let (told, counted) = (told.listener(), counted.listener());
+    for field in ["arrived", "accepted", "still_waiting", "left_by_fin", "left_by_rst"] {
+        same(told, counted, field);
+    }
+    assert_eq!(counted["still_waiting"], STAY + 1, "{counted:#}");
+}
+
+/// A listener that shares its address.
+fn sharing(address: SocketAddr) -> TcpListener {
+    let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    setsockopt(&fd, sockopt::ReusePort, &true).unwrap();
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(address)).unwrap();
+    listen(&fd, Backlog::new(64).unwrap()).unwrap();
+    fd.into()
+}
+
+/// How many were accepted at each listener.
+fn accepted(verdict: &Verdict) -> BTreeMap<u64, u64> {
+    let listeners = verdict.report["listeners"].as_array().unwrap().iter();
+    listeners.map(|it| (it["cookie"].as_u64().unwrap(), it["accepted"].as_u64().unwrap())).collect()
+}
+
+#[test]
+fn listeners_that_share_an_address() {
+    const CLIENTS: u64 = 40;
+    let address = place();
+    let listeners = [sharing(address), sharing(address)];
+    let Some(both) = Both::start("listeners_that_share_an_address", address.port()) else { return };
+    let clients: Vec<_> = (0..CLIENTS).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let mut taken = vec![0; listeners.len()];
+    listeners.iter().for_each(|listener| listener.set_nonblocking(true).unwrap());
+    // connect() may return before the listener has its last ACK.
+    while taken.iter().sum::<u64>() < CLIENTS {
+        for (listener, taken) in listeners.iter().zip(&mut taken) {
+            *taken += u64::from(listener.accept().is_ok());
+        }
+    }
+    drop(clients);
+    let (told, counted) = both.interrupt();
+    let (told, counted) = (accepted(&told), accepted(&counted));
+    assert_eq!(told, counted);
+    let mut shares: Vec<_> = counted.into_values().collect();
+    shares.sort_unstable();
+    let mut expected = taken;
+    expected.sort_unstable();
+    assert_eq!(shares, expected);
+}
