@@ -94,7 +94,10 @@ fn thread_sample(ctx: PerfEventContext) -> u32 {
         let kernel = (&raw mut (*stacked).kernel).cast();
         let taken = generated::bpf_get_stack(ctx.as_ptr(), kernel, KERNEL_BYTES, 0);
         pause.kernel_bytes = if taken > 0 { taken as u32 } else { 0 };
-        own_stack(stacked, generated::bpf_get_current_task_btf().cast());
+        // 5.10 has neither helper.
+        let has_helpers = setting!(has_task_pt_regs) != 0;
+        let task = if has_helpers { generated::bpf_get_current_task_btf() } else { core::ptr::null_mut() };
+        own_stack(stacked, task.cast());
     }
     record.submit(u64::from(BPF_RB_NO_WAKEUP));
     0
