@@ -9,7 +9,7 @@ use std::{
 };
 
 use framehop::{CacheNative, ExplicitModuleSectionInfo, Module, UnwindRegsNative, Unwinder, UnwinderNative};
-use object::{Object, ObjectSection, ObjectSegment};
+use object::{Object, ObjectSection, ObjectSegment, SegmentFlags, elf::PF_X};
 
 /// Frames of a stack that are kept.
 const MOST_FRAMES: usize = 64;
@@ -101,6 +101,15 @@ impl Program {
     }
 }
 
+/// What a file says of a part of itself that is mapped.
+#[derive(Clone, Copy, Debug, Default)]
+struct Segment {
+    address: u64,
+    offset: u64,
+    bytes: u64,
+    is_code: bool,
+}
+
 /// Code of a file.
 #[derive(Debug, PartialEq, Eq)]
 struct Mapping<'a> {
@@ -121,6 +130,18 @@ impl<'a> Mapping<'a> {
         is_code.then_some(Self { addresses: hexadecimal(from)?..hexadecimal(to)?, offset, path })
     }
 
+    /// What is to be added to an address of the file to have the one in memory. A mapping begins at a page; its segment may begin
+    /// within that page, and another one end there.
+    fn base(&self, mut segments: impl Iterator<Item = Segment>) -> Option<u64> {
+        let bytes = self.addresses.end - self.addresses.start;
+        let mapped = segments.find(|segment| {
+            let Segment { offset, bytes: all, is_code, .. } = *segment;
+            is_code && offset < self.offset.saturating_add(bytes) && self.offset < offset.saturating_add(all)
+        })?;
+        let first = mapped.address.wrapping_add(self.offset).wrapping_sub(mapped.offset);
+        Some(self.addresses.start.wrapping_sub(first))
+    }
+
     fn module(&self, pid: u32) -> Option<Module<Vec<u8>>> {
         if !self.path.starts_with('/') {
             return None;
@@ -131,12 +152,12 @@ impl<'a> Mapping<'a> {
             .or_else(|_| fs::read(format!("/proc/{pid}/root{}", self.path)))
             .ok()?;
         let file = object::File::parse(bytes.as_slice()).ok()?;
-        let here = |segment: &object::Segment<'_, '_>| {
-            let (offset, size) = segment.file_range();
-            (offset..offset + size).contains(&self.offset)
-        };
-        let segment = file.segments().find(here)?;
-        let base = start.wrapping_sub(segment.address() + (self.offset - segment.file_range().0));
+        let segments = file.segments().map(|segment| {
+            let (offset, bytes) = segment.file_range();
+            let SegmentFlags::Elf { p_flags } = segment.flags() else { return Segment::default() };
+            Segment { address: segment.address(), offset, bytes, is_code: p_flags & PF_X != 0 }
+        });
+        let base = self.base(segments)?;
         let section = |name: &str| {
             let section = file.section_by_name(name)?;
             Some((
@@ -176,5 +197,17 @@ mod tests {
         assert_eq!(Mapping::parse(code), Some(expected));
         assert_eq!(Mapping::parse(&code.replace("r-xp", "r--p")), None);
         assert_eq!(Mapping::parse("7f00-8f00 r-xp 00000000 00:00 0").map(|it| it.path), Some(""));
+    }
+
+    /// As a linker lays them out that leaves no gaps in the file: two segments share a page of it.
+    #[test]
+    fn code_may_begin_within_its_first_page() {
+        let segments = [
+            Segment { address: 0, offset: 0, bytes: 0x1c30, is_code: false },
+            Segment { address: 0x2c40, offset: 0x1c40, bytes: 0x3000, is_code: true },
+        ];
+        let mapping = Mapping { addresses: 0x7000_2000..0x7000_6000, offset: 0x1000, path: "/a" };
+        assert_eq!(mapping.base(segments.into_iter()), Some(0x7000_0000));
+        assert_eq!(mapping.base(segments.into_iter().take(1)), None);
     }
 }
