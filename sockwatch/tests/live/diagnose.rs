@@ -1,7 +1,9 @@
 //! `sockwatch diagnose` against servers that are well and servers that are not: verdict, exit code, and figures against the
 //! test's own clocks.
 
+mod blame;
 mod counted;
+mod findings;
 
 use std::{
     collections::HashMap,

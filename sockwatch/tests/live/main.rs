@@ -6,12 +6,10 @@
 
 mod accept_queue;
 mod audit;
-mod blame;
 mod chaos;
 mod diagnose;
 mod endings;
 mod filters;
-mod findings;
 mod flood;
 mod harness;
 mod labs;
