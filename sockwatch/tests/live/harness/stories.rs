@@ -6,9 +6,11 @@ use super::{Ended, Identity, Line};
 
 /// Each socket's life as one line of text, sorted: `passive: LISTEN>SYN_RECV ... end peer-fin`.
 ///
-/// Enqueue stands behind `SYN_RECV>ESTABLISHED` wherever it came: the kernel's hooks for it lie before and after.
+/// Enqueue and accept stand behind `SYN_RECV>ESTABLISHED` wherever they came: the kernel's hooks for enqueues lie before and after
+/// it, and on another CPU a child may be accepted before its handshake's last ACK has been taken in.
 pub(crate) fn stories(lines: &[Line]) -> Vec<String> {
     const ESTABLISHED: &str = "SYN_RECV>ESTABLISHED";
+    const QUEUE: [&str; 2] = ["enqueue", "accept"];
     let mut order = Vec::new();
     let mut words: HashMap<Identity, (String, Vec<String>)> = HashMap::new();
     for line in lines {
@@ -23,8 +25,9 @@ pub(crate) fn stories(lines: &[Line]) -> Vec<String> {
             (line.role().to_owned(), Vec::new())
         });
         let word = line.word();
-        let moved = words.last().is_some_and(|last| last == "enqueue") && word == ESTABLISHED;
-        words.insert(words.len() - usize::from(moved), word);
+        let before =
+            words.iter().rev().take_while(|last| word == ESTABLISHED && QUEUE.contains(&last.as_str())).count();
+        words.insert(words.len() - before, word);
     }
     let mut stories: Vec<_> = order
         .iter()
