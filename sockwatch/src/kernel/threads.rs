@@ -77,12 +77,6 @@ impl Threads {
         self.watched.insert(pid, 1, 0).map_err(io::Error::other)
     }
 
-    /// Watches a process no more.
-    pub fn forget(&mut self, pid: u32) {
-        // It was not watched.
-        let _ = self.watched.remove(&pid);
-    }
-
     /// Hands out what has come, the oldest first.
     pub fn take(&mut self, mut each: impl FnMut(Record)) {
         while let Some(bytes) = self.ring.next() {

@@ -36,7 +36,7 @@ pub struct Counted {
     pub last_accept_ns: Option<u64>,
     /// When somebody waited for long, from and to.
     pub spells: Vec<(u64, u64)>,
-    /// Who waits now: since when, an identity, and when its client left and whether by FIN.
+    /// Who waits now.
     pub waiting: Vec<Waiting>,
     /// Who accepted how many.
     pub acceptors: Vec<(Task, u64)>,
