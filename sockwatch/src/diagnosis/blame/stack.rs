@@ -25,6 +25,9 @@ const ACCEPTS: [&str; 2] = ["accept4", "accept"];
 const WAITS: [&str; 8] =
     ["epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "select", "pselect6", "io_uring_enter"];
 
+/// Where a thread is that a signal, a debugger or the freezer of its cgroup has stopped (kernel/signal.c, kernel/freezer.c).
+const STOPS: [&str; 4] = ["do_signal_stop", "ptrace_stop", "do_freezer_trap", "__refrigerator"];
+
 /// Libraries that everybody calls: who called them is more telling.
 const LIBRARIES: [&str; 7] = ["libc.", "libc-", "libpthread", "ld-linux", "ld-musl", "libstdc++", "[vdso]"];
 
@@ -46,6 +49,11 @@ impl Stack {
     /// Whether it was taking a connection from a queue.
     pub fn is_accepting(&self) -> bool {
         self.syscall().is_some_and(|name| ACCEPTS.contains(&name))
+    }
+
+    /// Whether it did nothing because it was stopped.
+    pub fn is_stopped(&self) -> bool {
+        self.kernel.iter().any(|function| STOPS.contains(&function.as_str()))
     }
 
     /// Whether it waited for one of several events.
