@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     server::{LANGUAGES, Language, Server, beside_others},
-    ward::{Patient, Seen, Ward, beginners, clients, until},
+    ward::{Patient, Seen, Ward, beginners, clients, close_in_turn, until},
 };
 use crate::{netns::Netns, workload::place};
 
@@ -70,11 +70,9 @@ fn busy_with(ward: &Ward, language: Language, what: &str, count: usize, ms: usiz
     let mut server = ward.workshop.server(language);
     server.listen(address, 128);
     let diagnosis = ward.diagnose_port(address)?;
-    let clients = clients(address, count);
+    close_in_turn(clients(address, count));
     server.tell(&format!("serve {count} {what} {ms}"));
-    let verdict = diagnosis.interrupt();
-    drop(clients);
-    Some(verdict.naming([&function(ward, language, what), &server.pid()]))
+    Some(diagnosis.interrupt().naming([&function(ward, language, what), &server.pid()]))
 }
 
 fn blocked(language: Language, count: usize, ms: usize) -> Patient {
@@ -111,11 +109,9 @@ fn starved(language: Language, others: usize, before: &'static [&'static str], c
         server.listen(address, 128);
         before.iter().for_each(|command| server.tell(command));
         let diagnosis = ward.diagnose_port(address)?;
-        let clients = clients(address, count);
+        close_in_turn(clients(address, count));
         beside_others(others, || server.tell(&format!("serve {count} compute {ms}")));
-        let verdict = diagnosis.interrupt();
-        drop(clients);
-        Some(verdict.naming([&server.pid()]))
+        Some(diagnosis.interrupt().naming([&server.pid()]))
     })
 }
 
@@ -161,11 +157,11 @@ fn exited(language: Language, count: usize) -> Patient {
         let mut server = ward.workshop.server(language);
         server.listen(address, 128);
         let diagnosis = ward.diagnose(&["--port", &address.port().to_string(), "--duration", "2s"])?;
-        let first = clients(address, count);
+        close_in_turn(clients(address, count));
         server.tell(&format!("leave {count}"));
         let clients = clients(address, count);
         let verdict = diagnosis.wait();
-        drop((first, clients));
+        drop(clients);
         Some(verdict.naming([&server.pid()]))
     })
 }
@@ -177,11 +173,9 @@ fn slow(language: Language, count: usize, ms: usize) -> Patient {
         let mut server = ward.workshop.server(language);
         server.listen(address, 128);
         let diagnosis = ward.diagnose(&["--port", &address.port().to_string(), "--no-blame"])?;
-        let clients = clients(address, count);
+        close_in_turn(clients(address, count));
         server.tell(&format!("serve {count} block {ms}"));
-        let verdict = diagnosis.interrupt();
-        drop(clients);
-        Some(verdict.naming([&server.pid()]))
+        Some(diagnosis.interrupt().naming([&server.pid()]))
     })
 }
 
@@ -196,9 +190,7 @@ fn skewed(language: Language, workers: usize, count: usize) -> Patient {
         let (last, others) = servers.split_last_mut().unwrap();
         others.iter_mut().for_each(|server| server.tell("forever nothing 0"));
         last.tell("forever block 200");
-        let mut clients = clients(address, workers * count);
-        // They close when the server has; some wait until it is gone.
-        clients.drain(..).for_each(|mut client| drop(thread::spawn(move || until_closed(&mut client))));
+        close_in_turn(clients(address, workers * count));
         Some(diagnosis.wait().naming([&last.pid()]))
     })
 }
@@ -216,10 +208,9 @@ fn leaving(language: Language, count: usize, ms: usize) -> Patient {
         // Their timeout.
         thread::sleep(Duration::from_millis(200));
         clients.truncate(count / 2);
+        close_in_turn(clients);
         server.ends();
-        let verdict = diagnosis.interrupt();
-        drop(clients);
-        Some(verdict.naming([&function(ward, language, "block")]))
+        Some(diagnosis.interrupt().naming([&function(ward, language, "block")]))
     });
     patient.and("clients-leave")
 }
@@ -230,11 +221,9 @@ fn overflow(ward: &Ward, language: Language, netns: &Netns, backlog: usize, coun
     let mut server = ward.workshop.server_in(netns, language);
     server.listen(address, backlog);
     let diagnosis = ward.diagnose_netns(netns, "2s")?;
-    let clients = netns.run(|| beginners(address, count));
+    close_in_turn(netns.run(|| beginners(address, count)).into_iter().map(TcpStream::from));
     server.tell("forever nothing 0");
-    let verdict = diagnosis.wait();
-    drop(clients);
-    Some(verdict.naming([]))
+    Some(diagnosis.wait().naming([]))
 }
 
 fn burst(language: Language, backlog: usize, count: usize) -> Patient {

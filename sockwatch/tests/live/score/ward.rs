@@ -2,9 +2,11 @@
 
 use std::{
     fs,
+    io::Read,
     net::{SocketAddr, TcpStream},
     os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
+    thread,
     time::Instant,
 };
 
@@ -154,6 +156,16 @@ pub(super) fn clients(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     (0..count).map(|_| TcpStream::connect(address).unwrap()).collect()
 }
 
+/// They close when their server has, or is gone.
+pub(super) fn close_in_turn(clients: impl IntoIterator<Item = TcpStream>) {
+    for mut client in clients {
+        client.set_nonblocking(false).unwrap();
+        thread::spawn(move || {
+            let _end = client.read(&mut [0]);
+        });
+    }
+}
+
 /// So many clients that have begun to connect.
 pub(super) fn beginners(address: SocketAddr, count: usize) -> Vec<OwnedFd> {
     (0..count).map(|_| begin_connecting(address)).collect()
@@ -172,6 +184,6 @@ pub(super) fn until(port: u16, state: &str, count: usize) {
             return;
         }
         assert!(asked.elapsed() < patience(), "only {found} of {count} in state {state}");
-        std::thread::yield_now();
+        thread::yield_now();
     }
 }
