@@ -1,7 +1,7 @@
 //! How often `sockwatch diagnose` is right: servers with each illness that it knows, in several languages, codes and numbers, and
 //! healthy ones under load. What must be found must come first; on a healthy server nothing may be found.
 //!
-//! `SOCKWATCH_LIVE_SCORE=full` treats every patient; else one variant of each finding, and three healthy ones.
+//! `SOCKWATCH_LIVE_SCORE=full` treats every patient; else one for each finding that may come first, and three healthy ones.
 
 mod accepting;
 mod connections;
@@ -59,9 +59,9 @@ fn invited(ward: &Ward) -> Vec<Patient> {
     if std::env::var("SOCKWATCH_LIVE_SCORE").is_ok_and(|form| form == "full") {
         return all.collect();
     }
-    let mut seen: HashMap<String, usize> = HashMap::new();
+    let mut seen: HashMap<&str, usize> = HashMap::new();
     let is_first = |patient: &Patient| {
-        let times = seen.entry(patient.row()).or_default();
+        let times = seen.entry(patient.must).or_default();
         *times += usize::from(ward.workshop.lacks(patient.language).is_none());
         *times <= if patient.must == HEALTHY { HEALTHY_ONES } else { 1 }
     };

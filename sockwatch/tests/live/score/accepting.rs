@@ -135,7 +135,7 @@ fn stopped(language: Language, count: usize) -> Patient {
         let address = place();
         let mut server = ward.workshop.server(language);
         server.listen(address, 128);
-        let diagnosis = ward.diagnose(&["--port", &address.port().to_string(), "--duration", "2s"])?;
+        let diagnosis = ward.diagnose(&["--port", &address.port().to_string(), "--duration", "1700ms"])?;
         server.begin_to("forever nothing 0");
         clients(address, count).iter_mut().for_each(until_closed);
         server.stop();
@@ -156,7 +156,7 @@ fn exited(language: Language, count: usize) -> Patient {
         let address = place();
         let mut server = ward.workshop.server(language);
         server.listen(address, 128);
-        let diagnosis = ward.diagnose(&["--port", &address.port().to_string(), "--duration", "2s"])?;
+        let diagnosis = ward.diagnose(&["--port", &address.port().to_string(), "--duration", "1700ms"])?;
         close_in_turn(clients(address, count));
         server.tell(&format!("leave {count}"));
         let clients = clients(address, count);
@@ -186,7 +186,7 @@ fn skewed(language: Language, workers: usize, count: usize) -> Patient {
         let mut servers: Vec<_> = (0..workers).map(|_| ward.workshop.server(language)).collect();
         let listen = format!("listen {} {} 128 share", address.ip(), address.port());
         servers.iter_mut().for_each(|server| server.tell(&listen));
-        let diagnosis = ward.diagnose(&["--port", &address.port().to_string(), "--duration", "2s"])?;
+        let diagnosis = ward.diagnose(&["--port", &address.port().to_string(), "--duration", "1700ms"])?;
         let (last, others) = servers.split_last_mut().unwrap();
         others.iter_mut().for_each(|server| server.tell("forever nothing 0"));
         last.tell("forever block 200");
@@ -220,7 +220,7 @@ fn overflow(ward: &Ward, language: Language, netns: &Netns, backlog: usize, coun
     let address = place();
     let mut server = ward.workshop.server_in(netns, language);
     server.listen(address, backlog);
-    let diagnosis = ward.diagnose_netns(netns, "2s")?;
+    let diagnosis = ward.diagnose_netns(netns, "1700ms")?;
     close_in_turn(netns.run(|| beginners(address, count)).into_iter().map(TcpStream::from));
     server.tell("forever nothing 0");
     Some(diagnosis.wait().naming([]))

@@ -90,7 +90,7 @@ fn flooded(language: Language, count: usize) -> Patient {
         network.far.ip(&[&["neigh", "replace"], &wrong[..]].concat());
         let mut server = ward.workshop.server_in(&network.far, language);
         server.listen(network.server, 8);
-        let diagnosis = ward.diagnose(&["--netns", &network.far.name, "--duration", "2500ms"])?;
+        let diagnosis = ward.diagnose(&["--netns", &network.far.name, "--duration", "2s"])?;
         let clients = network.near.run(|| beginners(network.server, count));
         let verdict = diagnosis.wait();
         drop(clients);
@@ -102,7 +102,7 @@ fn flooded(language: Language, count: usize) -> Patient {
 fn kept(language: Language, count: usize) -> Patient {
     Patient::ill("close-wait-leak", language, format!("{count} clients"), move |ward| {
         let address = place();
-        let diagnosis = ward.diagnose_server(address, "2500ms")?;
+        let diagnosis = ward.diagnose_server(address, "2s")?;
         let (server, clients) = accepted(ward, language, address, count);
         drop(clients);
         let verdict = diagnosis.wait();
@@ -117,7 +117,7 @@ fn left_in_the_queue(language: Language, count: usize) -> Patient {
         let mut server = ward.workshop.server(language);
         server.tell("idle");
         server.listen(address, 128);
-        let diagnosis = ward.diagnose_server(address, "2s")?;
+        let diagnosis = ward.diagnose_server(address, "1700ms")?;
         drop(clients(address, count));
         Some(diagnosis.wait().naming([]))
     });
@@ -127,7 +127,7 @@ fn left_in_the_queue(language: Language, count: usize) -> Patient {
 fn unread(language: Language, count: usize, bytes: usize) -> Patient {
     Patient::ill("slow-reader", language, format!("{count} clients with {bytes} bytes each"), move |ward| {
         let address = place();
-        let diagnosis = ward.diagnose_server(address, "2s")?;
+        let diagnosis = ward.diagnose_server(address, "1700ms")?;
         let (server, mut clients) = accepted(ward, language, address, count);
         clients.iter_mut().for_each(|client| client.write_all(&vec![7; bytes]).unwrap());
         let verdict = diagnosis.wait();
@@ -139,7 +139,7 @@ fn unread(language: Language, count: usize, bytes: usize) -> Patient {
 fn not_closed_by_peers(language: Language, count: usize) -> Patient {
     Patient::ill("orphan-fin-wait2", language, format!("{count} clients"), move |ward| {
         let address = place();
-        let diagnosis = ward.diagnose_server(address, "2s")?;
+        let diagnosis = ward.diagnose_server(address, "1700ms")?;
         let (mut server, clients) = accepted(ward, language, address, count);
         server.tell("close");
         let verdict = diagnosis.wait();
@@ -155,7 +155,7 @@ fn not_taken_by_peers(language: Language, count: usize) -> Patient {
         let (mut server, clients) = accepted(ward, language, address, count);
         server.tell("flood");
         server.tell("close");
-        let diagnosis = ward.diagnose_server(address, "2s")?;
+        let diagnosis = ward.diagnose_server(address, "1700ms")?;
         let verdict = diagnosis.wait();
         drop(clients);
         Some(verdict.naming([&format!("{count} connections closed here cannot end"), "windows are closed"]))
