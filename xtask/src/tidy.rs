@@ -83,7 +83,7 @@ fn is_pure(file: &str) -> bool {
 
 /// A server that accepts late is what these tests measure.
 fn is_late_on_purpose(file: &str) -> bool {
-    ["queue.rs", "diagnose.rs", "diagnose/counted.rs", "diagnose/blame.rs"]
+    ["queue.rs", "diagnose.rs", "diagnose/counted.rs", "diagnose/blame.rs", "score/accepting.rs", "score/server.rs"]
         .iter()
         .any(|name| file == format!("sockwatch/tests/live/{name}"))
 }

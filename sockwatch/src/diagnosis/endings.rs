@@ -180,8 +180,13 @@ impl Endings {
     }
 }
 
-/// A client that connects and resets at once, without a word: load balancers look so whether a port is open.
+/// A client that connects and resets at once, without a word: load balancers look so whether a port is open. Its own end, where
+/// it is on this host, is no worse.
 fn is_check(why: Why, connection: &Connection) -> bool {
     let moved = connection.payload().map_or(0, |it| it.received_bytes.saturating_add(it.acked_bytes.unwrap_or(0)));
-    why == Why::Peer && connection.role == Role::Passive && (moved == 0 || connection.is_queued())
+    match connection.role {
+        Role::Passive => why == Why::Peer && (moved == 0 || connection.is_queued()),
+        Role::Active => why == Why::LingerZero && moved == 0,
+        Role::Listener | Role::Unknown => false,
+    }
 }

@@ -3,7 +3,7 @@
 
 mod blame;
 mod counted;
-mod findings;
+pub mod findings;
 
 use std::{
     collections::HashMap,
@@ -59,7 +59,7 @@ impl Diagnosis {
     }
 
     /// The same beside another one, or where connections are only counted.
-    fn begin(name: &str, arguments: &[&str], machine: Option<Machine>) -> Option<Self> {
+    pub(crate) fn begin(name: &str, arguments: &[&str], machine: Option<Machine>) -> Option<Self> {
         let mut command = sockwatch();
         command.args(["diagnose", "--format", "json", "--latency", "5ms"]).args(choices()).args(arguments);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -69,7 +69,7 @@ pub(crate) fn skip(name: &str, reason: &str) {
 }
 
 /// A line where it shows: libtest would keep `eprintln!` to itself.
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     writeln!(std::io::stderr().lock(), "{line}").unwrap();
 }
 

@@ -18,7 +18,11 @@ const STORIES: &[&str] = &["timelines::", "queue::", "endings::", "filters::"];
 /// Every variant.
 pub(crate) const VARIANTS: &[Variant] = &[
     // Replays need no kernel, and a diagnosis judges how long things take: emulation takes long.
-    Variant { name: "default", probes: &[], tests: &["--skip", "labs::replayed::", "--skip", "diagnose::"] },
+    Variant {
+        name: "default",
+        probes: &[],
+        tests: &["--skip", "labs::replayed::", "--skip", "diagnose::", "--skip", "score::"],
+    },
     Variant {
         name: "kretprobe",
         probes: &["accept=kretprobe", "accept-return=kretprobe", "enqueue=kretprobe"],

@@ -25,6 +25,9 @@ const ACCEPTS: [&str; 2] = ["accept4", "accept"];
 const WAITS: [&str; 8] =
     ["epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "select", "pselect6", "io_uring_enter"];
 
+/// Where a thread is that a signal, a debugger or the freezer of its cgroup has stopped (kernel/signal.c, kernel/freezer.c).
+const STOPS: [&str; 4] = ["do_signal_stop", "ptrace_stop", "do_freezer_trap", "__refrigerator"];
+
 /// Libraries that everybody calls: who called them is more telling.
 const LIBRARIES: [&str; 7] = ["libc.", "libc-", "libpthread", "ld-linux", "ld-musl", "libstdc++", "[vdso]"];
 
@@ -48,6 +51,11 @@ impl Stack {
         self.syscall().is_some_and(|name| ACCEPTS.contains(&name))
     }
 
+    /// Whether it did nothing because it was stopped.
+    pub fn is_stopped(&self) -> bool {
+        self.kernel.iter().any(|function| STOPS.contains(&function.as_str()))
+    }
+
     /// Whether it waited for one of several events.
     pub fn waits_for_events(&self) -> bool {
         self.syscall().is_some_and(|name| WAITS.contains(&name))
@@ -56,7 +64,8 @@ impl Stack {
     /// The function that answers for it: of code made at run time, if there is some, else the innermost that is not a library's.
     pub fn function(&self) -> Option<&str> {
         let known = || self.user.iter().filter(|frame| !frame.name.starts_with("0x"));
-        let made = known().find(|frame| frame.module.is_none() && is_script(&frame.name));
+        let scripts = || known().filter(|frame| frame.module.is_none() && is_script(&frame.name));
+        let made = scripts().find(|frame| !is_standard(&frame.name)).or_else(|| scripts().next());
         let own = || known().find(|frame| !is_library(frame));
         made.or_else(own).or_else(|| known().next()).map(|frame| frame.name.as_str())
     }
@@ -90,6 +99,12 @@ impl Stack {
 /// As python and node call what they make at run time.
 fn is_script(name: &str) -> bool {
     ["py::", "JS:", "LazyCompile:", "Function:", "Script:"].iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// From the library that comes with python or node: `py::wait:/usr/lib/python3.12/threading.py`, `JS:*emit node:events:511`.
+fn is_standard(name: &str) -> bool {
+    let python = ["/lib/python3.", "/lib64/python3.", ":<frozen "].iter().any(|path| name.contains(path));
+    (python && !name.contains("/site-packages/")) || name.contains(" node:")
 }
 
 fn is_library(frame: &Frame) -> bool {

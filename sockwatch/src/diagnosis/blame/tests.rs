@@ -180,6 +180,14 @@ fn the_function_that_answers() {
         frame("py::main:/a.py", None),
     ];
     assert_eq!(of(python).as_deref(), Some("py::fetch:/a.py"));
+    let waits = "py::Event.wait:/usr/lib/python3.12/threading.py";
+    let library = vec![frame("sem_wait", Some("libc.so.6")), frame(waits, None), frame("py::serve:/a.py", None)];
+    assert_eq!(of(library).as_deref(), Some("py::serve:/a.py"));
+    assert_eq!(of(vec![frame(waits, None), frame("main", Some("python3.12"))]).as_deref(), Some(waits));
+    let packages = "py::get:/usr/lib/python3.12/site-packages/requests/api.py";
+    assert_eq!(of(vec![frame(packages, None), frame("py::a:/a.py", None)]).as_deref(), Some(packages));
+    let node = vec![frame("JS:*emit node:events:511:44", None), frame("JS:*ask /srv/a.js:7", None)];
+    assert_eq!(of(node).as_deref(), Some("JS:*ask /srv/a.js:7"));
     assert_eq!(of(vec![frame("read", Some("libc.so.6"))]).as_deref(), Some("read"));
     assert_eq!(of(vec![frame("0x1", None)]), None);
 }

@@ -1,10 +1,13 @@
 //! What the findings about accepting threads have in common: connections wait, and most of that time has one explanation.
 
 use super::{Finding, Name, Place, Scene, accept_works, depth, is_explained, network_is_fine, overflow, rates, waits};
-use crate::diagnosis::{
-    blame::{Attribution, Cause, Kind, Part},
-    measure::Measured,
-    words::{Grouped, count, percent, place, thread, time},
+use crate::{
+    diagnosis::{
+        blame::{Attribution, Cause, Kind, Part},
+        measure::Measured,
+        words::{Grouped, count, percent, place, thread, time},
+    },
+    tcp::event::Task,
 };
 
 /// Frames of a stack that are told.
@@ -106,6 +109,13 @@ pub(super) fn causes<'a>(blame: &'a Attribution, part: &'a Part, verb: &'a str) 
             None => format!("{share}: {} {verb} something shorter than was looked at", thread(*task)),
         }
     })
+}
+
+/// Who was stopped for most of a part, if somebody was: that is no fault of what it was in then.
+pub(super) fn stopped(part: &Part) -> Option<Task> {
+    let stopped = || part.stacks.iter().filter(|cause| cause.stack.as_ref().is_some_and(|stack| stack.is_stopped()));
+    let ns: u64 = stopped().map(|cause| cause.ns).sum();
+    stopped().next().filter(|_| ns > part.ns / 2).map(|cause| cause.task)
 }
 
 /// Who it was: its thread, and where.

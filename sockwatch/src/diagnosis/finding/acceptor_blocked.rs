@@ -9,6 +9,7 @@ use crate::diagnosis::{
 
 pub(super) fn check(scene: &Scene<'_>, found: &[Finding]) -> Vec<Finding> {
     let blocked = acceptor::because_of(scene, found, Kind::Blocked);
+    let blocked = blocked.filter(|(_, _, part)| acceptor::stopped(part).is_none());
     let finding = |(listener, blame, part): (&Measured, &Attribution, &Part)| {
         let share = percent(blame.permille(part.ns));
         let (did, fix) = match acceptor::culprit(part) {

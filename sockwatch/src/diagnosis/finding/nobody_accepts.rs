@@ -2,9 +2,10 @@
 
 use super::{Finding, Name, Place, Scene, accept_works, acceptor, depth, is_explained, network_is_fine, overflow};
 use crate::diagnosis::{
+    blame::Kind,
     measure::Measured,
     waits::Spread,
-    words::{age, count, place, time},
+    words::{age, count, place, thread, time},
 };
 
 /// Without an accept for so many times the longest pause before, it has stopped.
@@ -45,7 +46,15 @@ fn finding(scene: &Scene<'_>, listener: &Measured) -> Option<Finding> {
     evidence.extend(listener.gaps.map(pause));
     evidence.push(depth(listener));
     evidence.extend(listener.blame.as_ref().map(acceptor::shares));
+    let stopped = listener.blame.as_ref().and_then(|blame| acceptor::stopped(blame.part(Kind::Blocked)?));
+    evidence.extend(stopped.map(|task| format!("{} is stopped: it can do nothing", thread(task))));
     evidence.extend(overflow(listener));
+    let continues = stopped.map(|task| {
+        format!(
+            "let it go on: kill -CONT {}, or end the debugger, or thaw its cgroup; and see who stopped it",
+            task.pid
+        )
+    });
     let pid = listener.owner.map_or("PID".into(), |owner| owner.pid.to_string());
     Some(Finding {
         name: Name::NobodyAccepts,
@@ -60,12 +69,15 @@ fn finding(scene: &Scene<'_>, listener: &Measured) -> Option<Finding> {
         .into_iter()
         .flatten()
         .collect(),
-        fix: vec![
-            format!(
-                "see what the process does instead: is it stopped (ps -o stat,wchan -p {pid}), in a deadlock, in a long call?"
-            ),
-            "or it never accepts: it listens for another process, or its event loop does not watch this socket".into(),
-        ],
+        fix: continues
+            .into_iter()
+            .chain([
+                format!(
+                    "see what the process does instead: is it stopped (ps -o stat,wchan -p {pid}), in a deadlock, in a long call?"
+                ),
+                "or it never accepts: it listens for another process, or its event loop does not watch this socket".into(),
+            ])
+            .collect(),
         hurt: listener.hurt_by_accept(),
     })
 }

@@ -147,6 +147,19 @@ fn a_burst_of_honest_clients() {
     says(&syns(counters, [], 60).check(4_000.0, &["syn-flood"]).findings[0], &["an honest burst"]);
 }
 
+/// It fills the accept queue, and therefore that of the requests: one reason, one finding.
+#[test]
+fn a_burst_that_fills_both_queues() {
+    let full = NamespaceDrops { overflows: 31, drops: 31, cookies: 32, cookies_sent: 32, ..NamespaceDrops::default() };
+    let burst = |cookies_received| {
+        let mut story = syns(NamespaceDrops { cookies_received, ..full }, [], 19);
+        (0..31).for_each(|index| story.incident(100.0 + f64::from(index), 1, Incident::ListenOverflow));
+        story
+    };
+    burst(32).check(4_000.0, &["queue-too-small"]);
+    burst(1).check(4_000.0, &["syn-flood", "queue-too-small"]);
+}
+
 #[test]
 fn what_does_not_show() {
     let counters = NamespaceDrops { cookies: 40, cookies_sent: 40, cookies_received: 10, ..NamespaceDrops::default() };

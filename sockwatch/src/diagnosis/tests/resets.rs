@@ -89,6 +89,35 @@ fn a_reset_now_and_then() {
     mixed(9, End::Client, 300).check(1_000.0, &[]);
 }
 
+/// Clients of another host's server that reset it themselves, after so many bytes.
+fn clients(count: u64, acked_bytes: u64) -> Story {
+    let mut story = Story::new();
+    let by = task("prober");
+    for cookie in 10..10 + count {
+        let mut push = |after_ms: f64, kind| {
+            let at_ns = BEGAN_NS + ((cookie as f64 + after_ms) * MS as f64) as u64;
+            let tuple = Some((Endpoint::v4([10, 0, 0, 1], 20_000 + cookie as u16), Endpoint::v4([10, 0, 0, 2], 80)));
+            let key = SocketKey { netns: 1, cookie };
+            story.events.push(Event { at_ns, key, skaddr: cookie, tuple, kind, certainty: Certainty::Once });
+        };
+        push(0.0, EventKind::Opening { new: TcpState::SynSent, by, limit: None });
+        push(0.1, EventKind::Transition { old: TcpState::SynSent, new: TcpState::Established, by: None });
+        // The SYN counts.
+        let acked_bytes = 1 + acked_bytes;
+        let evidence =
+            CloseEvidence { has_socket: true, shutdown: 3, linger: true, acked_bytes, ..CloseEvidence::default() };
+        push(0.2, EventKind::Closing { old: TcpState::Established, current: by, evidence: Some(evidence) });
+        push(0.3, EventKind::Destroy);
+    }
+    story
+}
+
+#[test]
+fn checks_from_this_host() {
+    clients(100, 0).check(1_000.0, &[]);
+    says(&clients(100, 7).check(1_000.0, &["resets"]).findings[0], &["100 of 100 connections", "SO_LINGER 0"]);
+}
+
 /// A load balancer that looks whether the port is open.
 #[test]
 fn checks_that_reset_at_once() {

@@ -1,6 +1,9 @@
 //! Servers that are not well: what is found first, and what it says.
 
+use std::sync::Arc;
+
 use super::*;
+use crate::diagnosis::blame::{Frame, Stack, What};
 
 /// Clients that come every `every_ms`, and are accepted one every `each_ms`.
 fn queue(clients: u64, every_ms: f64, each_ms: f64) -> Story {
@@ -292,4 +295,31 @@ fn closed_by_clients_in_the_queue() {
     let expected = ["nobody-accepts", "clients-leave", "close-wait-unaccepted"];
     let report = story.check(5_000.0, &expected);
     says(&report.findings[2], &["4 connections in CLOSE_WAIT without a process", "4 of 4 places"]);
+}
+
+/// Its only thread was stopped where it was: what it was in then has no part in it.
+#[test]
+fn a_server_that_is_stopped() {
+    let server = task("server");
+    let listener = SocketKey { netns: 1, cookie: 1 };
+    let report = |kernel: &str| {
+        let mut story = Story::new();
+        story.listen(0.0, 1, 128, "server");
+        story.arrive(10.0, 10, 1);
+        story.accept(10.1, 10, 1, "server");
+        (11..15).for_each(|client| story.arrive(100.0, client, 1));
+        let mut diagnosis = story.told(3_000.0);
+        let user = vec![Frame { name: "guilty".into(), module: Some("server".into()) }];
+        let sleeps = Some(Arc::new(Stack { kernel: vec![kernel.into()], user }));
+        diagnosis.hold(server.pid, listener);
+        let what = What::Found { at_ns: BEGAN_NS + 50 * MS, comm: server.comm, sleeps };
+        diagnosis.deed(Deed { pid: server.pid, tid: server.tid, what });
+        let now_ns = BEGAN_NS + 3_000 * MS;
+        diagnosis.end(now_ns);
+        diagnosis.report(now_ns, &Totals::default(), &HashMap::new())
+    };
+    let stopped = report("do_signal_stop");
+    assert_eq!(stopped.findings.iter().map(|it| it.name.word()).collect::<Vec<_>>(), ["nobody-accepts"]);
+    says(&stopped.findings[0], &["server/215 is stopped: it can do nothing", "kill -CONT 215", "4 connections wait"]);
+    assert_eq!(report("do_nanosleep").findings[0].name.word(), "acceptor-blocked");
 }
