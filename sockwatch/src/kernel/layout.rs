@@ -30,11 +30,14 @@ const REGISTERS: [(&str, usize); 1] = [("regs_return", offset_of!(nix::libc::use
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const REGISTERS: [(&str, usize); 0] = [];
 
+/// What other architectures have: no kernel on this one lacks it.
+const ELSEWHERE: &[&str] = if cfg!(target_arch = "x86_64") { &["regs_lr"] } else { &[] };
+
 /// The offsets of all fields, and the names of those that this kernel does not have.
 pub struct Layout {
     /// For the programs' `.rodata`.
     pub offsets: Offsets,
-    /// Names of the fields in [`Offsets`] that are [`ABSENT`].
+    /// Names of the fields in [`Offsets`] that this kernel should have and that are [`ABSENT`].
     pub absent: Vec<&'static str>,
 }
 
@@ -56,6 +59,7 @@ impl Layout {
             };
             match found.filter(|offset| *offset != ABSENT) {
                 Some(offset) => layout.offsets.set(index, offset),
+                None if ELSEWHERE.contains(field) => {}
                 None => layout.absent.push(field),
             }
         }
