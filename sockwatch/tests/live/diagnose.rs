@@ -3,7 +3,7 @@
 
 mod blame;
 mod counted;
-pub mod findings;
+pub(crate) mod findings;
 
 use std::{
     collections::HashMap,
