@@ -21,7 +21,7 @@ use nix::{
 };
 use serde_json::Value;
 
-pub(crate) use self::stories::{assert_stories, stories};
+pub(crate) use self::stories::{assert_stories, leave_out_overtaken, stories};
 
 /// Whatever takes longer is broken: 15 s, or `SOCKWATCH_LIVE_PATIENCE` seconds, on an emulated machine.
 pub(crate) fn patience() -> Duration {
