@@ -2,6 +2,8 @@
 
 mod diagnose;
 mod list;
+mod record;
+mod values;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -11,7 +13,10 @@ use sockwatch::tcp::filter::{Ports, Prefix};
 pub(crate) use self::{
     diagnose::{Aggregate, DiagnoseArgs},
     list::ListArgs,
+    record::{InfoArgs, RecordArgs, ReplayArgs},
+    values::Reconcile,
 };
+use self::values::{choice, duration, latency, pid, reconcile, ring_bytes};
 use crate::command::lab;
 
 /// See what happens to TCP sockets inside the Linux kernel, over time.
@@ -39,6 +44,12 @@ pub(crate) enum Command {
     Trace(Box<TraceArgs>),
     /// Say in plain words whether connections wait for accept(), and why, with evidence and what to change.
     Diagnose(Box<DiagnoseArgs>),
+    /// Write what `trace` sees to a file, to be replayed, looked at and queried.
+    Record(Box<RecordArgs>),
+    /// Show a recording as `trace` would have shown it.
+    Replay(Box<ReplayArgs>),
+    /// Say what a recording holds.
+    Info(InfoArgs),
     /// Compare what sockwatch believes with the kernel's own socket table, at random instants.
     Audit(Box<AuditArgs>),
     /// Show the TCP sockets that there are: state, queues, timers, owners, and those without a process.
@@ -127,6 +138,27 @@ pub(crate) struct FilterArgs {
     pub(crate) netns: Vec<String>,
 }
 
+impl FilterArgs {
+    /// As they would be written.
+    pub(crate) fn words(&self) -> String {
+        let mut words = Vec::new();
+        let mut option = |name: &str, values: Vec<String>| {
+            if !values.is_empty() {
+                words.push(format!("--{name} {}", values.join(",")));
+            }
+        };
+        let ports = |ports: &[Ports]| ports.iter().map(ToString::to_string).collect();
+        option("port", ports(&self.port));
+        option("local-port", ports(&self.local_port));
+        option("remote-port", ports(&self.remote_port));
+        option("addr", self.addr.iter().map(ToString::to_string).collect());
+        option("pid", self.pid.iter().map(ToString::to_string).collect());
+        option("cgroup", self.cgroup.iter().map(|path| path.display().to_string()).collect());
+        option("netns", self.netns.clone());
+        words.join(" ")
+    }
+}
+
 /// How events are collected.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Collecting")]
@@ -198,6 +230,9 @@ pub(crate) struct TraceArgs {
     /// How to show.
     #[command(flatten)]
     pub(crate) show: ShowArgs,
+    /// Record it, too, to this file, which must not exist: as `record` does.
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) record: Option<PathBuf>,
 }
 
 /// `sockwatch audit`
@@ -336,95 +371,6 @@ pub(crate) struct ExplainArgs {
     pub(crate) format: Format,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    let seconds = seconds(text)?;
-    if !(seconds > 0.0 && seconds < 1e9) {
-        return Err("must be more than nothing and less than 30 years".into());
-    }
-    Ok(Duration::from_secs_f64(seconds))
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let nanoseconds = match &text[number.len()..] {
-        "us" => 1e3,
-        "ms" => 1e6,
-        "s" => 1e9,
-        "m" | "min" => 60e9,
-        "h" => 3600e9,
-        _ => return Err("not a time with a unit: 500ms, 30s, 5m, 1h".into()),
-    };
-    let number: f64 = number.parse().map_err(|_| "not a time with a unit: 500ms, 30s, 5m, 1h")?;
-    Ok(number * nanoseconds / 1e9)
-}
-
-fn latency(text: &str) -> Result<Duration, String> {
-    let seconds = seconds(text)?;
-    if !(0.001..=60.0).contains(&seconds) {
-        return Err("must be between 1ms and 60s".into());
-    }
-    Ok(Duration::from_secs_f64(seconds))
-}
-
-/// How often to compare with the kernel's socket table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reconcile {
-    /// So long after the last comparison.
-    Every(Duration),
-    /// Never.
-    Off,
-}
-
-fn reconcile(text: &str) -> Result<Reconcile, String> {
-    if text == "off" {
-        return Ok(Reconcile::Off);
-    }
-    let seconds = seconds(text).map_err(|error| format!("{error}, or off"))?;
-    if !(0.05..=3600.0).contains(&seconds) {
-        return Err("must be between 50ms and 1h".into());
-    }
-    Ok(Reconcile::Every(Duration::from_secs_f64(seconds)))
-}
-
-fn pid(text: &str) -> Result<u32, String> {
-    text.parse().map_err(|_| format!("not a process id, which is a number (`pgrep {text}` may find it)"))
-}
-
-fn ring_bytes(text: &str) -> Result<u32, String> {
-    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit: u64 = match &text[number.len()..] {
-        "" | "B" => 1,
-        "K" | "k" | "KiB" => 1 << 10,
-        "M" | "MiB" => 1 << 20,
-        "G" | "GiB" => 1 << 30,
-        _ => return Err("not a size: 512KiB, 8MiB".into()),
-    };
-    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
-    let bytes = bytes.and_then(|bytes| u32::try_from(bytes).ok()).ok_or("not a size: 512KiB, 8MiB")?;
-    if !bytes.is_power_of_two() || !sockwatch::kernel::session::RING_BYTES.contains(&bytes) {
-        return Err("must be a power of two between 64KiB and 1GiB".into());
-    }
-    Ok(bytes)
-}
-
-fn choice(text: &str) -> Result<(String, String), String> {
-    use sockwatch::kernel::probes::{Need, PROBES};
-    let (probe, choice) = text.split_once('=').ok_or("write PROBE=ALTERNATIVE or PROBE=off")?;
-    let Some(row) = PROBES.iter().find(|row| row.name == probe) else {
-        let names: Vec<_> = PROBES.iter().map(|row| row.name).collect();
-        return Err(format!("no probe {probe}: there are {}", names.join(", ")));
-    };
-    if choice == "off" && row.need == Need::Required {
-        return Err(format!("nothing works without the {probe} probe"));
-    }
-    if choice != "off" && row.alternatives.iter().all(|alternative| alternative.name != choice) {
-        let mut names: Vec<_> = row.alternatives.iter().map(|alternative| alternative.name).collect();
-        names.dedup();
-        return Err(format!("{probe} has no alternative {choice}: there are {} and off", names.join(", ")));
-    }
-    Ok((probe.to_owned(), choice.to_owned()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -448,22 +394,5 @@ mod tests {
             count += 1;
         }
         assert!(count > 20, "{count}");
-    }
-
-    #[test]
-    fn times_have_units() {
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
-        for bad in ["", "5", "ms", "0s", "-1s", "1d", "infs", "1e99h"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn ring_sizes_are_powers_of_two() {
-        assert_eq!(ring_bytes("8MiB"), Ok(8 << 20));
-        for bad in ["3MiB", "1K", "8XB", "", "99999999G"] {
-            assert!(ring_bytes(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod monotonic;
 pub mod pipeline;
 pub mod process;
+pub mod recording;
 pub mod sink;
 pub mod source;
 pub mod tcp;

@@ -16,6 +16,9 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Trace(args) => command::trace::run(&args),
         Command::Diagnose(args) => command::diagnose::run(&args),
+        Command::Record(args) => command::record::run(&args),
+        Command::Replay(args) => command::replay::run(&args),
+        Command::Info(args) => command::info::run(&args),
         Command::Audit(args) => command::audit::run(&args),
         Command::List(args) => command::list::run(&args),
         Command::Lab(args) => command::lab::run(&args),

@@ -202,6 +202,9 @@ impl Pipeline {
             if limit.is_some_and(|limit| self.totals.connections >= limit) {
                 break;
             }
+            if !sink.wants(&update) {
+                continue;
+            }
             if let Happening::Ended(connection) = &update.happening {
                 self.totals.connections += counts(connection);
             }

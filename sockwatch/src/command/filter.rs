@@ -72,7 +72,7 @@ fn fits(flag: &str, count: usize, limit: usize) -> anyhow::Result<()> {
 }
 
 /// A namespace's inode number, from a name of `ip netns`, a path or the number itself.
-fn netns(name: &str) -> anyhow::Result<u32> {
+pub(crate) fn netns(name: &str) -> anyhow::Result<u32> {
     if let Ok(number) = name.parse() {
         return Ok(number);
     }

@@ -81,6 +81,14 @@ impl Started {
         }
     }
 
+    /// Each probe with the alternative that was taken.
+    pub(crate) fn probes(&self) -> String {
+        match self {
+            Self::Live(live) => taken(live),
+            Self::Poll(_) => String::new(),
+        }
+    }
+
     /// Bytes that came through the ring buffer.
     pub(crate) fn bytes(&self) -> u64 {
         match self {
@@ -103,13 +111,17 @@ impl Started {
 
 /// Says on stderr which probes are in place, and what is lost without the others.
 pub(crate) fn announce(live: &Live) {
+    warn(live);
+    tell(format_args!("tracing by eBPF: {}", taken(live)));
+}
+
+/// Each probe with the alternative that was taken.
+fn taken(live: &Live) -> String {
     let taken = live.outcomes().iter().map(|outcome| {
         let taken = outcome.taken.map_or("off", |taken| taken.name);
         format!("{}={taken}", outcome.probe.name)
     });
-    let taken: Vec<_> = taken.collect();
-    warn(live);
-    tell(format_args!("tracing by eBPF: {}", taken.join(" ")));
+    taken.collect::<Vec<_>>().join(" ")
 }
 
 /// Says what is lost without a probe that the kernel refused, or with the best that it allows without BTF. What was

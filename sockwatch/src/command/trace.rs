@@ -8,19 +8,22 @@ use std::{
 
 use anyhow::{Context, bail};
 use sockwatch::{
-    kernel::check::kernel_release,
     monotonic::{now_ns, wall_offset_ns},
     pipeline::{self, Limits, Totals},
     process::names::Names,
+    recording::{header::Header, writer::Recorder},
     sink::{
         Clock, Show, Why,
         json::{Json, Start, VERSION},
+        selected::{Selected, Selection},
         text::{Colour, Text},
     },
+    source::{Source, recorded::Recorded},
+    tcp::reset::ResetReasons,
 };
 
 use super::{
-    filter,
+    filter, record,
     signals::Stop,
     start::{self, Started},
     tell, wants_colour,
@@ -29,13 +32,12 @@ use crate::cli::{Format, ShowArgs, Time, TraceArgs};
 
 pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
     let resolved = filter::resolve(&args.filter)?;
-    if let Some(path) = args.show.output.as_deref().filter(|path| path.exists()) {
-        bail!("--output {}: it exists, and sockwatch overwrites nothing", path.display());
-    }
+    refuse_to_overwrite(&args.show)?;
     start::prepare();
     start::runtime()?.block_on(async {
         let stop = Stop::register()?;
-        let clock = clock(args.show.time);
+        let (started_ns, wall_offset_ns) = (now_ns(), wall_offset_ns());
+        let clock = clock_of(args.show.time, started_ns, wall_offset_ns);
         let mut source = start::source(&args.collect, &resolved)?;
         if args.show.queues && matches!(source, Started::Poll(_)) {
             bail!(
@@ -43,16 +45,39 @@ pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
                  `LISTEN queue 3/128` among --transitions"
             );
         }
-        // Last: an error before leaves no empty file behind.
+        let header = Header { started_ns, wall_offset_ns, ..record::header(&source, &args.filter) };
+        let origin = Origin::of(&header, Names::default());
+        let limits = Limits { duration: args.show.duration, connections: args.show.count };
+        let Some(path) = &args.record else {
+            // Last: an error before leaves no empty file behind.
+            let output = output(&args.show)?;
+            let totals = show(&mut source, &args.show, clock, origin, limits, output, stop.wait()).await?;
+            summary(&totals, source.bytes());
+            return Ok(ExitCode::SUCCESS);
+        };
+        let recorder = Recorder::start(header, record::plain(path))?;
         let output = output(&args.show)?;
-        let totals = show(&mut source, &args.show, clock, output, stop.wait()).await?;
+        let mut recorded = Recorded::new(source, recorder);
+        let shown = show(&mut recorded, &args.show, clock, origin, limits, output, stop.wait()).await;
+        // Whatever happened to the output.
+        let (source, written) = recorded.finish()?;
+        let totals = shown?;
         summary(&totals, source.bytes());
+        record::told(&written);
         Ok(ExitCode::SUCCESS)
     })
 }
 
+/// Fails if the output exists.
+pub(crate) fn refuse_to_overwrite(args: &ShowArgs) -> anyhow::Result<()> {
+    if let Some(path) = args.output.as_deref().filter(|path| path.exists()) {
+        bail!("--output {}: it exists, and sockwatch overwrites nothing", path.display());
+    }
+    Ok(())
+}
+
 /// Where lines go, and whether it is a terminal.
-fn output(args: &ShowArgs) -> anyhow::Result<Box<dyn Write>> {
+pub(crate) fn output(args: &ShowArgs) -> anyhow::Result<Box<dyn Write>> {
     let Some(path) = &args.output else { return Ok(Box::new(io::stdout())) };
     let file = OpenOptions::new().write(true).create_new(true).open(path);
     let file = file.with_context(|| format!("cannot create --output {}", path.display()))?;
@@ -61,37 +86,84 @@ fn output(args: &ShowArgs) -> anyhow::Result<Box<dyn Write>> {
 
 /// The clock that times are shown on; relative times count from now.
 pub(crate) fn clock(time: Time) -> Clock {
+    clock_of(time, now_ns(), wall_offset_ns())
+}
+
+/// The same of what began at another time, or on another machine.
+pub(crate) fn clock_of(time: Time, started_ns: u64, wall_offset_ns: u64) -> Clock {
     match time {
-        Time::Relative => Clock::Relative { start_ns: now_ns() },
-        Time::Wall => Clock::Wall { offset_ns: wall_offset_ns() },
+        Time::Relative => Clock::Relative { start_ns: started_ns },
+        Time::Wall => Clock::Wall { offset_ns: wall_offset_ns },
         Time::Monotonic => Clock::Monotonic,
     }
 }
 
-/// Runs a started source into the sink that was asked for.
-async fn show(
-    source: &mut Started,
+/// Where updates come from, and what goes with them.
+pub(crate) struct Origin {
+    /// `ebpf` or `poll`.
+    pub(crate) source: String,
+    /// The kernel's release.
+    pub(crate) kernel: String,
+    /// `CLOCK_MONOTONIC` when it began.
+    pub(crate) started_ns: u64,
+    /// The Unix time when that was 0.
+    pub(crate) wall_offset_ns: u64,
+    /// What the kernel's numbers of reasons for a RST mean.
+    pub(crate) reasons: ResetReasons,
+    /// What processes are called.
+    pub(crate) names: Names,
+    /// What is shown; everything where the kernel has filtered.
+    pub(crate) selection: Option<Selection>,
+}
+
+impl Origin {
+    /// Where a recording came from, or would come from.
+    pub(crate) fn of(header: &Header, names: Names) -> Self {
+        Self {
+            source: header.source.clone(),
+            kernel: header.kernel.clone(),
+            started_ns: header.started_ns,
+            wall_offset_ns: header.wall_offset_ns,
+            reasons: header.reset_reasons.clone(),
+            names,
+            selection: None,
+        }
+    }
+}
+
+/// Runs a source into the sink that was asked for.
+pub(crate) async fn show(
+    source: &mut impl Source,
     args: &ShowArgs,
     clock: Clock,
+    origin: Origin,
+    limits: Limits,
     output: Box<dyn Write>,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<Totals> {
     let show = what(args);
-    let reasons = source.reset_reasons();
-    let limits = Limits { duration: args.duration, connections: args.count };
+    let Origin { reasons, names, selection, .. } = origin;
     match args.format {
         Format::Text => {
             let colour = if args.output.is_none() && wants_colour() { Colour::On } else { Colour::Off };
-            let mut sink = Text::new(output, show, clock, colour).naming(reasons).knowing(Names::default());
-            Ok(pipeline::run(source, &mut sink, limits, stop).await?)
+            let sink = Text::new(output, show, clock, colour).naming(reasons).knowing(names);
+            Ok(pipeline::run(source, &mut Selected { sink, selection }, limits, stop).await?)
         }
         Format::Json => {
-            let kernel = kernel_release();
-            let start = start_line(clock, source.name(), &kernel);
+            let start = Start {
+                version: VERSION,
+                sockwatch: env!("CARGO_PKG_VERSION"),
+                kernel: &origin.kernel,
+                source: &origin.source,
+                clock: clock.word(),
+                start_monotonic_ns: origin.started_ns,
+                wall_offset_ns: origin.wall_offset_ns,
+            };
             let sink = Json::new(output, show, clock, start).context("cannot write the output")?;
-            let mut sink = sink.naming(reasons).knowing(Names::default());
-            let totals = pipeline::run(source, &mut sink, limits, stop).await?;
-            sink.end(&totals).context("cannot write the output")?;
+            let sink = sink.naming(reasons).knowing(names);
+            let mut selected = Selected { sink, selection };
+            let totals = pipeline::run(source, &mut selected, limits, stop).await?;
+            selected.sink.end(&totals).context("cannot write the output")?;
             Ok(totals)
         }
     }
@@ -116,11 +188,7 @@ pub(crate) fn start_line<'a>(clock: Clock, source: &'a str, kernel: &'a str) -> 
         sockwatch: env!("CARGO_PKG_VERSION"),
         kernel,
         source,
-        clock: match clock {
-            Clock::Relative { .. } => "relative",
-            Clock::Wall { .. } => "wall",
-            Clock::Monotonic => "monotonic",
-        },
+        clock: clock.word(),
         start_monotonic_ns: match clock {
             Clock::Relative { start_ns } => start_ns,
             Clock::Wall { .. } | Clock::Monotonic => now_ns(),

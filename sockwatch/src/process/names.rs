@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     fs,
+    sync::mpsc::Receiver,
     time::{Duration, Instant},
 };
 
@@ -24,32 +25,65 @@ const TICK_NS: u64 = 20_000_000;
 /// Processes that are remembered at once.
 const MOST: usize = 10_000;
 
+/// A process, and since when its number was its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// When it started, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub started_ns: u64,
+    /// What it is called and where it belongs.
+    pub process: Process,
+}
+
 /// Processes by number.
 #[derive(Debug, Default)]
 pub struct Names {
     known: HashMap<u32, Known>,
+    /// Who tells what processes there are, instead of `/proc`.
+    told: Option<Receiver<Named>>,
 }
 
 #[derive(Debug)]
 struct Known {
     looked: Instant,
-    /// With its start, in nanoseconds of `CLOCK_MONOTONIC`; `None` if it had ended when it was looked for.
-    process: Option<(u64, Process)>,
+    /// `None` if it had ended when it was looked for.
+    named: Option<Named>,
 }
 
 impl Names {
+    /// Knows only what it is told: the processes were another machine's, or are gone.
+    pub fn told(told: Receiver<Named>) -> Self {
+        Self { known: HashMap::new(), told: Some(told) }
+    }
+
     /// The process that had this number at that time, in nanoseconds of `CLOCK_MONOTONIC`; `None` if it ended before it was
     /// looked at.
     pub fn of(&mut self, pid: u32, at_ns: u64) -> Option<&Process> {
+        Some(&self.named(pid, at_ns)?.process)
+    }
+
+    /// The same, with its start.
+    pub fn named(&mut self, pid: u32, at_ns: u64) -> Option<&Named> {
+        let named = match &self.told {
+            Some(told) => {
+                for named in told.try_iter() {
+                    self.known.insert(named.process.pid, Known { looked: Instant::now(), named: Some(named) });
+                }
+                self.known.get(&pid)?.named.as_ref()
+            }
+            None => self.look(pid),
+        };
+        named.filter(|named| named.started_ns <= at_ns + TICK_NS)
+    }
+
+    fn look(&mut self, pid: u32) -> Option<&Named> {
         if self.known.len() >= MOST && !self.known.contains_key(&pid) {
             self.known.clear();
         }
-        let known = self.known.entry(pid).or_insert_with(|| Known { looked: Instant::now(), process: find(pid) });
+        let known = self.known.entry(pid).or_insert_with(|| Known { looked: Instant::now(), named: find(pid) });
         if known.looked.elapsed() >= FRESH {
             known.look_again(pid);
         }
-        let (_, process) = known.process.as_ref().filter(|(started_ns, _)| *started_ns <= at_ns + TICK_NS)?;
-        Some(process)
+        known.named.as_ref()
     }
 
     /// The name of a thread's process, where it is another one; a first thread's is its process's.
@@ -67,17 +101,17 @@ impl Known {
         self.looked = Instant::now();
         // One that has ended keeps its name.
         if let Some(found) = find(pid) {
-            self.process = Some(found);
+            self.named = Some(found);
         }
     }
 }
 
 /// A process and its start.
-fn find(pid: u32) -> Option<(u64, Process)> {
+fn find(pid: u32) -> Option<Named> {
     let started_ns = started_ns(pid)?;
     let process = look(pid)?;
     // The number may have passed on between the two.
-    (self::started_ns(pid)? == started_ns).then_some((started_ns, process))
+    (self::started_ns(pid)? == started_ns).then_some(Named { started_ns, process })
 }
 
 fn started_ns(pid: u32) -> Option<u64> {

@@ -2,7 +2,9 @@
 
 pub mod json;
 pub mod quantity;
+pub mod selected;
 pub mod text;
+pub mod time_of_day;
 
 use std::io;
 
@@ -50,6 +52,15 @@ pub enum Clock {
 }
 
 impl Clock {
+    /// Its word in JSON.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Relative { .. } => "relative",
+            Self::Wall { .. } => "wall",
+            Self::Monotonic => "monotonic",
+        }
+    }
+
     /// An event's time on this clock, in nanoseconds. What happened before the trace began is negative.
     pub fn at(self, at_ns: u64) -> i64 {
         match self {
@@ -62,6 +73,11 @@ impl Clock {
 
 /// Shows updates.
 pub trait Sink {
+    /// Whether an update is any of its business: what is not does not count.
+    fn wants(&mut self, _update: &Update) -> bool {
+        true
+    }
+
     /// One update. May be buffered until the tick.
     ///
     /// # Errors

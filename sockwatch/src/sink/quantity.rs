@@ -38,6 +38,22 @@ fn write(f: &mut impl fmt::Write, nanoseconds: i64) -> fmt::Result {
     }
 }
 
+/// Bytes with three digits and a unit: `850 B`, `1.23 MB`, `45.6 GB`.
+#[derive(Clone, Copy, Debug)]
+pub struct Size(pub u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
+        let Some((size, unit)) = units.into_iter().find(|(size, _)| self.0 >= *size) else {
+            return write!(f, "{} B", self.0);
+        };
+        let value = self.0 as f64 / size as f64;
+        let decimals = if value < 9.995 { 2 } else { usize::from(value < 99.95) };
+        write!(f, "{value:.decimals$} {unit}")
+    }
+}
+
 /// A small text on the stack: formatting one must not allocate, it happens for every event.
 #[derive(Default)]
 pub(crate) struct Column {
@@ -80,6 +96,17 @@ mod tests {
         check(125_000_000_000, "2m05s");
         check(93_780_000_000_000, "26h03m");
         check(-1_500, "-1.50us");
+    }
+
+    #[test]
+    fn sizes_have_three_digits_and_a_unit() {
+        let check = |bytes, expected| assert_eq!(Size(bytes).to_string(), expected);
+        check(0, "0 B");
+        check(999, "999 B");
+        check(1_234, "1.23 kB");
+        check(45_600_000, "45.6 MB");
+        check(999_400_000, "999 MB");
+        check(7_000_000_000_000, "7.00 TB");
     }
 
     proptest! {

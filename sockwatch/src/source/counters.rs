@@ -3,7 +3,7 @@
 
 use std::{fs, io};
 
-use crate::tcp::queue::NamespaceDrops;
+use crate::tcp::queue::{COUNTERS, NamespaceDrops};
 
 /// Counters of a namespace, since it was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,16 +30,9 @@ fn drops(text: &str) -> NamespaceDrops {
     let mut lines = text.lines().filter(|line| line.starts_with("TcpExt: "));
     let (Some(names), Some(values)) = (lines.next(), lines.next()) else { return drops };
     for (name, value) in names.split(' ').zip(values.split(' ')) {
-        let counter = match name {
-            "ListenOverflows" => &mut drops.overflows,
-            "ListenDrops" => &mut drops.drops,
-            "TCPReqQFullDrop" => &mut drops.requests_full,
-            "TCPReqQFullDoCookies" => &mut drops.cookies,
-            "SyncookiesSent" => &mut drops.cookies_sent,
-            "SyncookiesRecv" => &mut drops.cookies_received,
-            _of_no_use_here => continue,
-        };
-        *counter = value.parse().unwrap_or(0);
+        if let Some((_, counter)) = COUNTERS.iter().find(|(its, _)| *its == name) {
+            *counter(&mut drops) = value.parse().unwrap_or(0);
+        }
     }
     drops
 }

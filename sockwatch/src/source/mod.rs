@@ -4,6 +4,8 @@ pub mod counters;
 pub mod live;
 pub mod poll;
 pub mod reconcile;
+pub mod recorded;
+pub mod recording;
 pub mod table;
 pub mod tallies;
 pub mod threads;
@@ -36,6 +38,9 @@ pub enum SourceError {
     /// This source cannot do what was asked of it.
     #[error("{0}")]
     Unsupported(String),
+    /// What is read can no longer be recorded.
+    #[error(transparent)]
+    Record(#[from] crate::recording::writer::WriteError),
     /// The kernel's socket listing makes no sense.
     #[error("the kernel's socket listing is malformed: {0}")]
     Listing(String),

@@ -32,7 +32,25 @@ pub struct Losses {
     pub repaired: u64,
     /// Transitions that the state machine does not allow from what we believed.
     pub unexpected_transitions: u64,
+    /// Rows that a recording has not: its writer could not keep up.
+    pub unrecorded: u64,
 }
+
+/// What a source counts of its losses, and nobody else: a recording holds these, by name.
+pub const COUNTED: [(&str, Counted); 9] = [
+    ("ring_full", |losses| &mut losses.ring_full),
+    ("members_full", |losses| &mut losses.members_full),
+    ("waiting_room_full", |losses| &mut losses.waiting_room_full),
+    ("skipped", |losses| &mut losses.skipped),
+    ("relieved", |losses| &mut losses.relieved),
+    ("repeated", |losses| &mut losses.repeated),
+    ("accepts_unmatched", |losses| &mut losses.accepts_unmatched),
+    ("decode_failed", |losses| &mut losses.decode_failed),
+    ("unrecorded", |losses| &mut losses.unrecorded),
+];
+
+/// One of the counts.
+pub type Counted = fn(&mut Losses) -> &mut u64;
 
 impl Losses {
     /// What the kernel side could not deliver.
@@ -47,6 +65,6 @@ impl Losses {
 
     /// What we discarded.
     pub fn dropped(&self) -> u64 {
-        self.decode_failed + self.tracker_full
+        self.decode_failed + self.tracker_full + self.unrecorded
     }
 }

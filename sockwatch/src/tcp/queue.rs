@@ -4,7 +4,11 @@
 //! counts the dead, as the kernel's `sk_ack_backlog` does. What the kernel only counts (dropped SYNs) comes with its word on
 //! the depth, every now and then.
 
+mod drops;
+
 use std::collections::BTreeSet;
+
+pub use self::drops::{COUNTERS, NamespaceDrops};
 
 /// A queue that is told again though nothing changed: when the oldest has waited twice as long as when it was told.
 const PATIENCE: u64 = 2;
@@ -96,38 +100,6 @@ pub struct Totals {
     pub drops: Option<u32>,
     /// Of the whole network namespace since the trace began.
     pub namespace: NamespaceDrops,
-}
-
-/// What a network namespace's counters say of handshakes that came to nothing (`/proc/net/netstat`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NamespaceDrops {
-    /// `ListenOverflows`: SYNs and last ACKs that found an accept queue full.
-    pub overflows: u64,
-    /// `ListenDrops`: SYNs and last ACKs dropped for any reason.
-    pub drops: u64,
-    /// `TCPReqQFullDrop`: SYNs that found too many requests waiting.
-    pub requests_full: u64,
-    /// `TCPReqQFullDoCookies`: SYNs that were answered with a cookie for that reason.
-    pub cookies: u64,
-    /// `SyncookiesSent`: SYN-ACKs with a cookie, for whatever reason.
-    pub cookies_sent: u64,
-    /// `SyncookiesRecv`: ACKs that brought a valid one back.
-    pub cookies_received: u64,
-}
-
-impl NamespaceDrops {
-    /// What has been added since `before`.
-    #[must_use]
-    pub fn since(&self, before: &Self) -> Self {
-        Self {
-            overflows: self.overflows.saturating_sub(before.overflows),
-            drops: self.drops.saturating_sub(before.drops),
-            requests_full: self.requests_full.saturating_sub(before.requests_full),
-            cookies: self.cookies.saturating_sub(before.cookies),
-            cookies_sent: self.cookies_sent.saturating_sub(before.cookies_sent),
-            cookies_received: self.cookies_received.saturating_sub(before.cookies_received),
-        }
-    }
 }
 
 /// A queue at an instant, and its counts until then.

@@ -16,9 +16,21 @@ impl ResetReasons {
         Self(reasons.collect())
     }
 
+    /// Number and name of each.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &str)> {
+        self.0.iter().map(|(number, name)| (*number, name.as_str()))
+    }
+
     /// The reason's name without its prefix: `TCP_ABORT_ON_CLOSE`.
     pub fn name(&self, number: u32) -> Option<&str> {
         self.0.iter().find(|(its, _)| *its == number).map(|(_, name)| name.as_str())
+    }
+}
+
+impl FromIterator<(u32, String)> for ResetReasons {
+    /// From numbers and names without their prefix.
+    fn from_iter<I: IntoIterator<Item = (u32, String)>>(reasons: I) -> Self {
+        Self(reasons.into_iter().collect())
     }
 }
 

@@ -1,0 +1,38 @@
+//! What a source says, thing by thing.
+
+use crate::{
+    process::names::Named,
+    tcp::{event::Event, listing::Round},
+};
+
+/// One thing that a source said.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Row {
+    /// Something happened.
+    Event(Event),
+    /// A batch of events was complete: whatever happened until then has been told.
+    Tick {
+        /// `CLOCK_MONOTONIC` in nanoseconds.
+        now_ns: u64,
+    },
+    /// A count of losses has grown.
+    Loss {
+        /// Which: an index into [`COUNTED`](crate::tcp::loss::COUNTED).
+        index: usize,
+        /// What it is now.
+        count: u64,
+    },
+    /// What time of day it was.
+    Clock {
+        /// `CLOCK_MONOTONIC` in nanoseconds.
+        at_ns: u64,
+        /// The Unix time when that was 0.
+        wall_offset_ns: u64,
+    },
+    /// A round of listings was about to begin.
+    RoundExpected,
+    /// A round of listings was complete.
+    Round(Round),
+    /// A process that has to do with a socket.
+    Process(Named),
+}

@@ -1,0 +1,162 @@
+//! The files of a recording: one, or one after the other, of which the oldest are deleted.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use arrow_array::RecordBatch;
+
+use super::{Options, WriteError, Written, file::Recording};
+use crate::{
+    monotonic::{now_ns, wall_offset_ns},
+    recording::{header::Header, schema::schema},
+    sink::time_of_day::compact_utc,
+};
+
+/// The files of a recording.
+#[derive(Debug)]
+pub(super) struct Files {
+    header: Header,
+    options: Options,
+    current: Option<Recording>,
+    began: Instant,
+    /// In files that are complete.
+    complete: u64,
+    rows: u64,
+    full: bool,
+    /// The time of day at which the recording began, for its files' names.
+    stamp: String,
+}
+
+impl Files {
+    pub(super) fn new(header: Header, options: Options) -> Self {
+        let stamp = compact_utc(header.started_ns.saturating_add(header.wall_offset_ns));
+        let header = Header { part: 0, ..header };
+        Self { header, options, current: None, began: Instant::now(), complete: 0, rows: 0, full: false, stamp }
+    }
+
+    /// Begins the next file.
+    pub(super) fn begin(&mut self) -> Result<(), WriteError> {
+        self.header.part += 1;
+        if self.header.part > 1 {
+            (self.header.started_ns, self.header.wall_offset_ns) = (now_ns(), wall_offset_ns());
+        }
+        let path = match self.options.rotation.rotates() {
+            true => part(&self.options.path, &self.stamp, self.header.part),
+            false => self.options.path.clone(),
+        };
+        let schema = schema(self.header.to_metadata());
+        let Options { force, level, sync, .. } = self.options;
+        self.current = Some(Recording::create(&path, force, &schema, level, sync)?);
+        self.began = Instant::now();
+        self.prune();
+        Ok(())
+    }
+
+    /// Appends a batch, to the next file if it is time for one; nothing once there are as many bytes as are allowed.
+    pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<(), WriteError> {
+        if self.full {
+            return Ok(());
+        }
+        self.rotate_if_due()?;
+        if self.current.is_none() {
+            self.begin()?;
+        }
+        if let Some(current) = &mut self.current {
+            current.write(batch)?;
+            self.rows += batch.num_rows() as u64;
+        }
+        self.full = self.options.max_bytes.is_some_and(|most| self.bytes() >= most);
+        Ok(())
+    }
+
+    /// Ends the file if another one is to follow.
+    pub(super) fn rotate_if_due(&mut self) -> Result<(), WriteError> {
+        let has_all = |bytes| self.current.as_ref().is_some_and(|current| current.bytes() >= bytes);
+        if self.options.rotation.bytes.is_some_and(has_all) || self.rotates_in() == Some(Duration::ZERO) {
+            self.end()?;
+        }
+        Ok(())
+    }
+
+    /// How long until it is time for another file.
+    pub(super) fn rotates_in(&self) -> Option<Duration> {
+        self.current.as_ref()?;
+        self.options.rotation.every.map(|every| every.saturating_sub(self.began.elapsed()))
+    }
+
+    /// Ends the file.
+    pub(super) fn end(&mut self) -> Result<(), WriteError> {
+        if let Some(current) = self.current.take() {
+            self.complete += current.end()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn written(&self) -> Written {
+        Written {
+            bytes: self.bytes(),
+            rows: self.rows,
+            path: self.current.as_ref().map_or(self.options.path.as_path(), Recording::path).to_owned(),
+            files: self.header.part,
+            full: self.full,
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.complete + self.current.as_ref().map_or(0, Recording::bytes)
+    }
+
+    /// Deletes the oldest files, of earlier recordings to the same path, too. One that cannot be deleted stays.
+    fn prune(&self) {
+        let rotation = &self.options.rotation;
+        if rotation.keep_files.is_none() && rotation.keep_bytes.is_none() {
+            return;
+        }
+        let mut kept_bytes = 0;
+        for (index, (path, bytes)) in parts(&self.options.path).into_iter().rev().enumerate() {
+            kept_bytes += bytes;
+            let too_many = rotation.keep_files.is_some_and(|most| index >= most);
+            // The newest is being written.
+            if index > 0 && (too_many || rotation.keep_bytes.is_some_and(|most| kept_bytes > most)) {
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+}
+
+/// `web.swr` is followed by `web-20261121T093000Z-0001.swr` and so on: their order is that of their names.
+fn part(path: &Path, stamp: &str, part: u32) -> PathBuf {
+    let (stem, extension) = stem(path);
+    path.with_file_name(format!("{stem}-{stamp}-{part:04}{extension}"))
+}
+
+/// A file's name without its extension, and that with its dot.
+fn stem(path: &Path) -> (String, String) {
+    let text = |text: &OsStr| text.to_string_lossy().into_owned();
+    let extension = path.extension().map(|extension| format!(".{}", text(extension))).unwrap_or_default();
+    (path.file_stem().map(text).unwrap_or_default(), extension)
+}
+
+/// The files that are called after a path, oldest first, with their size.
+fn parts(path: &Path) -> Vec<(PathBuf, u64)> {
+    let (stem, extension) = stem(path);
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let is_part = |name: &str| {
+        let middle = name.strip_prefix(&format!("{stem}-")).and_then(|rest| rest.strip_suffix(extension.as_str()));
+        middle.is_some_and(|middle| {
+            let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            let (stamp, part) = middle.split_once('-').unwrap_or_default();
+            let (day, time) = stamp.strip_suffix('Z').and_then(|stamp| stamp.split_once('T')).unwrap_or_default();
+            digits(day) && digits(time) && digits(part) && part.len() >= 4
+        })
+    };
+    let files = fs::read_dir(directory).into_iter().flatten().flatten();
+    let ours = files.filter(|file| is_part(&file.file_name().to_string_lossy()));
+    let mut parts: Vec<_> = ours.filter_map(|file| Some((file.path(), file.metadata().ok()?.len()))).collect();
+    parts.sort();
+    parts
+}
