@@ -66,10 +66,8 @@ fn run(stream: &mut Stream, order: &mut Order, tracker: &mut Tracker, connection
             decode(record, &mut events).expect("the stream is well formed");
         }
         let decoded = cpu_time();
-        events.drain(..).for_each(|event| order.push(event));
-        while let Some(event) = order.pop(stream.now_ns) {
-            tracker.apply(&event, &mut updates);
-        }
+        order.append(&mut events);
+        order.release(stream.now_ns, |event| tracker.apply(event, &mut updates));
         tracker.expire(stream.now_ns, &mut updates);
         updates.clear();
         took.decode += decoded - began;

@@ -10,13 +10,13 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 use sockwatch::tcp::filter::{Ports, Prefix};
 
+use self::values::{choice, duration, latency, pid, reconcile, ring_bytes};
 pub(crate) use self::{
     diagnose::{Aggregate, DiagnoseArgs},
     list::ListArgs,
     record::{InfoArgs, RecordArgs, ReplayArgs},
     values::Reconcile,
 };
-use self::values::{choice, duration, latency, pid, reconcile, ring_bytes};
 use crate::command::lab;
 
 /// See what happens to TCP sockets inside the Linux kernel, over time.

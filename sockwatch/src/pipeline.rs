@@ -126,9 +126,8 @@ impl Pipeline {
     /// Takes the new events in and shows what has waited long enough to be in order.
     fn advance(&mut self, tick: Tick, sink: &mut impl Sink, limit: Option<u64>) -> io::Result<()> {
         self.take_in();
-        while let Some(event) = self.order.pop(tick.now_ns) {
-            self.tracker.apply(&event, &mut self.updates);
-        }
+        let Self { order, tracker, updates, .. } = self;
+        order.release(tick.now_ns, |event| tracker.apply(event, updates));
         self.reconcile(tick.now_ns);
         self.tracker.expire(tick.now_ns, &mut self.updates);
         self.show(tick, sink, limit)
@@ -181,9 +180,8 @@ impl Pipeline {
     /// The same for all that is left.
     fn finish(&mut self, tick: Tick, sink: &mut impl Sink, limit: Option<u64>) -> io::Result<()> {
         self.take_in();
-        while let Some(event) = self.order.pop_any() {
-            self.tracker.apply(&event, &mut self.updates);
-        }
+        let Self { order, tracker, updates, .. } = self;
+        order.release_all(|event| tracker.apply(event, updates));
         // Nothing more will settle: what has reached CLOSE is told as it is.
         self.tracker.settle_all(tick.now_ns, &mut self.updates);
         self.show(tick, sink, limit)
@@ -191,9 +189,7 @@ impl Pipeline {
 
     fn take_in(&mut self) {
         self.totals.events += self.events.len() as u64;
-        for event in self.events.drain(..) {
-            self.order.push(event);
-        }
+        self.order.append(&mut self.events);
     }
 
     fn show(&mut self, tick: Tick, sink: &mut impl Sink, limit: Option<u64>) -> io::Result<()> {

@@ -16,6 +16,9 @@ const PROPERTIES: &[&str] = &[
     "tcp::tracker::tests::model",
     "tcp::tracker::tests::properties",
     "source::table::record::tests::no_bytes",
+    "recording::tests::hostile",
+    "recording::tests::events_come_back",
+    "recording::tests::rounds_come_back",
     "source::table::exchange::tests",
 ];
 

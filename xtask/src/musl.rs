@@ -6,7 +6,11 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use crate::{ebpf, shell};
+use crate::{ebpf, setup, shell};
+
+/// zstd is written in C. Debian's `musl-gcc` builds it for this architecture, clang for the other, with the same headers:
+/// those that it needs are the same on both.
+const HEADERS: &str = "/usr/include/x86_64-linux-musl";
 
 /// What cargo has built.
 pub(crate) struct Built(Vec<Artifact>);
@@ -48,6 +52,7 @@ pub(crate) fn build(workspace: &Path, architecture: &str, arguments: &[&str]) ->
             command.env(variable("LINKER"), "rust-lld");
             command.env(variable("RUSTFLAGS"), "-Clinker-flavor=ld.lld -Clink-self-contained=yes");
         }
+        c_compiler(&mut command, architecture, native)?;
     } else if native {
         println!("{target} is not installed and cannot be: linking the host's own C library statically");
         let target = format!("{architecture}-unknown-linux-gnu");
@@ -59,6 +64,19 @@ pub(crate) fn build(workspace: &Path, architecture: &str, arguments: &[&str]) ->
     let said = shell::read(command.stderr(Stdio::inherit()), "fix the errors above")?;
     let said = String::from_utf8_lossy(&said).into_owned();
     Ok(Built(said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()))
+}
+
+/// Says how C is compiled for the target.
+fn c_compiler(command: &mut Command, architecture: &str, native: bool) -> Result<()> {
+    if native {
+        return setup::install(&["musl-tools"]);
+    }
+    setup::install(&["musl-dev", "clang-22", "llvm-22"])?;
+    let target = format!("{architecture}_unknown_linux_musl");
+    let headers = format!("--target={architecture}-linux-musl -isystem {HEADERS}");
+    command.env(format!("CC_{target}"), "clang-22").env(format!("AR_{target}"), "llvm-ar-22");
+    command.env(format!("CFLAGS_{target}"), headers);
+    Ok(())
 }
 
 /// Whether it is there now.

@@ -320,10 +320,8 @@ async fn watch(live: &mut Live) -> anyhow::Result<Seen> {
     let mut seen = Seen::default();
     while seen.ended < 2 {
         let tick = live.next(&mut events).await?;
-        events.drain(..).for_each(|event| order.push(event));
-        while let Some(event) = order.pop(tick.now_ns) {
-            tracker.apply(&event, &mut updates);
-        }
+        order.append(&mut events);
+        order.release(tick.now_ns, |event| tracker.apply(event, &mut updates));
         for update in updates.drain(..) {
             match update.happening {
                 Happening::Transition { .. } => seen.transitions += 1,

@@ -9,7 +9,7 @@ use anyhow::bail;
 use serde::Serialize;
 use sockwatch::{
     recording::{
-        Row,
+        Mark, Said,
         reader::{End, Reader},
     },
     sink::{
@@ -96,31 +96,32 @@ impl Info {
         let header = file.header().clone();
         let mut wall_offset_ns = header.wall_offset_ns;
         self.first_unix_ns.get_or_insert(header.started_ns.saturating_add(wall_offset_ns));
-        let mut rows = Vec::new();
+        let mut said = Said::default();
         let read = loop {
-            match file.next(&mut rows) {
+            match file.next(&mut said) {
                 Ok(true) => {}
                 Ok(false) => break Ok(()),
                 Err(error) => break Err(error),
             }
-            for row in rows.drain(..) {
-                match row {
-                    Row::Event(_) => self.events += 1,
-                    Row::Tick { now_ns } => self.last_unix_ns = Some(now_ns.saturating_add(wall_offset_ns)),
-                    Row::Loss { index, count } => {
+            self.events += said.events.len() as u64;
+            for (_, mark) in &said.marks {
+                match *mark {
+                    Mark::Tick { now_ns } => self.last_unix_ns = Some(now_ns.saturating_add(wall_offset_ns)),
+                    Mark::Loss { index, count } => {
                         if let Some((_, counted)) = COUNTED.get(index) {
                             *counted(losses) = count;
                         }
                     }
-                    Row::Clock { wall_offset_ns: now, .. } => {
+                    Mark::Clock { wall_offset_ns: now, .. } => {
                         self.clock_moved_ns += now.wrapping_sub(wall_offset_ns).cast_signed();
                         wall_offset_ns = now;
                     }
-                    Row::RoundExpected => {}
-                    Row::Round(_) => self.rounds += 1,
-                    Row::Process(_) => self.processes += 1,
+                    Mark::RoundExpected => {}
+                    Mark::Round(_) => self.rounds += 1,
+                    Mark::Process(_) => self.processes += 1,
                 }
             }
+            said.clear();
         };
         self.files.push(FileInfo {
             path: file.path().display().to_string(),

@@ -254,10 +254,7 @@ impl Batch {
                 return if minisock { flag::MINISOCK } else { 0 };
             }
             Incident::MinisockSegment { state } => self.columns.new.set(row, state),
-            Incident::ResetReceived
-            | Incident::Retransmit
-            | Incident::SynAckRetransmit
-            | Incident::ListenOverflow => {}
+            Incident::ResetReceived | Incident::Retransmit | Incident::SynAckRetransmit | Incident::ListenOverflow => {}
         }
         0
     }

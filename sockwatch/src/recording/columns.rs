@@ -1,12 +1,15 @@
 //! Columns in the making: a value is set at its row, and the rows before it that have none are filled in then. So a row
 //! costs what it holds, not what it could hold.
 
-use std::{marker::PhantomData, sync::Arc};
+use std::{
+    marker::PhantomData,
+    sync::{Arc, OnceLock},
+};
 
 use arrow_array::{
     ArrayRef, ArrowPrimitiveType, DictionaryArray, FixedSizeBinaryArray, PrimitiveArray, StringArray, types::Int8Type,
 };
-use arrow_buffer::{BooleanBufferBuilder, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow_buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::DataType;
 
 use super::words::Word;
@@ -23,38 +26,51 @@ pub(super) trait Column: Default {
     fn finish(&mut self, rows: usize) -> ArrayRef;
 }
 
-/// Which rows have a value.
-#[derive(Debug)]
+/// Which rows have a value. A byte for each costs less than a bit, as long as they come one by one.
+#[derive(Debug, Default)]
 struct Filled {
-    rows: BooleanBufferBuilder,
+    rows: Vec<bool>,
     count: usize,
-}
-
-impl Default for Filled {
-    fn default() -> Self {
-        Self { rows: BooleanBufferBuilder::new(0), count: 0 }
-    }
 }
 
 impl Filled {
     #[inline]
     fn fill(&mut self, row: usize) {
-        let empty = row - self.rows.len();
-        if empty > 0 {
-            self.rows.append_n(empty, false);
-        }
-        self.rows.append(true);
+        self.rows.resize(row, false);
+        self.rows.push(true);
         self.count += 1;
+    }
+
+    /// Whether no row has one.
+    fn is_empty(&self) -> bool {
+        self.count == 0
     }
 
     /// `None` if all have one.
     fn finish(&mut self, rows: usize) -> Option<NullBuffer> {
-        self.rows.append_n(rows - self.rows.len(), false);
-        let (filled, all) = (self.rows.finish(), self.count == rows);
+        let nulls = match self.count {
+            0 => Some(NullBuffer::new_null(rows)),
+            count if count == rows => None,
+            _some => {
+                self.rows.resize(rows, false);
+                Some(NullBuffer::from(self.rows.as_slice()))
+            }
+        };
+        self.rows.clear();
         self.count = 0;
-        (!all).then(|| NullBuffer::new(filled))
+        nulls
     }
 }
+
+/// So many zero bytes, always the same: for columns without any value, which most are in most batches.
+fn zeros(bytes: usize) -> Buffer {
+    static ZEROS: OnceLock<Buffer> = OnceLock::new();
+    let zeros = ZEROS.get_or_init(|| Buffer::from_vec(vec![0_u64; MOST_ZEROS / 8]));
+    if bytes <= MOST_ZEROS { zeros.slice_with_length(0, bytes) } else { Buffer::from_vec(vec![0_u8; bytes]) }
+}
+
+/// The widest column of the longest batch.
+const MOST_ZEROS: usize = ADDRESS_BYTES << 16;
 
 /// A column of numbers.
 #[derive(Debug)]
@@ -87,6 +103,12 @@ impl<T: ArrowPrimitiveType> Numbers<T> {
     }
 
     fn array(&mut self, rows: usize) -> PrimitiveArray<T> {
+        if self.filled.is_empty() {
+            return PrimitiveArray::new(
+                ScalarBuffer::new(zeros(rows * size_of::<T::Native>()), 0, rows),
+                self.filled.finish(rows),
+            );
+        }
         self.values.resize(rows, T::Native::default());
         // The next batch will have about as many.
         let values = std::mem::replace(&mut self.values, Vec::with_capacity(rows));
@@ -167,6 +189,10 @@ impl Column for Texts {
     }
 
     fn finish(&mut self, rows: usize) -> ArrayRef {
+        if self.filled.is_empty() {
+            let offsets = OffsetBuffer::new(ScalarBuffer::new(zeros((rows + 1) * size_of::<i32>()), 0, rows + 1));
+            return Arc::new(StringArray::new(offsets, zeros(0), self.filled.finish(rows)));
+        }
         let end = self.end();
         self.ends.resize(rows, end);
         let ends = std::mem::replace(&mut self.ends, Vec::with_capacity(rows));
@@ -199,6 +225,10 @@ impl Column for Addresses {
     }
 
     fn finish(&mut self, rows: usize) -> ArrayRef {
+        if self.filled.is_empty() {
+            let bytes = zeros(rows * ADDRESS_BYTES);
+            return Arc::new(FixedSizeBinaryArray::new(ADDRESS_BYTES as i32, bytes, self.filled.finish(rows)));
+        }
         self.bytes.resize(rows * ADDRESS_BYTES, 0);
         let bytes = std::mem::replace(&mut self.bytes, Vec::with_capacity(rows * ADDRESS_BYTES));
         Arc::new(FixedSizeBinaryArray::new(ADDRESS_BYTES as i32, Buffer::from_vec(bytes), self.filled.finish(rows)))

@@ -62,7 +62,7 @@ impl<R: Read> Frames<R> {
     /// The schema, which comes first. `None` if the file ends before it is complete.
     pub(super) fn schema(&mut self) -> Result<Option<SchemaRef>, FormatError> {
         while self.decoder.schema().is_none() {
-            let Some(message) = self.message()? else { return Ok(None) };
+            let Some(message) = self.message()? else { break };
             self.decode(message)?;
         }
         Ok(self.decoder.schema())
@@ -101,7 +101,8 @@ impl<R: Read> Frames<R> {
         }
         let length = u32::from_le_bytes(message[4..8].try_into().unwrap_or_default());
         if length == 0 {
-            self.at += 8;
+            // The decoder looks at a message without columns only when the next one comes.
+            self.decode(message)?;
             return Ok(self.ends(End::Marked));
         }
         if length > MOST_METADATA {
@@ -152,20 +153,17 @@ fn check(metadata: &[u8], body: &[u8]) -> Result<(), String> {
     if std::iter::once(batch.length()).chain(nodes).any(|rows| !(0..=MOST_ROWS).contains(&rows)) {
         return Err("a batch with too many rows".into());
     }
-    if batch.compression().is_none() {
-        return Ok(());
-    }
+    let compressed = batch.compression().is_some();
     let mut decompressed = 0_u64;
     for buffer in batch.buffers().into_iter().flatten() {
-        let (Ok(offset), Ok(length)) = (usize::try_from(buffer.offset()), usize::try_from(buffer.length())) else {
-            return Err("a column outside of its batch".into());
-        };
-        if length == 0 {
+        let column = usize::try_from(buffer.offset()).ok().zip(usize::try_from(buffer.length()).ok());
+        let column = column.and_then(|(offset, length)| body.get(offset..offset.checked_add(length)?));
+        let Some(column) = column else { return Err("a column outside of its batch".into()) };
+        if !compressed || column.is_empty() {
             continue;
         }
         // The first eight bytes say how many there will be; -1: they are as they are.
-        let announced = body.get(offset..).and_then(|column| column.first_chunk());
-        let announced = announced.map(|bytes| i64::from_le_bytes(*bytes)).ok_or("a column outside of its batch")?;
+        let announced = column.first_chunk().map(|bytes| i64::from_le_bytes(*bytes)).ok_or("a column that is cut")?;
         decompressed = decompressed.saturating_add(u64::try_from(announced.max(0)).unwrap_or(u64::MAX));
         if announced < -1 || decompressed > MOST_DECOMPRESSED {
             return Err("a batch that unfolds to too much".into());

@@ -67,7 +67,8 @@ impl Header {
     pub(super) fn of_metadata(metadata: &Metadata) -> Result<Self, FormatError> {
         let get = |key: &str| metadata.get(&format!("{PREFIX}{key}"));
         let text = |key| get(key).map(|text| text.replace(crate::tcp::event::is_unprintable, "?")).unwrap_or_default();
-        let format = get("format").ok_or_else(|| FormatError::Foreign("an Arrow stream without its metadata".into()))?;
+        let format =
+            get("format").ok_or_else(|| FormatError::Foreign("an Arrow stream without its metadata".into()))?;
         let major = format.split('.').next().and_then(|major| major.parse::<u32>().ok());
         if major != Some(FORMAT.0) {
             return Err(FormatError::Newer { found: text("format") });
@@ -122,9 +123,9 @@ mod tests {
     #[test]
     fn other_formats_are_told_apart() {
         let mut metadata = header().to_metadata();
-        metadata.insert("sockwatch.format".into(), "1.9".into());
+        metadata.insert("sockwatch.format", "1.9");
         assert!(Header::of_metadata(&metadata).is_ok(), "a later minor version adds only");
-        metadata.insert("sockwatch.format".into(), "2.0".into());
+        metadata.insert("sockwatch.format", "2.0");
         let error = Header::of_metadata(&metadata).unwrap_err().to_string();
         assert!(error.contains("2.0") && error.contains("newer"), "{error}");
         metadata.remove("sockwatch.format");

@@ -14,10 +14,12 @@ pub mod reader;
 mod rows;
 pub mod schema;
 mod table;
+#[cfg(test)]
+mod tests;
 mod words;
 pub mod writer;
 
-pub use self::rows::Row;
+pub use self::rows::{Mark, Said};
 
 /// Why a file is no recording, or no whole one.
 #[derive(Debug, thiserror::Error)]

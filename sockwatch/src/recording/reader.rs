@@ -7,7 +7,7 @@ use std::{
 };
 
 pub use super::frames::End;
-use super::{FormatError, frames::Frames, header::Header, rows::Row, schema::Cells, table::Reading};
+use super::{FormatError, frames::Frames, header::Header, rows::Said, schema::Cells, table::Reading};
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 1 << 18;
@@ -59,7 +59,7 @@ impl Reader {
     ///
     /// # Errors
     /// If it is damaged from here on.
-    pub fn next(&mut self, said: &mut Vec<Row>) -> Result<bool, FormatError> {
+    pub fn next(&mut self, said: &mut Said) -> Result<bool, FormatError> {
         let at = self.frames.at();
         let Some(batch) = self.frames.batch()? else { return Ok(false) };
         let damaged = |what: String| FormatError::Damaged { at, what };

@@ -1,15 +1,30 @@
-//! What a source says, thing by thing.
+//! What a source says: events, and marks between them.
 
 use crate::{
     process::names::Named,
     tcp::{event::Event, listing::Round},
 };
 
-/// One thing that a source said.
+/// What a source said.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Said {
+    /// What happened.
+    pub events: Vec<Event>,
+    /// What else it said, each after so many of the events.
+    pub marks: Vec<(usize, Mark)>,
+}
+
+impl Said {
+    /// Forgets it.
+    pub fn clear(&mut self) {
+        self.events.clear();
+        self.marks.clear();
+    }
+}
+
+/// What a source says beside its events.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Row {
-    /// Something happened.
-    Event(Event),
+pub enum Mark {
     /// A batch of events was complete: whatever happened until then has been told.
     Tick {
         /// `CLOCK_MONOTONIC` in nanoseconds.

@@ -2,7 +2,7 @@
 
 use super::{
     columns::ADDRESS_BYTES,
-    rows::Row,
+    rows::{Mark, Said},
     schema::{Cells, flag},
     words::Kind,
 };
@@ -36,12 +36,10 @@ impl Reading {
     ///
     /// # Errors
     /// In words, if it cannot be from a recording.
-    pub(super) fn read(&mut self, cells: &Cells, rows: usize, said: &mut Vec<Row>) -> Result<(), String> {
+    pub(super) fn read(&mut self, cells: &Cells, rows: usize, said: &mut Said) -> Result<(), String> {
         for row in 0..rows {
-            match self.row(cells, row) {
-                Ok(Some(one)) => said.push(one),
-                Ok(None) => {}
-                Err(NotUnderstood) => self.not_understood += 1,
+            if let Err(NotUnderstood) = self.row(cells, row, said) {
+                self.not_understood += 1;
             }
             if self.sockets > MOST_SOCKETS {
                 return Err(format!("a listing of more than {MOST_SOCKETS} sockets"));
@@ -51,40 +49,44 @@ impl Reading {
     }
 
     #[inline]
-    fn row(&mut self, cells: &Cells, row: usize) -> Result<Option<Row>, NotUnderstood> {
+    fn row(&mut self, cells: &Cells, row: usize, said: &mut Said) -> Result<(), NotUnderstood> {
         let at_ns = cells.at_ns.get(row).ok_or(NotUnderstood)?;
         let kind = cells.kind.get(row).ok_or(NotUnderstood)?;
-        Ok(Some(match kind {
-            Kind::Tick => Row::Tick { now_ns: at_ns },
-            Kind::Loss => Row::Loss {
+        let mark = match kind {
+            Kind::Tick => Mark::Tick { now_ns: at_ns },
+            Kind::Loss => Mark::Loss {
                 index: cells.what.get(row).filter(|what| what.as_counter().is_none()).ok_or(NotUnderstood)?.0,
                 count: cells.count.or_zero(row),
             },
-            Kind::Clock => Row::Clock { at_ns, wall_offset_ns: cells.count.or_zero(row) },
-            Kind::RoundExpected => Row::RoundExpected,
+            Kind::Clock => Mark::Clock { at_ns, wall_offset_ns: cells.count.or_zero(row) },
+            Kind::RoundExpected => Mark::RoundExpected,
             Kind::Round => {
                 self.sockets = 0;
                 let round = std::mem::take(&mut self.round);
-                Row::Round(Round { to_ns: at_ns, unlisted: cells.count.or_zero(row), ..round })
+                Mark::Round(Round { to_ns: at_ns, unlisted: cells.count.or_zero(row), ..round })
             }
-            Kind::Process => Row::Process(named(cells, row, at_ns)?),
+            Kind::Process => Mark::Process(named(cells, row, at_ns)?),
             Kind::Listing | Kind::Socket | Kind::Holder | Kind::Counter | Kind::NamespaceGone => {
-                self.listing(cells, row, kind, at_ns)?;
-                return Ok(None);
+                return self.listing(cells, row, kind, at_ns);
             }
-            event => Row::Event(Event {
-                at_ns,
-                key: key(cells, row)?,
-                skaddr: cells.skaddr.or_zero(row),
-                tuple: tuple(cells, row),
-                kind: event_kind(cells, row, event)?,
-                certainty: if flags(cells, row) & flag::AGAIN == 0 {
-                    Certainty::Once
-                } else {
-                    Certainty::PerhapsRepeated
-                },
-            }),
-        }))
+            event => {
+                said.events.push(Event {
+                    at_ns,
+                    key: key(cells, row)?,
+                    skaddr: cells.skaddr.or_zero(row),
+                    tuple: tuple(cells, row),
+                    kind: event_kind(cells, row, event)?,
+                    certainty: if flags(cells, row) & flag::AGAIN == 0 {
+                        Certainty::Once
+                    } else {
+                        Certainty::PerhapsRepeated
+                    },
+                });
+                return Ok(());
+            }
+        };
+        said.marks.push((said.events.len(), mark));
+        Ok(())
     }
 
     /// A part of a round.
@@ -139,30 +141,22 @@ fn event_kind(cells: &Cells, row: usize, kind: Kind) -> Result<EventKind, NotUnd
     let new = || cells.new.get(row).ok_or(NotUnderstood);
     Ok(match kind {
         Kind::Transition => EventKind::Transition { old: old()?, new: new()?, by: task(cells, row).ok() },
-        Kind::Opening => {
-            EventKind::Opening { new: new()?, by: task(cells, row)?, limit: cells.queue_limit.get(row) }
-        }
+        Kind::Opening => EventKind::Opening { new: new()?, by: task(cells, row)?, limit: cells.queue_limit.get(row) },
         Kind::Birth => EventKind::Birth { queue: queue(cells, row) },
-        Kind::Closing => {
-            EventKind::Closing { old: old()?, current: task(cells, row)?, evidence: evidence(cells, row) }
-        }
+        Kind::Closing => EventKind::Closing { old: old()?, current: task(cells, row)?, evidence: evidence(cells, row) },
         Kind::Enqueue => EventKind::Enqueue {
             listener: cells.listener.get(row),
             synack_at_ns: cells.synack_at_ns.get(row),
             synack_retransmits: cells.synack_retransmits.or_zero(row),
         },
-        Kind::Accept => EventKind::Accept {
-            by: task(cells, row)?,
-            fd: cells.fd.get(row),
-            listener: cells.listener.get(row),
-        },
+        Kind::Accept => {
+            EventKind::Accept { by: task(cells, row)?, fd: cells.fd.get(row), listener: cells.listener.get(row) }
+        }
         Kind::AcceptReturn => EventKind::AcceptReturn { fd: cells.fd.get(row).ok_or(NotUnderstood)? },
         Kind::Destroy => EventKind::Destroy,
-        Kind::Listed => EventKind::Listed {
-            state: new()?,
-            queue: queue(cells, row),
-            interval_ns: cells.interval_ns.or_zero(row),
-        },
+        Kind::Listed => {
+            EventKind::Listed { state: new()?, queue: queue(cells, row), interval_ns: cells.interval_ns.or_zero(row) }
+        }
         Kind::Unlisted => EventKind::Unlisted { interval_ns: cells.interval_ns.or_zero(row) },
         incident => EventKind::Incident(self::incident(cells, row, incident)?),
     })

@@ -12,7 +12,7 @@ use super::{Source, SourceError, TableNews, Tick};
 use crate::{
     process::names::Named,
     recording::{
-        Row,
+        Mark, Said,
         reader::{End, Reader},
     },
     tcp::{
@@ -33,16 +33,17 @@ pub struct Recording {
     files: VecDeque<Reader>,
     /// What became of those that were read.
     read: Vec<Reader>,
-    /// Of the batch that is being told, and the next one to tell.
-    rows: Vec<Row>,
-    at: usize,
+    /// Of the batch that is being told, and how far it is told.
+    said: Said,
+    events_told: usize,
+    marks_told: usize,
     losses: Losses,
     news: VecDeque<TableNews>,
-    /// News that came before a tick.
-    untold: Vec<TableNews>,
     /// The batch that is told next: the last one is told by [`Source::drain`], as it was.
     ahead: Option<Batch>,
     last: Tick,
+    /// Room for the events of the next batch.
+    spare: Vec<Event>,
     /// How many times as fast as it was; `None`: at once.
     speed: Option<f64>,
     /// When which time was.
@@ -69,13 +70,14 @@ impl Recording {
         let recording = Self {
             files: files.into(),
             read: Vec::new(),
-            rows: Vec::new(),
-            at: 0,
+            said: Said::default(),
+            events_told: 0,
+            marks_told: 0,
             losses: Losses::default(),
             news: VecDeque::new(),
-            untold: Vec::new(),
             ahead: None,
             last: Tick { now_ns: 0, losses: Losses::default() },
+            spare: Vec::new(),
             speed,
             began: None,
             ended: Some(ended),
@@ -108,22 +110,49 @@ impl Recording {
         self.damage.as_deref()
     }
 
-    /// The next row; `None` at the end. The caller counts [`Self::at`] on.
-    fn peek(&mut self) -> Option<&mut Row> {
-        while self.at == self.rows.len() {
-            self.rows.clear();
-            self.at = 0;
-            let reader = self.files.front_mut()?;
-            match reader.next(&mut self.rows) {
-                Ok(true) => {}
-                Ok(false) => self.read.extend(self.files.pop_front()),
-                Err(error) => {
-                    self.damage = Some(format!("{}: {error}", reader.path().display()));
-                    self.files.clear();
-                }
+    /// Reads on. Returns whether there is more.
+    fn read_on(&mut self) -> bool {
+        self.said.clear();
+        (self.events_told, self.marks_told) = (0, 0);
+        let Some(reader) = self.files.front_mut() else { return false };
+        match reader.next(&mut self.said) {
+            Ok(true) => {}
+            Ok(false) => self.read.extend(self.files.pop_front()),
+            Err(error) => {
+                self.damage = Some(format!("{}: {error}", reader.path().display()));
+                self.files.clear();
             }
         }
-        self.rows.get_mut(self.at)
+        true
+    }
+
+    /// Appends the events before the next mark, and returns that; `None` at the end.
+    fn mark(&mut self, events: &mut Vec<Event>) -> Option<Mark> {
+        loop {
+            let Self { said, events_told, marks_told, .. } = self;
+            let marked = said.marks.get_mut(*marks_told);
+            let until = marked.as_ref().map_or(said.events.len(), |(events, _)| *events);
+            events.extend_from_slice(&said.events[*events_told..until]);
+            *events_told = until;
+            if let Some((_, mark)) = marked {
+                *marks_told += 1;
+                return Some(std::mem::replace(mark, Mark::RoundExpected));
+            }
+            if !self.read_on() {
+                return None;
+            }
+        }
+    }
+
+    /// Whether the next thing is news of the kernel's table.
+    fn is_news_next(&mut self) -> bool {
+        while self.events_told == self.said.events.len() && self.marks_told == self.said.marks.len() {
+            if !self.read_on() {
+                return false;
+            }
+        }
+        let next = self.said.marks.get(self.marks_told).filter(|(events, _)| *events == self.events_told);
+        matches!(next, Some((_, Mark::RoundExpected | Mark::Round(_))))
     }
 
     /// The next batch; `None` at the end.
@@ -134,53 +163,38 @@ impl Recording {
     }
 
     fn whole_batch(&mut self) -> Option<Batch> {
-        let mut events = Vec::new();
+        let (mut events, mut news) = (std::mem::take(&mut self.spare), Vec::new());
         let now_ns = loop {
-            let Some(row) = self.peek() else {
+            match self.mark(&mut events) {
+                Some(Mark::Tick { now_ns }) => break now_ns,
+                Some(mark) => self.take(mark, &mut news),
                 // It was cut before its tick, if there is anything.
-                break events.iter().map(|event: &Event| event.at_ns).max()?;
-            };
-            match row {
-                Row::Event(event) => events.push(*event),
-                Row::Tick { now_ns } => {
-                    let now_ns = *now_ns;
-                    self.at += 1;
-                    break now_ns;
-                }
-                other => {
-                    let other = std::mem::replace(other, Row::Tick { now_ns: 0 });
-                    self.take(other);
-                }
+                None => break events.iter().map(|event| event.at_ns).max()?,
             }
-            self.at += 1;
         };
-        let mut news = std::mem::take(&mut self.untold);
-        while let Some(row) = self.peek() {
-            match row {
-                Row::RoundExpected => news.push(TableNews::Expected),
-                Row::Round(round) => news.push(TableNews::Listed(std::mem::take(round))),
-                _of_the_next_batch => break,
+        while self.is_news_next() {
+            // Nothing is before it.
+            if let Some(mark) = self.mark(&mut events) {
+                self.take(mark, &mut news);
             }
-            self.at += 1;
         }
         Some(Batch { events, tick: Tick { now_ns, losses: self.losses }, news })
     }
 
-    /// A row that is neither an event nor a tick.
-    fn take(&mut self, row: Row) {
-        match row {
-            Row::Loss { index, count } => {
+    fn take(&mut self, mark: Mark, news: &mut Vec<TableNews>) {
+        match mark {
+            Mark::Loss { index, count } => {
                 if let Some((_, counted)) = COUNTED.get(index) {
                     *counted(&mut self.losses) = count;
                 }
             }
-            Row::Process(named) => {
+            Mark::Process(named) => {
                 // Who does not want to know any more is not told.
                 self.listeners.retain(|listener| listener.send(named.clone()).is_ok());
             }
-            Row::RoundExpected => self.untold.push(TableNews::Expected),
-            Row::Round(round) => self.untold.push(TableNews::Listed(round)),
-            Row::Clock { .. } | Row::Event(_) | Row::Tick { .. } => {}
+            Mark::RoundExpected => news.push(TableNews::Expected),
+            Mark::Round(round) => news.push(TableNews::Listed(round)),
+            Mark::Clock { .. } | Mark::Tick { .. } => {}
         }
     }
 
@@ -217,10 +231,12 @@ impl Source for Recording {
         if let Some(following) = following
             && let Some(batch) = self.ahead.replace(following)
         {
-            events.extend(batch.events);
-            self.news.extend(batch.news);
-            self.last = batch.tick;
-            return Ok(batch.tick);
+            let Batch { events: mut told, tick, news } = batch;
+            events.append(&mut told);
+            self.spare = told;
+            self.news.extend(news);
+            self.last = tick;
+            return Ok(tick);
         }
         if let Some(ended) = self.ended.take() {
             // Whoever does not listen ends by itself.
@@ -241,3 +257,6 @@ impl Source for Recording {
         Ok(self.last)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,10 +26,10 @@ impl Comm {
 }
 
 impl From<&str> for Comm {
-    /// Takes the first 15 bytes, as the kernel does.
+    /// Takes the first 15 bytes, as the kernel does, up to a character's end.
     fn from(name: &str) -> Self {
         let mut comm = [0; 16];
-        let taken = name.len().min(15);
+        let taken = name.floor_char_boundary(15);
         comm[..taken].copy_from_slice(&name.as_bytes()[..taken]);
         Self(comm)
     }

@@ -1,6 +1,8 @@
 //! What sockwatch knows of TCP: states, events, connections. Pure: a function of its input, with no I/O, no clock,
 //! no thread; time is an argument.
 
+#[cfg(test)]
+pub(crate) mod arbitrary;
 pub mod close;
 pub mod connection;
 pub mod decode;

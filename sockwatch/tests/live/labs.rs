@@ -136,10 +136,10 @@ const ALL_PROBES: &str = "tracing: state=btf enqueue=on reset=btf accept-return=
 fn tell(events: &[Event]) -> Vec<String> {
     let (mut order, mut tracker, mut updates) = (Order::default(), Tracker::default(), Vec::new());
     events.iter().for_each(|event| order.push(*event));
-    while let Some(event) = order.pop_any() {
-        tracker.apply(&event, &mut updates);
+    order.release_all(|event| {
+        tracker.apply(event, &mut updates);
         tracker.expire(event.at_ns, &mut updates);
-    }
+    });
     let last_ns = events.last().map_or(0, |event| event.at_ns);
     tracker.settle_all(last_ns, &mut updates);
     let mut lines = Vec::new();

@@ -23,6 +23,8 @@ pub(super) struct Files {
     options: Options,
     current: Option<Recording>,
     began: Instant,
+    /// Rows in the current file: one without any is not ended for another.
+    current_rows: u64,
     /// In files that are complete.
     complete: u64,
     rows: u64,
@@ -35,7 +37,17 @@ impl Files {
     pub(super) fn new(header: Header, options: Options) -> Self {
         let stamp = compact_utc(header.started_ns.saturating_add(header.wall_offset_ns));
         let header = Header { part: 0, ..header };
-        Self { header, options, current: None, began: Instant::now(), complete: 0, rows: 0, full: false, stamp }
+        Self {
+            header,
+            options,
+            current: None,
+            began: Instant::now(),
+            current_rows: 0,
+            complete: 0,
+            rows: 0,
+            full: false,
+            stamp,
+        }
     }
 
     /// Begins the next file.
@@ -51,7 +63,7 @@ impl Files {
         let schema = schema(self.header.to_metadata());
         let Options { force, level, sync, .. } = self.options;
         self.current = Some(Recording::create(&path, force, &schema, level, sync)?);
-        self.began = Instant::now();
+        (self.began, self.current_rows) = (Instant::now(), 0);
         self.prune();
         Ok(())
     }
@@ -68,6 +80,7 @@ impl Files {
         if let Some(current) = &mut self.current {
             current.write(batch)?;
             self.rows += batch.num_rows() as u64;
+            self.current_rows += batch.num_rows() as u64;
         }
         self.full = self.options.max_bytes.is_some_and(|most| self.bytes() >= most);
         Ok(())
@@ -75,6 +88,9 @@ impl Files {
 
     /// Ends the file if another one is to follow.
     pub(super) fn rotate_if_due(&mut self) -> Result<(), WriteError> {
+        if self.current_rows == 0 {
+            return Ok(());
+        }
         let has_all = |bytes| self.current.as_ref().is_some_and(|current| current.bytes() >= bytes);
         if self.options.rotation.bytes.is_some_and(has_all) || self.rotates_in() == Some(Duration::ZERO) {
             self.end()?;
@@ -84,7 +100,7 @@ impl Files {
 
     /// How long until it is time for another file.
     pub(super) fn rotates_in(&self) -> Option<Duration> {
-        self.current.as_ref()?;
+        self.current.as_ref().filter(|_| self.current_rows > 0)?;
         self.options.rotation.every.map(|every| every.saturating_sub(self.began.elapsed()))
     }
 

@@ -20,10 +20,10 @@ fn lines(show: Show, start_ns: u64, names: Names, events: &str) -> String {
         event.at_ns += start_ns;
         order.push(event);
     }
-    while let Some(event) = order.pop_any() {
-        tracker.apply(&event, &mut updates);
+    order.release_all(|event| {
+        tracker.apply(event, &mut updates);
         tracker.expire(event.at_ns, &mut updates);
-    }
+    });
     tracker.settle_all(u64::MAX / 2, &mut updates);
     let mut out = Vec::new();
     let mut sink = Text::new(&mut out, show, Clock::Relative { start_ns }, Colour::Off).knowing(names);

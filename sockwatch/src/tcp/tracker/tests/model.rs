@@ -84,11 +84,10 @@ impl Trial {
 
     /// Takes in what is old enough.
     fn advance(&mut self) {
-        self.kernel.events.drain(..).for_each(|event| self.order.push(event));
         let now_ns = self.kernel.now_ns;
-        while let Some(event) = self.order.pop(now_ns) {
-            self.tracker.apply(&event, &mut self.updates);
-        }
+        let Self { kernel, order, tracker, updates, .. } = self;
+        order.append(&mut kernel.events);
+        order.release(now_ns, |event| tracker.apply(event, updates));
         let settled = |round: &mut Round| round.to_ns + TOLERANCE_NS + WINDOW_NS <= now_ns;
         if let Some(round) = self.round.take_if(settled) {
             for event in self.tracker.compare(&round) {

@@ -199,7 +199,9 @@ impl Witness {
             }
             Step::Pass(for_ns) => {
                 self.now_ns += for_ns;
-                while let Some(event) = self.order.pop(self.now_ns) {
+                let mut due = Vec::new();
+                self.order.release(self.now_ns, |event| due.push(*event));
+                for event in due {
                     self.watch(|tracker, updates| tracker.apply(&event, updates));
                 }
                 let now_ns = self.now_ns;
