@@ -2,6 +2,7 @@
 //! neither a kernel nor a disk takes part. Prints a line per figure, `NAME VALUE`; `cargo xtask bench` compares them with
 //! targets.
 
+#[allow(dead_code, reason = "some of it only the other benchmark needs")]
 mod stream;
 
 use std::{

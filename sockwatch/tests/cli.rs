@@ -364,3 +364,46 @@ fn diagnose_refuses_what_trace_refuses() {
     refused_as(&["diagnose", "--slow", "5"], &["--slow", "500ms"]);
     refused_as(&["diagnose", "--netns", "no-such-namespace"], &["ip netns"]);
 }
+
+#[test]
+fn recordings_that_cannot_be() {
+    let scratch = std::env::temp_dir().join(format!("sockwatch-cli-{}", std::process::id()));
+    std::fs::create_dir_all(&scratch).unwrap();
+    let path = |name: &str| scratch.join(name).to_str().unwrap().to_owned();
+    let (there, absent) = (path("there.swr"), path("absent/web.swr"));
+    std::fs::write(&there, "{}\n").unwrap();
+    let record = |arguments: &[&str], words: &[&str]| {
+        refused_as(&[&["record", "--source", "poll", "--duration", "1ms"], arguments].concat(), words);
+    };
+    record(&["-o", &there], &["exists", "--force"]);
+    assert_eq!(std::fs::read_to_string(&there).unwrap(), "{}\n");
+    record(&["-o", &absent], &["cannot create", "No such file"]);
+    record(&["-o", &path("a.swr"), "--keep", "3"], &["--rotate-size", "--rotate-every"]);
+    record(&["-o", &path("a.swr"), "--flush", "1ms"], &["100ms"]);
+    record(&["-o", &path("a.swr"), "--max-size", "lots"], &["8MiB", "1GB"]);
+    for command in ["replay", "info"] {
+        refused_as(&[command, &there], &["not a recording"]);
+        refused_as(&[command, &absent], &["No such file"]);
+        refused_as(&[command, scratch.to_str().unwrap()], &["directory"]);
+        refused_as(&[command], &["FILE"]);
+    }
+    std::fs::remove_dir_all(&scratch).unwrap();
+}
+
+/// By polling, as any user may.
+#[test]
+fn a_recording_is_written_and_replayed() {
+    let path = std::env::temp_dir().join(format!("sockwatch-cli-{}.swr", std::process::id()));
+    let file = path.to_str().unwrap();
+    let run = |arguments: &[&str]| {
+        let output = sockwatch(arguments);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        (String::from_utf8(output.stdout).unwrap(), said)
+    };
+    let (_, said) = run(&["record", "--source", "poll", "--duration", "300ms", "-o", file]);
+    assert!(said.contains("recorded ") && said.contains(file), "{said}");
+    assert!(run(&["info", file]).0.contains("nothing was lost"));
+    assert!(run(&["replay", file, "--format", "json"]).0.starts_with("{\"type\":\"start\""));
+    std::fs::remove_file(path).unwrap();
+}

@@ -40,6 +40,7 @@ pub(crate) fn run(args: &RecordArgs) -> anyhow::Result<ExitCode> {
         let stop = Stop::register()?;
         let source = start::source(&args.collect, &resolved)?;
         let recorder = Recorder::start(header(&source, &args.filter), options)?;
+        source.announce(&args.collect);
         let mut recorded = Recorded::new(source, recorder);
         let recording = record(&mut recorded, args.duration, stop.wait()).await;
         let unrecorded = recorded.unrecorded();

@@ -98,7 +98,7 @@ impl Started {
     }
 
     /// Says on stderr, in one line, that everything is in place and what the source is.
-    fn announce(&self, args: &CollectArgs) {
+    pub(crate) fn announce(&self, args: &CollectArgs) {
         match self {
             Self::Live(live) => announce(live),
             Self::Poll(_) => tell(format_args!(
@@ -153,7 +153,7 @@ pub(crate) fn refused(error: &anyhow::Error) -> anyhow::Error {
     anyhow!("cannot trace by eBPF: {error:#}\n\n{HOW_TO_GRANT}")
 }
 
-/// Starts what was asked for. `auto` falls back to polling and says why.
+/// Starts what was asked for, for the caller to announce once all else is in place, too. `auto` falls back to polling and says why.
 pub(crate) fn source(args: &CollectArgs, resolved: &Resolved) -> anyhow::Result<Started> {
     let started = match args.source {
         SourceName::Poll => poll(args, resolved)?,
@@ -169,7 +169,6 @@ pub(crate) fn source(args: &CollectArgs, resolved: &Resolved) -> anyhow::Result<
             Err(error) => return Err(error),
         },
     };
-    started.announce(args);
     Ok(started)
 }
 

@@ -51,12 +51,14 @@ pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
         let Some(path) = &args.record else {
             // Last: an error before leaves no empty file behind.
             let output = output(&args.show)?;
+            source.announce(&args.collect);
             let totals = show(&mut source, &args.show, clock, origin, limits, output, stop.wait()).await?;
             summary(&totals, source.bytes());
             return Ok(ExitCode::SUCCESS);
         };
         let recorder = Recorder::start(header, record::plain(path))?;
         let output = output(&args.show)?;
+        source.announce(&args.collect);
         let mut recorded = Recorded::new(source, recorder);
         let shown = show(&mut recorded, &args.show, clock, origin, limits, output, stop.wait()).await;
         // Whatever happened to the output.

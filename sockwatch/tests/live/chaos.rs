@@ -183,7 +183,7 @@ fn dose() -> Dose {
 }
 
 /// Works in this thread's network namespace until it is over.
-fn work(seed: u64, over: &AtomicBool) {
+pub(crate) fn work(seed: u64, over: &AtomicBool) {
     // An orphan's FIN_WAIT2 is to end within the test.
     std::fs::write("/proc/sys/net/ipv4/tcp_fin_timeout", "2").unwrap();
     // Half of them IPv6.

@@ -326,6 +326,12 @@ impl Trace {
         kill(pid, Signal::SIGCONT).unwrap();
     }
 
+    /// Ends it with SIGINT, and leaves what it wrote elsewhere to the caller.
+    pub(crate) fn interrupt(mut self) {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+        assert!(self.child.wait().unwrap().success(), "{:?}", self.stderr.iter().collect::<Vec<_>>());
+    }
+
     /// Ends it without a look at what it lost.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();

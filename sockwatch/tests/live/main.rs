@@ -22,6 +22,7 @@ mod owners;
 mod probes;
 mod puppet;
 mod queue;
+mod recording;
 mod score;
 mod timelines;
 mod unprivileged;

@@ -61,7 +61,9 @@ pub(super) fn run(lab: &'static Lab, args: &LabArgs, steps: Steps) -> anyhow::Re
     let (learned, totals) = start::runtime()?.block_on(async {
         let stop = Stop::register()?;
         let clock = clock(Time::Relative);
-        let mut source = start::source(&collect(args, SourceName::Ebpf), &resolved)?;
+        let collect = collect(args, SourceName::Ebpf);
+        let mut source = start::source(&collect, &resolved)?;
+        source.announce(&collect);
         let (tap, updates) = mpsc::channel();
         let mut experiment = perform(steps, Stage::new(updates, args.format, far))?;
         let mut learned = None;

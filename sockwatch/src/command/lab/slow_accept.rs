@@ -60,7 +60,9 @@ fn slow_accept(_lab: &Lab, args: &LabArgs) -> anyhow::Result<ExitCode> {
     let totals = start::runtime()?.block_on(async {
         let stop = Stop::register()?;
         let clock = clock(Time::Relative);
-        let mut source = start::source(&collect(args, SourceName::Auto), &resolved)?;
+        let collect = collect(args, SourceName::Auto);
+        let mut source = start::source(&collect, &resolved)?;
+        source.announce(&collect);
         let (tap, updates) = mpsc::channel();
         let experiment = Experiment::start(listener, clients, delay, updates)?;
         let finished = async {
