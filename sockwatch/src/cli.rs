@@ -72,6 +72,9 @@ pub(crate) enum Command {
     /// Print the JSON Schema of `diagnose --format json`.
     #[command(hide = true)]
     DiagnoseSchema,
+    /// Print docs/recording.md.
+    #[command(hide = true)]
+    RecordingFormat,
     /// Print the probe table as JSON.
     #[command(hide = true)]
     Probes,

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         Command::Schema => command::schema::run(),
         Command::ListSchema => command::list::schema(),
         Command::DiagnoseSchema => command::diagnose::schema(),
+        Command::RecordingFormat => command::info::format(),
         Command::Probes => command::probes::run(),
         Command::ExplainIndex => command::explain::index(),
     };

@@ -5,6 +5,7 @@
 mod bench;
 mod dist;
 mod ebpf;
+mod elsewhere;
 mod fuzz;
 mod generated;
 mod musl;

@@ -73,7 +73,7 @@ pub(super) fn pid(text: &str) -> Result<u32, String> {
 }
 
 pub(super) fn ring_bytes(text: &str) -> Result<u32, String> {
-    let bytes = u32::try_from(size(text)?).map_err(|_| SIZE)?;
+    let bytes = u32::try_from(bytes(text)?).map_err(|_| "must be a power of two between 64KiB and 1GiB")?;
     if !bytes.is_power_of_two() || !sockwatch::kernel::session::RING_BYTES.contains(&bytes) {
         return Err("must be a power of two between 64KiB and 1GiB".into());
     }
@@ -83,6 +83,13 @@ pub(super) fn ring_bytes(text: &str) -> Result<u32, String> {
 const SIZE: &str = "not a size: 512KiB, 8MiB, 1GB";
 
 pub(super) fn size(text: &str) -> Result<u64, String> {
+    match bytes(text)? {
+        0 => Err("must be more than nothing".into()),
+        bytes => Ok(bytes),
+    }
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
     let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit: u64 = match &text[number.len()..] {
         "" | "B" => 1,
@@ -96,7 +103,7 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         "T" | "TiB" => 1 << 40,
         _ => return Err(SIZE.into()),
     };
-    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).filter(|bytes| *bytes > 0);
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
     bytes.ok_or_else(|| SIZE.into())
 }
 

@@ -9,7 +9,7 @@ use anyhow::bail;
 use serde::Serialize;
 use sockwatch::{
     recording::{
-        Mark, Said,
+        Mark, Said, document,
         reader::{End, Reader},
     },
     sink::{
@@ -88,6 +88,12 @@ pub(crate) fn run(args: &InfoArgs) -> anyhow::Result<ExitCode> {
         Some(damage) => bail!("{damage}; the figures are of what is before that"),
         None => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// `sockwatch recording-format`: the page that is committed as docs/recording.md.
+pub(crate) fn format() -> anyhow::Result<ExitCode> {
+    write!(io::stdout(), "{}", document::page())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 impl Info {

@@ -101,7 +101,7 @@ topics! {
     Count "lost" "lost" ["ring_full", "members_full", "waiting_room_full"];
     Count "missed" "missed" ["recursion_misses"];
     Count "unmatched" "unmatched" [];
-    Count "dropped" "dropped" ["decode_failed", "tracker_full", "evicted"];
+    Count "dropped" "dropped" ["decode_failed", "tracker_full", "unrecorded", "evicted"];
     Count "late" "late" [];
     Count "unexpected" "unexpected" [];
     Count "repaired" "repaired" ["disagreement", "reconcile", "audit"];

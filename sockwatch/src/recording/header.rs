@@ -12,6 +12,23 @@ pub const FORMAT: (u32, u32) = (1, 0);
 /// What all keys begin with.
 const PREFIX: &str = "sockwatch.";
 
+/// The keys, without their prefix, and what they hold.
+pub(super) const KEYS: &[(&str, &str)] = &[
+    ("format", "the format's version"),
+    ("version", "the version of sockwatch that recorded it"),
+    ("kernel", "the kernel's release"),
+    ("host", "the machine's name"),
+    ("boot", "the kernel's boot_id: times of two recordings can be compared only if it is the same"),
+    ("source", "`ebpf`, or `poll`"),
+    ("probes", "each probe with the alternative that was taken (`sockwatch doctor`)"),
+    ("filter", "the filter's words; empty if there were none"),
+    ("started_monotonic_ns", "CLOCK_MONOTONIC when the file was begun"),
+    ("wall_offset_ns", "the Unix time when CLOCK_MONOTONIC was 0, as of then"),
+    ("recording", "a UUID that all files of one recording have"),
+    ("part", "which of its files this is, from 1"),
+    ("reset_reasons", "the kernel's `enum sk_rst_reason`, as `NUMBER=NAME` words"),
+];
+
 /// What is told of the whole recording.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Header {
@@ -113,6 +130,16 @@ mod tests {
             part: 3,
             reset_reasons: [(1, "NO_SOCKET".to_owned()), (7, "TCP_ABORT".to_owned())].into_iter().collect(),
         }
+    }
+
+    #[test]
+    fn every_key_is_told() {
+        let metadata = header().to_metadata();
+        let mut keys: Vec<_> = metadata.iter().map(|(key, _)| key.strip_prefix(PREFIX).unwrap()).collect();
+        let mut told: Vec<_> = KEYS.iter().map(|(key, _)| *key).collect();
+        keys.sort_unstable();
+        told.sort_unstable();
+        assert_eq!(keys, told);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 mod batch;
 mod cells;
 mod columns;
+pub mod document;
 mod frames;
 pub mod header;
 pub mod reader;

@@ -1,7 +1,7 @@
 //! The columns of a recording. Which of them a row fills depends on its kind; columns may be added, and readers ignore
 //! those that they do not know.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use arrow_array::{
     ArrayRef, RecordBatch,
@@ -154,10 +154,13 @@ columns! {
 
 /// The schema, with what is told of the whole recording.
 pub fn schema(metadata: Metadata) -> SchemaRef {
-    let fields = fields().into_iter().map(|(name, data_type, meaning)| {
-        Field::new(name, data_type, true).with_metadata(HashMap::from([("meaning".to_owned(), meaning)]))
-    });
+    let fields = fields().into_iter().map(|(name, data_type, _)| Field::new(name, data_type, true));
     Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), metadata))
+}
+
+/// What each column holds, in their order.
+pub(super) fn meanings() -> impl Iterator<Item = String> {
+    fields().into_iter().map(|(_, _, meaning)| meaning)
 }
 
 /// The bits of `flags`.

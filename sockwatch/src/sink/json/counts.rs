@@ -13,7 +13,7 @@ pub struct LossCounts {
     pub(super) lost: u64,
     /// Runs of a program that the kernel skipped and that its relief did not take over.
     pub(super) missed: u64,
-    /// The sum of `decode_failed` and `tracker_full`.
+    /// The sum of `decode_failed`, `tracker_full` and `unrecorded`.
     pub(super) dropped: u64,
     /// Runs of a program that the kernel skipped (`recursion_misses`).
     pub(super) skipped: u64,
@@ -34,6 +34,8 @@ pub struct LossCounts {
     pub(super) decode_failed: u64,
     /// Sockets that could not be tracked.
     pub(super) tracker_full: u64,
+    /// Rows that a recording lacks, because the disk was too slow for them.
+    pub(super) unrecorded: u64,
     /// Finished sockets that were forgotten to make room: the end of their TIME_WAIT is not told.
     pub(super) evicted: u64,
     /// Sockets that had to be corrected after the kernel's socket table, each a `disagreement` line, and depths of accept queues.
@@ -93,6 +95,7 @@ impl From<&Losses> for LossCounts {
             accepts_unmatched: losses.accepts_unmatched,
             decode_failed: losses.decode_failed,
             tracker_full: losses.tracker_full,
+            unrecorded: losses.unrecorded,
             evicted: losses.evicted,
             repaired: losses.repaired,
             late: losses.late,

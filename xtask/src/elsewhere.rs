@@ -1,0 +1,49 @@
+//! Recordings are opened by other programs: the libraries that people will open them with, as PyPI has them.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{setup, shell};
+
+/// A recording that is kept in the repository, and how many events it holds is asked of sockwatch.
+const FILE: &str = "sockwatch/tests/recordings/format-1.0.swr";
+const SCRIPT: &str = "sockwatch/tests/recordings/read.py";
+
+/// Of versions that this was tried with; a later one may be taken any time.
+const LIBRARIES: &[&str] = &["pyarrow>=21", "polars>=1.30", "duckdb>=1.3"];
+
+/// Compares what they see with what sockwatch sees.
+pub(crate) fn check(workspace: &Path) -> Result<()> {
+    let python = environment(workspace)?;
+    let mut info = shell::cargo(workspace);
+    info.args(["run", "--quiet", "--package", "sockwatch", "--", "info", "--format", "json", FILE]);
+    let info = shell::read(&mut info, "sockwatch must build")?;
+    let info: serde_json::Value = serde_json::from_slice(&info).context("`sockwatch info` printed no JSON")?;
+    let events = info["events"].as_u64().context("`sockwatch info` tells no events")?;
+    let mut script = Command::new(python);
+    script.current_dir(workspace).args([SCRIPT, FILE, &events.to_string()]);
+    shell::run(&mut script, "these libraries must see what sockwatch sees")
+}
+
+/// A python of our own with the libraries in it.
+fn environment(workspace: &Path) -> Result<std::path::PathBuf> {
+    let directory = shell::target_directory(workspace).join("python");
+    let python = directory.join("bin/python");
+    let imports = ["-c", "import pyarrow, polars, duckdb"];
+    if python.is_file() && shell::probe(Command::new(&python).args(imports)).is_some() {
+        return Ok(python);
+    }
+    if shell::probe(Command::new("python3").args(["-c", "import venv, ensurepip"])).is_none() {
+        setup::install(&["python3", "python3-venv"])?;
+    }
+    shell::run(Command::new("python3").args(["-m", "venv"]).arg(&directory), "python3 and its venv are needed")?;
+    let mut install = Command::new(&python);
+    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(LIBRARIES);
+    shell::run(&mut install, "PyPI must be reachable")?;
+    if shell::probe(Command::new(&python).args(imports)).is_none() {
+        bail!("{} cannot import what was installed: remove {}", python.display(), directory.display());
+    }
+    Ok(python)
+}
