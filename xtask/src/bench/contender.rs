@@ -1,6 +1,6 @@
 //! The contenders: one row each.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::load::Load;
@@ -24,6 +24,8 @@ pub(super) enum Counted {
     Lines,
     /// `accepted` in its report.
     Report,
+    /// `connections=` in the summary of a replay of what it recorded.
+    Replay,
 }
 
 /// What a tool reports of the load, if it misses nothing.
@@ -64,6 +66,7 @@ enum Program {
 
 pub(super) const CONNECTIONS: &str = "sockwatch-connections";
 pub(super) const JSON: &str = "sockwatch-json";
+pub(super) const RECORDING: &str = "sockwatch-record";
 pub(super) const AGGREGATED: &str = "diagnose-aggregate";
 pub(super) const BLAMING: &str = "diagnose-blame";
 
@@ -85,6 +88,13 @@ const fn foreign(name: &'static str, reports: Reports, command: Program) -> Cont
 pub(super) const CONTENDERS: &[Contender] = &[
     trace(CONNECTIONS, &["--connections"]),
     trace(JSON, &["--format", "json"]),
+    Contender {
+        name: RECORDING,
+        ready: Ready::Announced,
+        counted: Counted::Replay,
+        reports: Reports::Ends,
+        command: Program::Sockwatch("record", &["--force", "--output"]),
+    },
     diagnose("diagnose", &["--aggregate=never", "--no-blame", "--duration", "10m", "--format", "json"]),
     diagnose(AGGREGATED, &["--aggregate", "--no-blame", "--duration", "10m", "--format", "json"]),
     diagnose(BLAMING, &["--aggregate", "--duration", "10m", "--format", "json"]),
@@ -135,6 +145,9 @@ impl Contender {
             Program::Sockwatch(name, arguments) => {
                 let mut command = sockwatch(bench, name, PORT);
                 command.args(arguments);
+                if self.counted == Counted::Replay {
+                    command.arg(recording(bench));
+                }
                 command
             }
             Program::Foreign { path, arguments, .. } => {
@@ -144,6 +157,11 @@ impl Contender {
             }
         }
     }
+}
+
+/// The file that is recorded to.
+pub(super) fn recording(bench: &Bench) -> PathBuf {
+    bench.scratch.0.join("bench.swr")
 }
 
 /// `sockwatch <command> --port <port>`

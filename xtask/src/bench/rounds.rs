@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::contender::{AGGREGATED, BLAMING, CONNECTIONS, CONTENDERS, Contender, Counted, JSON};
+use super::contender::{self, AGGREGATED, BLAMING, CONNECTIONS, CONTENDERS, Contender, Counted, JSON, RECORDING};
 use super::load::Load;
 use super::output::{self, Lines, Losses};
 use super::statistics::{median, range, rotated};
@@ -110,13 +110,25 @@ fn trace(bench: &Bench, contender: &Contender) -> Result<(Load, Tracing)> {
             let report = output::report(&mut file)?;
             (report.connections, report.events, report.losses)
         }
+        Counted::Replay => {
+            let mut replay = Command::new(&bench.sockwatch);
+            replay.args(["replay", "--connections", "--output", "/dev/null"]).arg(contender::recording(bench));
+            let replayed = replay.output().context("a recording cannot be replayed")?;
+            let said = String::from_utf8_lossy(&replayed.stderr);
+            let summary = output::summary(said.lines())?;
+            (summary.connections, summary.events, summary.losses)
+        }
         Counted::Lines => {
             let lines = Lines::read(file, PORT)?;
             let lost = lines.lost + lost_as_said(&ended);
             (lines.events, lines.events, Losses { lost, missed, dropped: 0 })
         }
     };
-    let Ended { cpu_seconds, peak_resident_mib, output_bytes, .. } = ended;
+    let Ended { cpu_seconds, peak_resident_mib, mut output_bytes, .. } = ended;
+    if contender.counted == Counted::Replay {
+        let recording = contender::recording(bench);
+        output_bytes = recording.metadata().with_context(|| format!("{} is gone", recording.display()))?.len();
+    }
     let expected = contender.reports.expected(&load);
     Ok((load, Tracing { cpu_seconds, peak_resident_mib, output_bytes, seen, expected, events, losses }))
 }
@@ -217,9 +229,13 @@ fn row(name: &str, turns: &[Turn], ratios: &[f64]) -> String {
 fn collect(results: &Results, numbers: &mut Numbers) {
     numbers.connections_ratio = median(ratios(results, CONNECTIONS));
     numbers.json_ratio = median(ratios(results, JSON));
+    numbers.recording_ratio = median(ratios(results, RECORDING));
+    let recordings = results.turns.get(RECORDING).into_iter().flatten().filter_map(|turn| turn.tracing.as_ref());
+    let sizes = recordings.map(|tracing| tracing.output_bytes as f64 / tracing.events.max(1) as f64);
+    numbers.bytes_per_event = median(sizes);
     numbers.aggregated_ratio = median(ratios(results, AGGREGATED));
     numbers.blaming_ratio = median(ratios(results, BLAMING));
-    let turns = [CONNECTIONS, JSON].into_iter().filter_map(|name| results.turns.get(name)).flatten();
+    let turns = [CONNECTIONS, JSON, RECORDING].into_iter().filter_map(|name| results.turns.get(name)).flatten();
     let lost: Vec<_> = turns.filter_map(|turn| turn.tracing.as_ref()).map(|tracing| tracing.losses.lost).collect();
     numbers.lost = (!lost.is_empty()).then(|| lost.iter().sum());
 }

@@ -1,4 +1,5 @@
-//! How fast the tracker is by itself, and how much memory it needs: records come from memory, on one core.
+//! How fast the tracker is by itself, how much memory it needs, and how fast recordings are written and replayed: all comes
+//! from memory, on one core.
 
 use anyhow::{Context, Result};
 
@@ -7,15 +8,41 @@ use crate::shell;
 
 pub(super) const NAME: &str = "tracker";
 
-pub(super) fn run(numbers: &mut Numbers) -> Result<()> {
+pub(super) const RECORDING: &str = "recording";
+
+/// Runs one of the benchmarks of the library. Returns its figures.
+fn measure(bench: &str) -> Result<impl Fn(&str) -> Result<f64>> {
     let workspace = shell::workspace()?;
     let mut command = shell::cargo(&workspace);
-    command.args(["bench", "--quiet", "--package", "sockwatch", "--bench", "tracker"]);
-    println!("\ntracker: connections over loopback, 14 records each, from memory");
+    command.args(["bench", "--quiet", "--package", "sockwatch", "--bench", bench]);
     let said = shell::read(&mut command, "fix the errors above")?;
-    let said = String::from_utf8_lossy(&said);
-    let figure =
-        |name| figure(&said, name).with_context(|| format!("`{}` does not print {name}", shell::spell(&command)));
+    let said = String::from_utf8_lossy(&said).into_owned();
+    Ok(move |name: &str| {
+        figure(&said, name).with_context(|| format!("`{}` does not print {name}", shell::spell(&command)))
+    })
+}
+
+/// What recordings cost by themselves.
+pub(super) fn recording(numbers: &mut Numbers) -> Result<()> {
+    println!("\nrecordings: connections over loopback, 14 events each, from memory to memory");
+    let figure = measure("recording")?;
+    for level in [1, 3] {
+        println!("to columns            {:>10.0} events/s", figure(&format!("level_{level}_take_events_per_second"))?);
+        println!(
+            "and compressed at {level}   {:>10.0} events/s",
+            figure(&format!("level_{level}_events_per_cpu_second"))?
+        );
+        println!("size                  {:>10.2} bytes/event", figure(&format!("level_{level}_bytes_per_event"))?);
+    }
+    println!("read                  {:>10.0} events/s", figure("decode_events_per_second")?);
+    println!("replayed              {:>10.0} events/s", figure("replay_events_per_second")?);
+    numbers.replayed_per_second = Some(figure("replay_events_per_second")?);
+    Ok(())
+}
+
+pub(super) fn run(numbers: &mut Numbers) -> Result<()> {
+    println!("\ntracker: connections over loopback, 14 records each, from memory");
+    let figure = measure("tracker")?;
     println!("decoding              {:>10.0} records/s", figure("decode_records_per_second")?);
     println!("order and tracker     {:>10.0} events/s", figure("track_events_per_second")?);
     println!("all three             {:>10.0} events/s", figure("both_events_per_second")?);

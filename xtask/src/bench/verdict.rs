@@ -5,11 +5,14 @@
 pub(super) struct Numbers {
     pub(super) connections_ratio: Option<f64>,
     pub(super) json_ratio: Option<f64>,
+    pub(super) recording_ratio: Option<f64>,
+    pub(super) bytes_per_event: Option<f64>,
     pub(super) aggregated_ratio: Option<f64>,
     pub(super) blaming_ratio: Option<f64>,
     pub(super) state_probe_ns: Option<f64>,
     pub(super) lost: Option<u64>,
     pub(super) tracked_per_second: Option<f64>,
+    pub(super) replayed_per_second: Option<f64>,
     pub(super) live_socket_bytes: Option<f64>,
     pub(super) minisock_bytes: Option<f64>,
 }
@@ -26,11 +29,14 @@ pub(super) fn print(numbers: &Numbers) {
     println!("\nverdict");
     println!("{}", line("rate with --connections, of nothing's", numbers.connections_ratio, Bound::AtLeast(0.85)));
     println!("{}", line("rate with --format json, of nothing's", numbers.json_ratio, Bound::AtLeast(0.70)));
+    println!("{}", line("rate with record, likewise", numbers.recording_ratio, Bound::AtLeast(0.90)));
+    println!("{}", line("bytes per recorded event", numbers.bytes_per_event, Bound::AtMost(16.0)));
     println!("{}", line("rate with diagnose --aggregate, likewise", numbers.aggregated_ratio, Bound::AtLeast(0.97)));
     println!("{}", line("the same and who is to blame", numbers.blaming_ratio, Bound::AtLeast(0.85)));
     println!("{}", line("state probe over an empty one, ns", numbers.state_probe_ns, Bound::AtMost(200.0)));
     println!("{}", line("lost for want of room", lost, Bound::AtMost(0.0)));
     println!("{}", line("tracker on one core, events/s", numbers.tracked_per_second, Bound::AtLeast(2e6)));
+    println!("{}", line("replay on one core, events/s", numbers.replayed_per_second, Bound::AtLeast(3e6)));
     println!("{}", line("bytes for a live socket", numbers.live_socket_bytes, Bound::AtMost(1024.0)));
     println!("{}", line("bytes for a minisock", numbers.minisock_bytes, Bound::AtMost(512.0)));
 }
