@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
@@ -112,8 +112,12 @@ fn trace(bench: &Bench, contender: &Contender) -> Result<(Load, Tracing)> {
         }
         Counted::Replay => {
             let mut replay = Command::new(&bench.sockwatch);
-            replay.args(["replay", "--connections", "--output", "/dev/null"]).arg(contender::recording(bench));
-            let replayed = replay.output().context("a recording cannot be replayed")?;
+            replay.args(["replay", "--connections"]).arg(contender::recording(bench)).stdout(Stdio::null());
+            let replayed = replay
+                .stderr(Stdio::piped())
+                .spawn()
+                .and_then(std::process::Child::wait_with_output)
+                .context("a recording cannot be replayed")?;
             let said = String::from_utf8_lossy(&replayed.stderr);
             let summary = output::summary(said.lines())?;
             (summary.connections, summary.events, summary.losses)
