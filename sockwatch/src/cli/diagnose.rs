@@ -25,6 +25,7 @@ pub(crate) enum Aggregate {
   sockwatch diagnose --pid 1234 --slow 20ms       a server that is to accept within 20 ms
   sockwatch diagnose --port 8080 --flame-graph wait.svg   and a picture of the functions that kept them waiting
   sockwatch diagnose --port 8080 --format json    one JSON object, described by docs/diagnose.schema.json
+  sockwatch diagnose --recording web.swr          what was recorded, judged later
 
 Read it from the top: the first sentence is the verdict. Below it stands each listener with how long connections waited in its
 accept queue (p50: half of them no longer, p99: 99 of 100 no longer), then each finding with its evidence, what it is not,
@@ -36,6 +37,9 @@ Where nobody connected there is nothing to judge: that is said, and the exit cod
 
 Exit codes: 0 healthy, 1 findings, 2 error.")]
 pub(crate) struct DiagnoseArgs {
+    /// Judge a recording instead (`sockwatch record`); of a rotated one, all of its files. What threads did is not in it.
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["duration", "no_blame", "flame_graph", "aggregate", "latency", "buffer", "probe"])]
+    pub(crate) recording: Vec<PathBuf>,
     /// Which sockets.
     #[command(flatten)]
     pub(crate) filter: FilterArgs,

@@ -24,17 +24,13 @@ pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     refuse_to_overwrite(&args.show)?;
     let files = open(&args.files)?;
     let header = files.first().context("no file")?.header().clone();
-    let filter = filter(&args.filter)?;
+    let selection = filter(&args.filter)?;
     let Opened { mut recording, ended } = Recording::of(files, args.speed);
     if let Some(duration) = args.show.duration {
         let duration_ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         recording.until(header.started_ns.saturating_add(duration_ns));
     }
-    let selection = Selection {
-        filter,
-        cgroup: args.filter.cgroup.as_ref().map(|path| cgroup(&path.to_string_lossy()).to_owned()),
-        names: Names::told(recording.names()),
-    };
+    let selection = Selection { names: Names::told(recording.names()), ..selection };
     let origin = Origin { selection: Some(selection), ..Origin::of(&header, Names::told(recording.names())) };
     let clock = clock_of(args.show.time, header.started_ns, header.wall_offset_ns);
     start::runtime()?.block_on(async {
@@ -112,8 +108,8 @@ pub(crate) fn warn(reader: &Reader) {
 }
 
 /// The filter's words, where nothing of this machine is looked at.
-fn filter(args: &FilterArgs) -> anyhow::Result<Filter> {
-    Ok(Filter {
+pub(crate) fn filter(args: &FilterArgs) -> anyhow::Result<Selection> {
+    let filter = Filter {
         ports: args.port.clone(),
         local_ports: args.local_port.clone(),
         remote_ports: args.remote_port.clone(),
@@ -121,7 +117,9 @@ fn filter(args: &FilterArgs) -> anyhow::Result<Filter> {
         pids: args.pid.clone(),
         cgroup: None,
         netns: args.netns.iter().map(|name| filter::netns(name)).collect::<Result<_, _>>()?,
-    })
+    };
+    let cgroup = args.cgroup.as_ref().map(|path| cgroup(&path.to_string_lossy()).to_owned());
+    Ok(Selection { filter, cgroup, names: Names::default() })
 }
 
 /// A cgroup's path below its hierarchy's root.

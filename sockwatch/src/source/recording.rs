@@ -105,6 +105,11 @@ impl Recording {
         &self.read
     }
 
+    /// Until when it was told, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub fn last_ns(&self) -> u64 {
+        self.last.now_ns
+    }
+
     /// What is wrong with the rest of it: nothing behind that was told.
     pub fn damage(&self) -> Option<&str> {
         self.damage.as_deref()

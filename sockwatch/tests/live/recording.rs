@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::Read,
-    net::{SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::unix::{fs::MetadataExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -300,4 +300,41 @@ fn a_cut_recording_is_told_to_be_cut() {
     let said = String::from_utf8(replay.stderr).unwrap();
     assert!(replay.status.success() || replay.status.code() == Some(2), "{said}");
     assert!(!said.contains("panicked"), "{said}");
+}
+
+/// What waits in an accept queue is found in its recording, too, and a server that accepts at once is healthy there.
+#[test]
+fn a_recording_is_diagnosed() {
+    let Some(_machine) = alone("a_recording_is_diagnosed") else { return };
+    let scratch = Scratch::new("diagnosed");
+    let diagnose = |file: &str| {
+        let diagnosed = sockwatch().args(["diagnose", "--recording", file, "--format", "json"]).output().unwrap();
+        let report: Value = serde_json::from_slice(&diagnosed.stdout).unwrap();
+        (diagnosed.status.code(), report)
+    };
+    let record = |name: &str, load: &dyn Fn(&TcpListener)| {
+        let (file, listener) = (scratch.file(name), TcpListener::bind("127.0.0.1:0").unwrap());
+        let port = listener.local_addr().unwrap().port().to_string();
+        let recording = Recording::start(&["-o", &file, "--port", &port]);
+        load(&listener);
+        recording.signal(Signal::SIGINT);
+        assert_eq!(recording.end().0, Some(0));
+        diagnose(&file)
+    };
+    let (code, healthy) = record("healthy.swr", &|listener| {
+        (0..50).for_each(|_| converse_with(listener, listener.local_addr().unwrap()));
+    });
+    assert_eq!((code, healthy["verdict"].as_str()), (Some(0), Some("healthy")), "{healthy}");
+    assert!(healthy["recorded_on"].is_string(), "{healthy}");
+    let (code, stuck) = record("stuck.swr", &|listener| {
+        let clients: Vec<_> = (0..5).map(|_| TcpStream::connect(listener.local_addr().unwrap()).unwrap()).collect();
+        let until_ns = monotonic_ns() + 1_000_000_000;
+        while monotonic_ns() < until_ns {
+            std::thread::yield_now();
+        }
+        drop(clients);
+    });
+    assert_eq!((code, stuck["verdict"].as_str()), (Some(1), Some("findings")), "{stuck}");
+    let found = stuck["findings"][0]["name"].as_str().unwrap();
+    assert!(["nobody-accepts", "clients-leave", "slow-accept"].contains(&found), "{stuck}");
 }

@@ -13,12 +13,11 @@ use sockwatch::{
         ports::{self, PortUse},
         waits,
     },
-    kernel::check::kernel_release,
     tcp::{event, queue::Age},
 };
 
 use self::blame::Blame;
-use super::{Cost, verdict};
+use super::{Measuring, verdict};
 
 /// The version of this format. What is not known is absent, never null. A field may be added within a version; one that changes
 /// or goes makes a new version.
@@ -36,6 +35,9 @@ struct Report {
     sockwatch: &'static str,
     /// The kernel's release.
     kernel: String,
+    /// The machine that a recording is of; absent if this one was measured. What threads did is in no recording.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recorded_on: Option<String>,
     /// `findings`; `healthy`: connections came, and nothing was found; `nothing-seen`: nobody connected.
     verdict: &'static str,
     /// The verdict as a sentence: the first line of the text report.
@@ -320,9 +322,9 @@ struct Costs {
     cpu_ns: u64,
 }
 
-pub(super) fn print(report: &diagnosis::Report, cost: Cost) -> anyhow::Result<()> {
+pub(super) fn print(report: &diagnosis::Report, measuring: &Measuring) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    serde_json::to_writer(&mut out, &Report::of(report, cost))?;
+    serde_json::to_writer(&mut out, &Report::of(report, measuring))?;
     Ok(writeln!(out)?)
 }
 
@@ -331,13 +333,14 @@ pub(super) fn schema() -> anyhow::Result<()> {
 }
 
 impl Report {
-    fn of(report: &diagnosis::Report, cost: Cost) -> Self {
+    fn of(report: &diagnosis::Report, measuring: &Measuring) -> Self {
         let nothing = report.listeners.iter().all(|listener| listener.waits() == 0);
         let losses = &report.losses;
         Self {
             version: VERSION,
             sockwatch: env!("CARGO_PKG_VERSION"),
-            kernel: kernel_release(),
+            kernel: measuring.kernel.clone(),
+            recorded_on: measuring.recorded_on.clone(),
             verdict: match report.findings.is_empty() {
                 false => "findings",
                 true if nothing => "nothing-seen",
@@ -360,8 +363,8 @@ impl Report {
             },
             cost: Costs {
                 events: report.events,
-                bytes: cost.bytes,
-                cpu_ns: u64::try_from(cost.cpu.as_nanos()).unwrap_or(u64::MAX),
+                bytes: measuring.bytes,
+                cpu_ns: u64::try_from(measuring.cpu.as_nanos()).unwrap_or(u64::MAX),
             },
         }
     }

@@ -4,6 +4,7 @@ mod defer;
 mod flame;
 mod json;
 mod ports;
+mod recorded;
 mod text;
 
 use std::{
@@ -16,7 +17,10 @@ use anyhow::bail;
 use nix::sys::resource::{UsageWho, getrusage};
 use sockwatch::{
     diagnosis::{Diagnosis, Report},
-    kernel::session::{Telling, Threads},
+    kernel::{
+        check::kernel_release,
+        session::{Telling, Threads},
+    },
     monotonic::now_ns,
     pipeline::{self, Limits, Totals},
     sink::Sink,
@@ -55,20 +59,28 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 /// Updates are not later than that.
 const SETTLED_NS: u64 = 200_000_000;
 
-/// What measuring cost.
-#[derive(Clone, Copy, Debug)]
-struct Cost {
-    /// Bytes that came through the ring buffers.
+/// How it was measured.
+#[derive(Clone, Debug)]
+struct Measuring {
+    /// Bytes that came through the ring buffers, or from the recording.
     bytes: u64,
     /// CPU time of this process while it measured.
     cpu: Duration,
+    /// The kernel's release.
+    kernel: String,
+    /// The machine that a recording is of; `None`: it is this one, and now.
+    recorded_on: Option<String>,
 }
 
 pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
+    if !args.recording.is_empty() {
+        let (report, measuring) = recorded::diagnose(args)?;
+        return tell_report(args, &report, &measuring, None);
+    }
     let resolved = filter::resolve(&args.filter)?;
     let flame_graph = args.flame_graph.as_deref().map(FlameGraph::at).transpose()?;
     start::prepare();
-    let (report, cost) = start::runtime()?.block_on(async {
+    let (report, measuring) = start::runtime()?.block_on(async {
         let stop = Stop::register()?;
         let telling = telling(args.aggregate).await;
         let collect = CollectArgs {
@@ -93,8 +105,7 @@ pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
         start::announce(&live);
         let watcher = watcher(&mut live);
         let cpu_before = cpu_time();
-        let slow_ns = u64::try_from(args.slow.as_nanos()).unwrap_or(u64::MAX);
-        let mut watch = Watch::new(Diagnosis::new(now_ns(), slow_ns), watcher, counting, args.duration);
+        let mut watch = Watch::new(Diagnosis::new(now_ns(), nanoseconds(args.slow)), watcher, counting, args.duration);
         let limits = Limits { duration: Some(args.duration), connections: None };
         let totals = pipeline::run(&mut live, &mut watch, limits, stop.wait()).await?;
         watch.clear();
@@ -107,19 +118,34 @@ pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
                 watch.diagnosis.defer(listener, seconds);
             }
         }
-        let cost = Cost { bytes: live.bytes(), cpu: cpu_time().saturating_sub(cpu_before) };
+        let measuring = Measuring {
+            bytes: live.bytes(),
+            cpu: cpu_time().saturating_sub(cpu_before),
+            kernel: kernel_release(),
+            recorded_on: None,
+        };
         if let lost @ 1.. = live.threads_lost()? {
             tell(format_args!("sockwatch: warning: {lost} doings of threads were lost: their time is unknown"));
         }
         let settings = ports::settings(&watch.diagnosis.opens_in());
-        anyhow::Ok((watch.diagnosis.report(ended_ns, &totals, &settings), cost))
+        anyhow::Ok((watch.diagnosis.report(ended_ns, &totals, &settings), measuring))
     })?;
+    tell_report(args, &report, &measuring, flame_graph)
+}
+
+/// Prints the report. Returns the exit code.
+fn tell_report(
+    args: &DiagnoseArgs,
+    report: &Report,
+    measuring: &Measuring,
+    flame_graph: Option<FlameGraph>,
+) -> anyhow::Result<ExitCode> {
     match args.format {
-        Format::Text => io::stdout().write_all(text::page(&report, cost, width()).as_bytes())?,
-        Format::Json => json::print(&report, cost)?,
+        Format::Text => io::stdout().write_all(text::page(report, measuring, width()).as_bytes())?,
+        Format::Json => json::print(report, measuring)?,
     }
     if let Some(flame_graph) = flame_graph {
-        flame_graph.draw(&report)?;
+        flame_graph.draw(report)?;
     }
     Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
 }
@@ -185,6 +211,11 @@ fn cpu_time() -> Duration {
         Duration::from_micros(micros.unsigned_abs())
     };
     micros(usage.user_time()) + micros(usage.system_time())
+}
+
+/// A time as the diagnosis counts it.
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Feeds the diagnosis, and says on a terminal how far it is.

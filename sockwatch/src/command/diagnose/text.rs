@@ -14,7 +14,7 @@ use sockwatch::{
     tcp::{endpoint::IPV4_WIDTH, loss::Losses},
 };
 
-use super::{Cost, verdict};
+use super::{Measuring, verdict};
 
 /// Listeners that are shown: more would not fit on a screen.
 const MOST_LISTENERS: usize = 6;
@@ -28,7 +28,7 @@ const PROCESS_WIDTH: usize = 15;
 const WIDE: usize = 107;
 
 /// Everything, with the line ends, in lines of `width` columns.
-pub(super) fn page(report: &Report, cost: Cost, width: usize) -> String {
+pub(super) fn page(report: &Report, measuring: &Measuring, width: usize) -> String {
     let mut page = String::new();
     wrap(&verdict(report), ("", "  "), width, &mut page);
     listeners(&mut page, report, width);
@@ -46,7 +46,7 @@ pub(super) fn page(report: &Report, cost: Cost, width: usize) -> String {
         let _ = writeln!(page, "\n{} more: --format json tells all, --port fewer", count(more as u64, "finding"));
     }
     page.push('\n');
-    footer(&mut page, report, cost, width);
+    footer(&mut page, report, measuring, width);
     page
 }
 
@@ -156,7 +156,7 @@ fn proof(page: &mut String, finding: &Finding, width: usize) {
     }
 }
 
-fn footer(page: &mut String, report: &Report, cost: Cost, width: usize) {
+fn footer(page: &mut String, report: &Report, measuring: &Measuring, width: usize) {
     let Losses { late, repaired, .. } = report.losses;
     let (lost, missed, dropped) = (report.losses.lost(), report.losses.missed(), report.losses.dropped());
     if lost + missed + dropped + late + repaired > 0 {
@@ -174,14 +174,24 @@ fn footer(page: &mut String, report: &Report, cost: Cost, width: usize) {
         wrap(told, ("", "  "), width, page);
     }
     let seconds = report.ran_ns.max(1) as f64 / 1e9;
+    if let Some(host) = &measuring.recorded_on {
+        let told = format!(
+            "recorded on {host} for {}, slow from {}: {}, {} kB; which threads kept connections waiting is not in a recording",
+            time(report.ran_ns),
+            time(report.slow_ns),
+            count(report.events, "event"),
+            Grouped(measuring.bytes / 1000)
+        );
+        return wrap(&told, ("", "  "), width, page);
+    }
     let told = format!(
         "measured for {}, slow from {}; own cost: {}, {:.0}/s, {:.1} % of one CPU, {} kB",
         time(report.ran_ns),
         time(report.slow_ns),
         count(report.events, "event"),
         report.events as f64 / seconds,
-        cost.cpu.as_secs_f64() * 100.0 / seconds,
-        Grouped(cost.bytes / 1000)
+        measuring.cpu.as_secs_f64() * 100.0 / seconds,
+        Grouped(measuring.bytes / 1000)
     );
     wrap(&told, ("", "  "), width, page);
 }
