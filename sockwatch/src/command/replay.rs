@@ -44,7 +44,7 @@ pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         };
         let limits = Limits { duration: None, connections: args.show.count };
         let totals = show(&mut recording, &args.show, clock, origin, limits, output, over).await?;
-        summary(&totals, recording.read().iter().map(Reader::bytes).sum());
+        summary(&totals, recording.bytes());
         for reader in recording.read() {
             warn(reader);
         }

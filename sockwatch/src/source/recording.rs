@@ -105,6 +105,11 @@ impl Recording {
         &self.read
     }
 
+    /// Bytes that were read.
+    pub fn bytes(&self) -> u64 {
+        self.read.iter().chain(self.files.front()).map(Reader::bytes).sum()
+    }
+
     /// Until when it was told, in nanoseconds of `CLOCK_MONOTONIC`.
     pub fn last_ns(&self) -> u64 {
         self.last.now_ns

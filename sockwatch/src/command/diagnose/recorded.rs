@@ -7,7 +7,6 @@ use sockwatch::{
     diagnosis::{Diagnosis, Report},
     pipeline::{self, Limits, Totals},
     process::names::Names,
-    recording::reader::Reader,
     sink::{
         Sink,
         selected::{Selected, Selection},
@@ -51,14 +50,11 @@ pub(super) fn diagnose(args: &DiagnoseArgs) -> anyhow::Result<(Report, Measuring
     if let Some(damage) = recording.damage() {
         tell(format_args!("sockwatch: warning: {damage}; what is before that is judged"));
     }
-    tell(format_args!(
-        "from a recording: which threads kept connections waiting, and what lay in sockets unread, is not in it"
-    ));
     let Judge { mut diagnosis, .. } = selected.sink;
     let ended_ns = recording.last_ns().max(header.started_ns);
     diagnosis.end(ended_ns);
     let report = diagnosis.report(ended_ns, &totals, &HashMap::new());
-    let bytes = recording.read().iter().map(Reader::bytes).sum();
+    let bytes = recording.bytes();
     let cpu: Duration = cpu_time().saturating_sub(cpu_before);
     Ok((report, Measuring { bytes, cpu, kernel: header.kernel, recorded_on: Some(header.host) }))
 }
