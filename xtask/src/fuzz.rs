@@ -23,7 +23,7 @@ const PROPERTIES: &[&str] = &[
 ];
 
 /// Cases of each property in a round: some seconds' worth.
-const CASES: &str = "5000";
+const CASES: &str = "2000";
 
 #[derive(clap::Args)]
 pub(crate) struct Options {

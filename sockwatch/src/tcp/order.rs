@@ -70,8 +70,8 @@ impl Order {
             self.released_ns = self.released_ns.max(*at_ns);
             take(&waiting[*place]);
         }
-        *waiting = places[due..].iter().map(|(_, place)| waiting[*place]).collect();
-        self.unsorted = false;
+        waiting.retain(|event| event.at_ns > until_ns);
+        self.unsorted = !waiting.is_sorted_by_key(|event| event.at_ns);
     }
 
     /// How many events came after a later one had been released, and so out of order.

@@ -191,10 +191,11 @@ fn clients_that_give_up() {
     by_fin.shutdown(Shutdown::Write).unwrap();
     linger_zero(&by_rst);
     drop(by_rst);
-    let left = connecting.elapsed();
     let line = until(&mut trace, "two that left", |line| {
         line.number("left_by_fin") == Some(1) && line.number("left_by_rst") == Some(1)
     });
+    // Another CPU may take the RST in after close() has returned.
+    let left = connecting.elapsed();
     assert_eq!(line.number("depth"), Some(2), "they keep their places: {line:?}");
     let range = (leaving - connected).as_nanos() as i64..=left.as_nanos() as i64;
     assert!(range.contains(&line.number("longest_left_ns").unwrap()), "{line:?} {range:?}");
