@@ -33,15 +33,8 @@ pub(crate) fn resolve(args: &FilterArgs) -> anyhow::Result<Resolved> {
             "--pid {pid}: there is no such process (`ps -e` lists them)"
         );
     }
-    let filter = Filter {
-        ports: args.port.clone(),
-        local_ports: args.local_port.clone(),
-        remote_ports: args.remote_port.clone(),
-        prefixes: args.addr.clone(),
-        pids: args.pid.clone(),
-        cgroup: args.cgroup.as_deref().map(|path| Ok::<_, anyhow::Error>(cgroup(path)?.0)).transpose()?,
-        netns: args.netns.iter().map(|name| netns(name)).collect::<Result<_, _>>()?,
-    };
+    let cgroup_of = |path: &Path| anyhow::Ok(cgroup(path)?.0);
+    let filter = Filter { cgroup: args.cgroup.as_deref().map(cgroup_of).transpose()?, ..anywhere(args)? };
     fits("--port", filter.ports.len(), wire::MAX_PORT_RANGES)?;
     fits("--local-port", filter.local_ports.len(), wire::MAX_PORT_RANGES)?;
     fits("--remote-port", filter.remote_ports.len(), wire::MAX_PORT_RANGES)?;
@@ -53,6 +46,19 @@ pub(crate) fn resolve(args: &FilterArgs) -> anyhow::Result<Resolved> {
         processes(&cgroup(path)?.1, &mut owners);
     }
     Ok(Resolved { filter, owners })
+}
+
+/// The filter without its cgroup, which only the machine that it is on knows.
+pub(crate) fn anywhere(args: &FilterArgs) -> anyhow::Result<Filter> {
+    Ok(Filter {
+        ports: args.port.clone(),
+        local_ports: args.local_port.clone(),
+        remote_ports: args.remote_port.clone(),
+        prefixes: args.addr.clone(),
+        pids: args.pid.clone(),
+        cgroup: None,
+        netns: args.netns.iter().map(|name| netns(name)).collect::<Result<_, _>>()?,
+    })
 }
 
 /// The processes of a cgroup and of those below it; those that vanish meanwhile are of no interest.
@@ -72,7 +78,7 @@ fn fits(flag: &str, count: usize, limit: usize) -> anyhow::Result<()> {
 }
 
 /// A namespace's inode number, from a name of `ip netns`, a path or the number itself.
-pub(crate) fn netns(name: &str) -> anyhow::Result<u32> {
+fn netns(name: &str) -> anyhow::Result<u32> {
     if let Ok(number) = name.parse() {
         return Ok(number);
     }

@@ -9,7 +9,6 @@ use sockwatch::{
     recording::reader::Reader,
     sink::selected::Selection,
     source::recording::{Opened, Recording, cut},
-    tcp::filter::Filter,
 };
 
 use super::{
@@ -109,17 +108,8 @@ pub(crate) fn warn(reader: &Reader) {
 
 /// The filter's words, where nothing of this machine is looked at.
 pub(crate) fn filter(args: &FilterArgs) -> anyhow::Result<Selection> {
-    let filter = Filter {
-        ports: args.port.clone(),
-        local_ports: args.local_port.clone(),
-        remote_ports: args.remote_port.clone(),
-        prefixes: args.addr.clone(),
-        pids: args.pid.clone(),
-        cgroup: None,
-        netns: args.netns.iter().map(|name| filter::netns(name)).collect::<Result<_, _>>()?,
-    };
     let cgroup = args.cgroup.as_ref().map(|path| cgroup(&path.to_string_lossy()).to_owned());
-    Ok(Selection { filter, cgroup, names: Names::default() })
+    Ok(Selection { filter: filter::anywhere(args)?, cgroup, names: Names::default() })
 }
 
 /// A cgroup's path below its hierarchy's root.
