@@ -66,7 +66,11 @@ impl Filled {
 fn zeros(bytes: usize) -> Buffer {
     static ZEROS: OnceLock<Buffer> = OnceLock::new();
     let zeros = ZEROS.get_or_init(|| Buffer::from_vec(vec![0_u64; MOST_ZEROS / 8]));
-    if bytes <= MOST_ZEROS { zeros.slice_with_length(0, bytes) } else { Buffer::from_vec(vec![0_u8; bytes]) }
+    if bytes <= MOST_ZEROS {
+        return zeros.slice_with_length(0, bytes);
+    }
+    // A listing of very many sockets is one batch. Words, not bytes: columns of them must be aligned.
+    Buffer::from_vec(vec![0_u64; bytes.div_ceil(8)]).slice_with_length(0, bytes)
 }
 
 /// The widest column of the longest batch.

@@ -159,6 +159,17 @@ fn everything_else_comes_back() {
     assert_eq!(rows, Said { events: vec![], marks });
 }
 
+/// A round of listings goes into one batch, however many sockets there are.
+#[test]
+fn a_large_round_comes_back() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let record = any_record().new_tree(&mut runner).unwrap().current();
+    let listing = Listing { netns: 1, records: vec![record; 150_001], ..Listing::default() };
+    let round = Round { listings: vec![listing], ..Round::default() };
+    let said = there_and_back(|batch| batch.round(&round));
+    assert!(said.events.is_empty() && said.marks == [(0, Mark::Round(round))]);
+}
+
 /// A directory of the test's own, gone at its end.
 struct Scratch(PathBuf);
 
