@@ -460,7 +460,8 @@ pub const PROBES: &[Probe] = &[
                 programs: &[program("set_state_classic", Hook::Tracepoint("sock", "inet_sock_set_state"))],
                 requirements: &[IDENTITY],
                 lost: Some(
-                    "cookies of sockets that nothing else asked for: identity by address between birth and destroy",
+                    "cookies of sockets that nothing else asked for (identity by address between birth and destroy), and \
+                     runs that the kernel skips (older ones do not count them)",
                 ),
             },
             Alternative {

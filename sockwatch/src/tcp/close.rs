@@ -55,6 +55,8 @@ pub enum Timeout {
     ZeroWindow,
     /// Retransmissions were not acknowledged.
     Retransmission,
+    /// Nobody owned the socket, and the other end did not close.
+    FinWait2,
 }
 
 const EPIPE: u16 = 32;
@@ -66,8 +68,17 @@ const ECONNREFUSED: u16 = 111;
 /// `sk_shutdown`: nothing will be read any more.
 const RCV_SHUTDOWN: u8 = 1;
 
-/// Applies the table to a transition from `old` to `CLOSE`. `was_queued` tells of a child that nobody accepted.
-pub fn verdict(old: TcpState, evidence: &CloseEvidence, was_queued: bool) -> Ending {
+/// What was seen of a connection before its `CLOSE`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Before {
+    /// A child that perhaps nobody accepted.
+    pub queued: bool,
+    /// This end had sent a RST.
+    pub reset_sent: bool,
+}
+
+/// Applies the table to a transition from `old` to `CLOSE`.
+pub fn verdict(old: TcpState, evidence: &CloseEvidence, before: Before) -> Ending {
     if old == Listen {
         return Ending::Stopped;
     }
@@ -76,7 +87,7 @@ pub fn verdict(old: TcpState, evidence: &CloseEvidence, was_queued: bool) -> End
         return ending;
     }
     match evidence.error {
-        0 => without_error(old, evidence, was_queued),
+        0 => without_error(old, evidence, before),
         error => with_error(old, error, evidence),
     }
 }
@@ -132,11 +143,13 @@ fn timeout(old: TcpState, evidence: &CloseEvidence) -> Timeout {
     }
 }
 
-fn without_error(old: TcpState, evidence: &CloseEvidence, was_queued: bool) -> Ending {
+fn without_error(old: TcpState, evidence: &CloseEvidence, before: Before) -> Ending {
     match old {
+        // The timer of one that stayed a socket: the FIN was acknowledged while close() was about to let go of it.
+        FinWait2 if evidence.dead && evidence.linger2 >= 0 && before.reset_sent => Ending::TimedOut(Timeout::FinWait2),
         FinWait2 if evidence.dead && evidence.linger2 >= 0 => Ending::Orphaned,
         SynSent => Ending::ConnectAborted,
-        _ if was_queued && !evidence.has_socket && !evidence.dead => Ending::ListenerClosed,
+        _ if before.queued && !evidence.has_socket && !evidence.dead => Ending::ListenerClosed,
         _ => Ending::Aborted,
     }
 }
@@ -200,7 +213,7 @@ mod tests {
     fn check(old: TcpState, change: impl FnOnce(&mut CloseEvidence), expected: Ending) {
         let mut evidence = CloseEvidence::default();
         change(&mut evidence);
-        assert_eq!(verdict(old, &evidence, false), expected);
+        assert_eq!(verdict(old, &evidence, Before::default()), expected);
     }
 
     #[test]
@@ -264,7 +277,17 @@ mod tests {
         check(Listen, |_| (), Ending::Stopped);
         check(SynSent, |e| e.shutdown = 3, Ending::ConnectAborted);
         check(Established, |e| (e.dead, e.unread_bytes) = (true, 5), Ending::Aborted);
-        assert_eq!(verdict(SynRecv, &CloseEvidence::default(), true), Ending::ListenerClosed);
+        let queued = Before { queued: true, ..Before::default() };
+        assert_eq!(verdict(SynRecv, &CloseEvidence::default(), queued), Ending::ListenerClosed);
+    }
+
+    /// `tcp_keepalive_timer()` sends its RST before `CLOSE`; data after close() is answered after it.
+    #[test]
+    fn a_reset_before_tells_of_an_orphan_that_waited_as_a_socket() {
+        let orphan = CloseEvidence { dead: true, ..CloseEvidence::default() };
+        let before = Before { reset_sent: true, ..Before::default() };
+        assert_eq!(verdict(FinWait2, &orphan, before), Ending::TimedOut(Timeout::FinWait2));
+        assert_eq!(verdict(FinWait2, &CloseEvidence { linger2: -1, ..orphan }, before), Ending::Aborted);
     }
 
     #[test]

@@ -27,6 +27,10 @@ pub const GRACE_NS: u64 = 5_500_000_000;
 /// that nothing else can be meant for long.
 const SEGMENT_FOLLOWS_NS: u64 = 1_000_000_000;
 
+/// The kernel puts a minisock into its table, or moves it to `TIME_WAIT`, and only then comes to the tracepoint: microseconds
+/// later, unless the CPU, a virtual one, is taken away in between.
+const SHOWN_EARLY_NS: u64 = 1_000_000_000;
+
 /// So many of those that sent a RST are remembered for it.
 const MOST_RESET: usize = 1024;
 
@@ -107,7 +111,7 @@ impl Minisock {
 
     /// Whether it was in `state` at some instant from `from_ns` to `to_ns`.
     pub(super) fn was_in(&self, state: TcpState, from_ns: u64, to_ns: u64) -> bool {
-        let now = self.state == state && self.since_ns <= to_ns;
+        let now = self.state == state && self.since_ns <= to_ns.saturating_add(SHOWN_EARLY_NS);
         let before = state == TcpState::FinWait2 && self.orphan_until_ns.is_some_and(|until_ns| until_ns >= from_ns);
         now || before || self.adopted && from_ns < self.since_ns
     }

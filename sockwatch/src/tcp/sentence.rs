@@ -237,12 +237,20 @@ fn timed_out(told: &Told<'_>, timeout: Timeout) -> String {
         }
         Timeout::ZeroWindow => format!("{} kept its window closed", other.name),
         Timeout::Retransmission => format!("{} did not acknowledge; {retransmits} unanswered", other.name),
+        Timeout::FinWait2 => orphan_timed_out(told),
     };
-    if timeout != Timeout::Syn && evidence.dead {
+    if !matches!(timeout, Timeout::Syn | Timeout::FinWait2) && evidence.dead {
         text.push_str("; no process had it any more");
     }
     text.push_str(&icmp(evidence.soft_error));
     text
+}
+
+fn orphan_timed_out(told: &Told<'_>) -> String {
+    let Told { actor, other, .. } = told;
+    let lasted = told.lasted(TcpState::FinWait2).map(|lasted_ns| format!(" in {}", Spoken(lasted_ns)));
+    let lasted = lasted.unwrap_or_default();
+    format!("{actor} closed first; {} did not close{lasted}: reset, after FIN_WAIT2 without a process", other.name)
 }
 
 fn syn_unanswered(told: &Told<'_>) -> String {

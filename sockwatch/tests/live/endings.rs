@@ -13,7 +13,7 @@ use nix::sys::socket::{
 use crate::{
     harness::{Trace, assert_stories, shared, skip},
     puppet::Puppet,
-    workload::{CLIENT, LISTENER, client_closes_first, close_by_fin, linger_zero, place, until_queued},
+    workload::{CLIENT, LISTENER, client_closes_first, client_leaves, close_by_fin, linger_zero, place, until_queued},
 };
 
 const QUEUED: &str = "passive: LISTEN>SYN_RECV SYN_RECV>ESTABLISHED enqueue";
@@ -114,12 +114,10 @@ fn listener_closed_with_a_queue() {
 fn abandoned_in_the_queue() {
     let server = format!("{QUEUED} ESTABLISHED>CLOSE_WAIT CLOSE_WAIT>CLOSE reset_sent end unqueued abandoned");
     let client = "active: CLOSE>SYN_SENT SYN_SENT>ESTABLISHED ESTABLISHED>FIN_WAIT1 FIN_WAIT1>FIN_WAIT2 \
-                  FIN_WAIT2>CLOSE end orphaned minisock_segment minisock_end";
+                  FIN_WAIT2>FIN_WAIT2 FIN_WAIT2>CLOSE end orphaned minisock_segment minisock_end";
     check("abandoned_in_the_queue", &[LISTENER, &server, client], |address, trace| {
         let listener = TcpListener::bind(address).unwrap();
-        drop(TcpStream::connect(address).unwrap());
-        trace.until("FIN", |line| line.0["new"] == "CLOSE_WAIT");
-        trace.until("the client's end", |line| line.is("connection") && line.role() == "active");
+        client_leaves(trace, TcpStream::connect(address).unwrap());
         drop(listener);
     });
 }
@@ -129,14 +127,13 @@ fn abandoned_in_the_queue() {
 #[test]
 fn orphaned() {
     let client = "active: CLOSE>SYN_SENT SYN_SENT>ESTABLISHED ESTABLISHED>FIN_WAIT1 FIN_WAIT1>FIN_WAIT2 \
-                  FIN_WAIT2>CLOSE end orphaned minisock_segment FIN_WAIT2>TIME_WAIT";
+                  FIN_WAIT2>FIN_WAIT2 FIN_WAIT2>CLOSE end orphaned minisock_segment FIN_WAIT2>TIME_WAIT";
     let server = accepted("ESTABLISHED>CLOSE_WAIT CLOSE_WAIT>LAST_ACK LAST_ACK>CLOSE end peer-fin");
     check("orphaned", &[LISTENER, client, &server], |address, trace| {
         let listener = TcpListener::bind(address).unwrap();
         let client = TcpStream::connect(address).unwrap();
         let (server, _) = listener.accept().unwrap();
-        drop(client);
-        trace.until("the client's end", |line| line.is("connection") && line.role() == "active");
+        client_leaves(trace, client);
         drop(server);
     });
 }

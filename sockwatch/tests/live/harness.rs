@@ -390,12 +390,15 @@ impl Ended {
         for name in ["lost", "dropped"] {
             assert_eq!(counts[name], 0, "{said:?}");
         }
+        let announced = said.iter().find(|line| line.starts_with("tracing "));
+        let probes = announced.map_or_else(Probes::default, |line| Probes::of(line));
         if counts["missed"] == 0 {
-            assert_eq!(counts["unexpected"], 0, "{said:?}\n{}", stories(&lines).join("\n"));
+            // Before 6.7 the kernel skips a classic program that would interrupt any other, and does not count it.
+            let uncounted = if probes.taken("state") == "tracepoint" { 2 } else { 0 };
+            assert!(counts["unexpected"] <= uncounted, "{said:?}\n{}", stories(&lines).join("\n"));
         }
         lines.iter().for_each(check_schema);
-        let announced = said.iter().find(|line| line.starts_with("tracing "));
-        Self { probes: announced.map_or_else(Probes::default, |line| Probes::of(line)), lines, counts }
+        Self { probes, lines, counts }
     }
 
     pub(crate) fn stories(&self) -> Vec<String> {

@@ -116,6 +116,8 @@ fn minisocks_count_down() {
     // This one's server keeps its end: the client becomes an orphan.
     let client = TcpStream::connect(address).unwrap();
     let (_server, _) = listener.accept().unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    list_until(address, "FIN_WAIT2", |now| now.iter().any(|it| it["state"] == "FIN_WAIT2"));
     drop(client);
     let both = |sockets: &[Value]| sockets.iter().filter(|it| it["standing"] == "minisock").count() == 2;
     let first = list_until(address, "two minisocks", both);

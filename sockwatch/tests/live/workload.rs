@@ -57,6 +57,16 @@ pub(crate) fn client_closes_first(mut client: TcpStream, mut server: TcpStream) 
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
 }
 
+/// The client closes, and the server does not. The FIN comes first: a close() that sends it may let go of the socket just
+/// while it is acknowledged, and then it waits in `FIN_WAIT2` as a socket, not as a minisock (`tcp_rcv_state_process()`).
+pub(crate) fn client_leaves(trace: &mut Trace, client: TcpStream) {
+    let port = client.local_addr().unwrap().port();
+    client.shutdown(Shutdown::Write).unwrap();
+    trace.until("FIN_WAIT2", |line| line.0["new"] == "FIN_WAIT2" && line.port("local") == port);
+    drop(client);
+    trace.until("the client's end", |line| line.is("connection") && line.port("local") == port);
+}
+
 /// The same where the server's end is somebody else's to close; the trace tells when its FIN has come, as the `count`th.
 pub(crate) fn close_by_fin(trace: &mut Trace, count: usize, mut client: TcpStream, close_server: impl FnOnce()) {
     client.shutdown(Shutdown::Write).unwrap();

@@ -134,6 +134,7 @@ impl Hands {
             // Waits for bytes, and leaves them unread.
             "peek" => drop(self.oldest()?.peek(&mut [0])?),
             "read" => drop(self.oldest()?.read(&mut [0; 64])?),
+            "read-last" => drop(self.streams.last().ok_or_else(no_connection)?.read(&mut [0; 64])?),
             "shutdown" => self.oldest()?.shutdown(Shutdown::Write)?,
             "close" => drop(self.streams.drain(..1)),
             "descriptors" => {
@@ -146,8 +147,12 @@ impl Hands {
     }
 
     fn oldest(&mut self) -> io::Result<&mut TcpStream> {
-        self.streams.first_mut().ok_or_else(|| io::Error::other("no connection"))
+        self.streams.first_mut().ok_or_else(no_connection)
     }
+}
+
+fn no_connection() -> io::Error {
+    io::Error::other("no connection")
 }
 
 /// The only one: standard output keeps none.

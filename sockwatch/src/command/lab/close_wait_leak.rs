@@ -1,6 +1,6 @@
 //! A server that never closes.
 
-use std::net::TcpStream;
+use std::{io::Write, net::TcpStream};
 
 use nix::sys::signal::Signal;
 use sockwatch::tcp::{connection::Role, state::TcpState};
@@ -9,7 +9,7 @@ use super::{
     Lab, Run,
     actor::Actor,
     netns::acting,
-    sockets::{SERVER, close},
+    sockets::{SERVER, close, talk},
     stage::Stage,
     watch::{accepted, ended, entered},
 };
@@ -26,9 +26,10 @@ fn run(stage: &mut Stage) -> anyhow::Result<String> {
     let mut server = Actor::start("server")?;
     server.tell(&format!("listen {SERVER}"))?;
     for count in 1..=3 {
-        let client = acting("client", || TcpStream::connect(SERVER))?;
+        let mut client = acting("client", || TcpStream::connect(SERVER))?;
         server.tell("accept")?;
         stage.until_count(count, "accepts", accepted())?;
+        talk(|words| acting("client", || client.write_all(words.as_bytes())), |_| server.tell("read-last"))?;
         close("client", client)?;
         stage.until_count(count, "CLOSE_WAIT", entered(Role::Passive, TcpState::CloseWait))?;
         stage.until_count(count, "the client's end", ended(Role::Active))?;

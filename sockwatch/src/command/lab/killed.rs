@@ -1,5 +1,7 @@
 //! Processes that die with open connections.
 
+use std::io::Read;
+
 use nix::sys::signal::Signal;
 use sockwatch::tcp::{connection::Role, state::TcpState};
 
@@ -7,7 +9,7 @@ use super::{
     Lab, Run,
     actor::Actor,
     netns::acting,
-    sockets::{SERVER, close, listen},
+    sockets::{SERVER, close, listen, talk},
     stage::Stage,
     watch::{accepted, ended, entered},
 };
@@ -26,8 +28,10 @@ fn run(stage: &mut Stage) -> anyhow::Result<String> {
     for (count, signal) in [Signal::SIGTERM, Signal::SIGKILL].into_iter().enumerate() {
         let mut client = Actor::start("client")?;
         client.tell(&format!("connect {SERVER}"))?;
-        let (server, _) = acting("server", || listener.accept())?;
+        let (mut server, _) = acting("server", || listener.accept())?;
         stage.until_count(count + 1, "accepts", accepted())?;
+        let say = |words| client.tell(&format!("say {words}"));
+        talk(say, |words| acting("server", || server.read_exact(words)))?;
         stage.say(format_args!("Client {} is killed by {signal}.", client.pid()));
         client.kill(signal)?;
         stage.until_count(count + 1, "its FIN", entered(Role::Passive, TcpState::CloseWait))?;

@@ -1,13 +1,16 @@
 //! FIN_WAIT2 without a process.
 
-use std::{io::Write, time::Instant};
+use std::{
+    io::{Read, Write},
+    time::Instant,
+};
 
 use sockwatch::tcp::{connection::Role, state::TcpState};
 
 use super::{
     Lab, Run,
     netns::{acting, sysctl},
-    sockets::close,
+    sockets::{close, talk},
     stage::{Pair, Stage},
     watch::{ended, entered},
 };
@@ -23,8 +26,10 @@ it. The server does not learn of it until it writes: a RST.",
 
 fn run(stage: &mut Stage) -> anyhow::Result<String> {
     sysctl("net/ipv4/tcp_fin_timeout", 1)?;
-    let Pair { listener, client, mut server } = stage.pair()?;
+    let Pair { listener, mut client, mut server } = stage.pair()?;
     let port = client.local_addr()?.port();
+    let say = |words: &str| acting("client", || client.write_all(words.as_bytes()));
+    talk(say, |words| acting("server", || server.read_exact(words)))?;
     stage.say(format_args!("The client closes; the server does not."));
     close("client", client)?;
     stage.until("CLOSE_WAIT", entered(Role::Passive, TcpState::CloseWait))?;

@@ -1,6 +1,9 @@
 //! Worker processes that share a listener.
 
-use std::net::TcpStream;
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+};
 
 use nix::sys::signal::Signal;
 use sockwatch::tcp::{connection::Role, state::TcpState};
@@ -9,7 +12,7 @@ use super::{
     Lab, Run,
     actor::Actor,
     netns::acting,
-    sockets::{SERVER, close, listen},
+    sockets::{SERVER, close, listen, talk},
     stage::Stage,
     watch::{accepted, ended, entered},
 };
@@ -33,9 +36,13 @@ fn run(stage: &mut Stage) -> anyhow::Result<String> {
     }
     let mut clients = Vec::new();
     for (index, worker) in workers.iter_mut().enumerate() {
-        clients.push(acting("client", || TcpStream::connect(SERVER))?);
+        let mut client = acting("client", || TcpStream::connect(SERVER))?;
         worker.tell("accept")?;
         stage.until_count(index + 1, "accepts", accepted())?;
+        let say = |words| worker.tell(&format!("say {words}"));
+        talk(say, |words| acting("client", || client.read_exact(words)))?;
+        talk(|words| acting("client", || client.write_all(words.as_bytes())), |_| worker.tell("read"))?;
+        clients.push(client);
     }
     let second = workers.pop();
     stage.say(format_args!("worker-1 is killed."));

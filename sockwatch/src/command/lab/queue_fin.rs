@@ -1,6 +1,6 @@
 //! Clients that leave the accept queue by FIN.
 
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 
 use sockwatch::tcp::{connection::Role, state::TcpState};
 
@@ -9,7 +9,7 @@ use super::{
     netns::acting,
     sockets::{SERVER, close, listen},
     stage::Stage,
-    watch::{accepted, ended, entered, queued},
+    watch::{accepted, ended, entered, fin_acknowledged, queued},
 };
 
 pub(super) const LAB: Lab = Lab {
@@ -26,6 +26,9 @@ fn run(stage: &mut Stage) -> anyhow::Result<String> {
     for count in 1..=2 {
         let client = acting("client", || TcpStream::connect(SERVER))?;
         stage.until_count(count, "queued connections", queued())?;
+        // In two steps, for the reason at `talk`: what is said here would stay unread.
+        acting("client", || client.shutdown(Shutdown::Write))?;
+        stage.until_count(count, "FIN_WAIT2", fin_acknowledged())?;
         close("client", client)?;
         stage.until_count(count, "CLOSE_WAIT", entered(Role::Passive, TcpState::CloseWait))?;
         stage.until_count(count, "the client's end", ended(Role::Active))?;

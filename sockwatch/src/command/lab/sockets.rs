@@ -17,6 +17,18 @@ pub(super) const fn at([a, b, c, d]: [u8; 4], port: u16) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(a, b, c, d)), port)
 }
 
+/// Says something, and has the other end read it. The FIN of a close() is acknowledged some 40 ms later then, when the
+/// process has let go of the socket. Else the ACK may come just while it does, and the socket waits in `FIN_WAIT2` as a
+/// socket: no minisock takes its place (`tcp_rcv_state_process()`).
+pub(super) fn talk(
+    say: impl FnOnce(&'static str) -> anyhow::Result<()>,
+    read: impl FnOnce(&mut [u8]) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    const GREETING: &str = "hello";
+    say(GREETING)?;
+    read(&mut [0; GREETING.len()])
+}
+
 /// A socket of no state yet.
 pub(super) fn socket() -> io::Result<Socket> {
     Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))

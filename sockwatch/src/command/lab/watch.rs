@@ -13,6 +13,14 @@ pub(super) fn entered(role: Role, state: TcpState) -> impl Fn(&Update) -> bool {
     }
 }
 
+/// The server's host has acknowledged a client's FIN.
+pub(super) fn fin_acknowledged() -> impl Fn(&Update) -> bool {
+    |update| {
+        let Happening::Transition { old, new, .. } = update.happening else { return false };
+        update.subject.role == Role::Active && (old, new) == (TcpState::FinWait1, TcpState::FinWait2)
+    }
+}
+
 /// A connection has entered the accept queue.
 pub(super) fn queued() -> impl Fn(&Update) -> bool {
     entered(Role::Passive, TcpState::Established)

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::tcp::{
-    close::verdict,
+    close::{Before, verdict},
     connection::{Connection, Queued, Span},
     endpoint::Endpoint,
     event::{Comm, SocketKey, Task},
@@ -11,7 +11,8 @@ use crate::tcp::{
 };
 
 /// `PART STATE MS, STATE MS, ...: WORDS`. The words are fields of the socket (`done`, `error=104`), `by=NAME` for who closed
-/// it, `accepted=MS` for when it left the accept queue, and RSTs: `received`, or `sent` after the `CLOSE`.
+/// it, `accepted=MS` for when it left the accept queue, and RSTs: `received`, or `sent` after
+/// the `CLOSE` or `sent_before` it.
 fn connection(text: &str) -> Connection {
     let (timeline, words) = text.split_once(':').unwrap();
     let (part, timeline) = timeline.split_once(' ').unwrap();
@@ -60,11 +61,13 @@ fn connection(text: &str) -> Connection {
             "accepted" => connection.queued.as_mut().unwrap().accepted_ns = Some(number() as u64 * MS),
             "received" => connection.resets.received = 1,
             "sent" => reset_sent = true,
+            "sent_before" => connection.resets.sent = 1,
             other => panic!("{other}"),
         }
     }
     let last = connection.spans.last().unwrap().state;
-    connection.ending = Some(verdict(last, &evidence, connection.is_queued()));
+    let before = Before { queued: connection.is_queued(), reset_sent: connection.resets.sent > 0 };
+    connection.ending = Some(verdict(last, &evidence, before));
     connection.evidence = Some(evidence);
     if reset_sent {
         connection.note_reset_sent(connection.ended_ns.unwrap());
@@ -228,6 +231,10 @@ fn timeouts() {
     );
     check("client ESTABLISHED 9: error=110 probes=15", "server kept its window closed; 15 probes unanswered");
     check("client FIN_WAIT1 9: error=110 dead", "server kept its window closed; no process had it any more");
+    check(
+        "client ESTABLISHED 5, FIN_WAIT1 1, FIN_WAIT2 60000: dead acked by=curl sent_before",
+        "client curl/12 closed first; server did not close in 60 s: reset, after FIN_WAIT2 without a process",
+    );
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::{Tracked, Tracker};
 use crate::tcp::{
-    close::{Ending, is_made_by_task, verdict, verdict_without_evidence},
+    close::{Before, Ending, is_made_by_task, verdict, verdict_without_evidence},
     connection::Role,
     event::{CloseEvidence, Event, SocketKey, Task},
     minisock::{Minisock, TIME_WAIT_NS},
@@ -28,9 +28,10 @@ impl Tracker {
         let Some(Tracked { connection, .. }) = self.sockets.get_mut(&key) else { return };
         // Of one that was there before, whose listener may be one of several, its file tells.
         let unheld = connection.role == Role::Unknown && connection.ownership.held_by().is_none();
-        let perhaps_queued = unheld || connection.is_queued();
+        let queued = unheld || connection.is_queued();
+        let before = Before { queued, reset_sent: connection.resets.sent != 0 };
         let ending = match evidence {
-            Some(evidence) => Some(verdict(old, evidence, perhaps_queued)),
+            Some(evidence) => Some(verdict(old, evidence, before)),
             None => verdict_without_evidence(old, connection.resets.received != 0),
         };
         if ending == Some(Ending::ListenerClosed) {

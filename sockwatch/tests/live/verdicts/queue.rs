@@ -8,7 +8,7 @@ use std::{
 use super::assert_endings;
 use crate::{
     harness::{Trace, shared},
-    workload::{linger_zero, place},
+    workload::{client_leaves, linger_zero, place},
 };
 
 const CLIENT_RESET: &str = "active aborted: reset: client PROCESS closed with SO_LINGER 0";
@@ -66,9 +66,7 @@ fn client_gives_up_in_the_queue() {
                  sent its FIN after TIME";
     let gone = "active orphaned: client PROCESS closed first; server has not closed: FIN_WAIT2 without a process";
     check("client_gives_up_in_the_queue", &[gone, child], |listener, client, trace| {
-        drop(client);
-        trace.until("FIN", |line| line.0["new"] == "CLOSE_WAIT");
-        trace.until("the client's end", |line| line.is("connection") && line.role() == "active");
+        client_leaves(trace, client);
         drop(listener);
     });
 }
@@ -81,9 +79,7 @@ fn accepted_after_the_fin() {
     let gone = "active orphaned: client PROCESS closed first; server has not closed: FIN_WAIT2 without a process";
     check("accepted_after_the_fin", &[gone, child], |listener, mut client, trace| {
         client.write_all(b"too late").unwrap();
-        drop(client);
-        trace.until("FIN", |line| line.0["new"] == "CLOSE_WAIT");
-        trace.until("the client's end", |line| line.is("connection") && line.role() == "active");
+        client_leaves(trace, client);
         let (mut server, _) = listener.accept().unwrap();
         assert_eq!(server.read_to_end(&mut Vec::new()).unwrap(), 8);
         drop(server);
