@@ -73,7 +73,7 @@ const RCV_SHUTDOWN: u8 = 1;
 pub struct Before {
     /// A child that perhaps nobody accepted.
     pub queued: bool,
-    /// This end had sent a RST.
+    /// This end has sent a RST in the state before: not one in `SYN_SENT`, to what a former connection left.
     pub reset_sent: bool,
 }
 

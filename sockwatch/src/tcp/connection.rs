@@ -184,6 +184,8 @@ pub struct Payload {
 pub struct Resets {
     /// Sent.
     pub sent: u32,
+    /// When the last one was sent.
+    pub sent_ns: Option<u64>,
     /// Received.
     pub received: u32,
 }
@@ -275,6 +277,7 @@ impl Connection {
     /// A RST was sent. Just after `CLOSE` it may tell more of the ending than the transition did.
     pub fn note_reset_sent(&mut self, at_ns: u64) {
         self.resets.sent += 1;
+        self.resets.sent_ns = Some(at_ns);
         if self.ended_ns.is_some_and(|ended_ns| at_ns.saturating_sub(ended_ns) < RESET_BELONGS_NS) {
             self.ending = self.ending_after_reset();
         }
@@ -287,6 +290,11 @@ impl Connection {
             (Some(span), Some(evidence)) => Some(verdict_after_reset(ending, span.state, evidence)),
             (None, _) | (_, None) => Some(ending),
         }
+    }
+
+    /// Whether a RST was sent in the current state.
+    pub fn has_reset_in_state(&self) -> bool {
+        self.resets.sent_ns.is_some_and(|sent_ns| self.state_since_ns.is_some_and(|since_ns| sent_ns >= since_ns))
     }
 
     /// Whether it was ever in a state.

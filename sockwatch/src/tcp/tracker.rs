@@ -321,7 +321,9 @@ impl Tracker {
         } else if !self.has_room(updates) {
             return;
         }
-        self.displace(&connection, None, updates);
+        if new != TcpState::SynSent {
+            self.displace(&connection, None, updates);
+        }
         updates.push(Update { at_ns, subject: Subject::from(&connection), happening });
         self.sockets.insert(key, Tracked::new(connection));
     }
@@ -434,12 +436,15 @@ impl Tracker {
         let lasted_ns = connection.enter(new, at_ns);
         let happening = Happening::Transition { old, new, lasted_ns, by, sampled_ns: None };
         updates.push(Update { at_ns, subject: Subject::from(&*connection), happening });
-        if old == TcpState::SynSent && !self.minisocks.is_empty() {
-            // Only now its local port is known.
+        // Only now its local port is known. And before its SYN a connect() may fail because a minisock has these ends, which goes
+        // on having them (`__inet_check_established()`).
+        let sent = connection.evidence.map_or(connection.resets.received > 0, |evidence| evidence.segments_out > 0);
+        if old == TcpState::SynSent && (new != TcpState::Close || sent) && !self.minisocks.is_empty() {
             let tuple = (key.netns, connection.local, connection.remote);
+            let since_ns = at_ns.saturating_sub(lasted_ns.unwrap_or(0));
             let same = |minisock: &mut Minisock| minisock.subject.key == key && new == TcpState::Close;
             if !self.minisocks.get_mut(&tuple).is_some_and(same) {
-                self.end_minisock(&tuple, at_ns, MinisockEnd::Reused, updates);
+                self.end_minisock(&tuple, since_ns, MinisockEnd::Reused, updates);
             }
         }
     }

@@ -175,6 +175,21 @@ fn an_orphan_s_end_waits_for_the_reset_that_explains_it() {
     }
 }
 
+/// The kernel keeps some orphans as sockets, and their timer sends a RST first. One in SYN_SENT, to what a former connection with
+/// these ends has left, is no reason to take an orphan for such a one.
+#[test]
+fn an_orphan_s_timer_resets_first() {
+    let steps = |syn_sent: &str, fin_wait2: &str| {
+        format!(
+            "0 5 CLOSE>SYN_SENT; {syn_sent}3 5 SYN_SENT>ESTABLISHED; 4 5 ESTABLISHED>FIN_WAIT1; 5 5 FIN_WAIT1>FIN_WAIT2;
+             {fin_wait2}1005 5 closed FIN_WAIT2 0 d; 1006 5 destroy; 1900 5 segment TIME_WAIT"
+        )
+    };
+    let states = "active [SYN_SENT 3ms, ESTABLISHED 1ms, FIN_WAIT1 1ms, FIN_WAIT2 1000ms] life 1005ms wait ? shake ? owner opener";
+    check(&steps("", "1005 5 aborts; "), &[&format!("{states} end timed-out")]);
+    check(&steps("1 5 aborts; ", ""), &[&format!("{states} end orphaned")]);
+}
+
 #[test]
 fn a_socket_from_before_is_adopted_and_says_what_it_does_not_know() {
     check(

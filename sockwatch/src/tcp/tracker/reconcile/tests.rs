@@ -126,6 +126,21 @@ fn a_new_connection_takes_its_place() {
     );
 }
 
+/// `EADDRNOTAVAIL`: it was a step of the socket, and nothing was sent.
+#[test]
+fn a_connect_that_fails_before_its_syn_takes_nothing() {
+    let fails = "1000 6 CLOSE>SYN_SENT; 1000 6 closed SYN_SENT 0; 1000 6 destroy";
+    check(
+        &format!("{WAITS}; {fails}; 1001 round 5 TIME_WAIT tw 59000"),
+        &["5 end local-fin", "6 end given-up", "1 of 1 agree"],
+    );
+    let opens = "1000 6 CLOSE>SYN_SENT; 1001 6 SYN_SENT>ESTABLISHED";
+    check(
+        &format!("{WAITS}; {opens}; 1002 round 6 ESTABLISHED"),
+        &["5 end local-fin", "5 TIME_WAIT reused after 996 ms", "1 of 1 agree"],
+    );
+}
+
 #[test]
 fn a_minisock_that_is_gone_without_a_word_is_no_disagreement() {
     check(
