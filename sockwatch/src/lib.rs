@@ -6,6 +6,7 @@
 
 pub mod diagnosis;
 pub mod explain;
+pub mod export;
 pub mod kernel;
 pub mod monotonic;
 pub mod pipeline;

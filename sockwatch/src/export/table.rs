@@ -1,0 +1,79 @@
+//! Tables as files.
+
+use std::io::{self, Write};
+
+use arrow_array::RecordBatch;
+use arrow_schema::{ArrowError, SchemaRef};
+use parquet::{
+    arrow::ArrowWriter,
+    basic::{Compression, ZstdLevel},
+    errors::ParquetError,
+    file::properties::WriterProperties,
+};
+
+/// Why a table cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// Its rows.
+    #[error("cannot make a table's rows")]
+    Rows(#[from] ArrowError),
+    /// Its file.
+    #[error("cannot write a Parquet file")]
+    Parquet(#[from] ParquetError),
+    /// What it is written to.
+    #[error("cannot write a table")]
+    Write(#[from] io::Error),
+}
+
+/// Takes rows.
+pub trait Table {
+    /// Appends rows.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    fn write(&mut self, rows: &RecordBatch) -> Result<(), TableError>;
+}
+
+/// Comma-separated values, the columns' names first.
+pub struct Csv<W: Write>(arrow_csv::Writer<W>);
+
+impl<W: Write> Csv<W> {
+    /// Into this.
+    pub fn new(out: W) -> Self {
+        Self(arrow_csv::WriterBuilder::new().with_header(true).build(out))
+    }
+}
+
+impl<W: Write> Table for Csv<W> {
+    fn write(&mut self, rows: &RecordBatch) -> Result<(), TableError> {
+        Ok(self.0.write(rows)?)
+    }
+}
+
+/// A Parquet file.
+pub struct Parquet<W: Write + Send>(ArrowWriter<W>);
+
+impl<W: Write + Send> Parquet<W> {
+    /// Into this.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn new(out: W, schema: SchemaRef) -> Result<Self, TableError> {
+        let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
+        Ok(Self(ArrowWriter::try_new(out, schema, Some(properties))?))
+    }
+
+    /// Writes its end, without which it cannot be read.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn finish(self) -> Result<W, TableError> {
+        Ok(self.0.into_inner()?)
+    }
+}
+
+impl<W: Write + Send> Table for Parquet<W> {
+    fn write(&mut self, rows: &RecordBatch) -> Result<(), TableError> {
+        Ok(self.0.write(rows)?)
+    }
+}
