@@ -1,6 +1,7 @@
 //! The command line's shape. Only types: what the words do is in `command`.
 
 mod diagnose;
+mod export;
 mod list;
 mod record;
 mod values;
@@ -13,6 +14,7 @@ use sockwatch::tcp::filter::{Ports, Prefix};
 use self::values::{choice, duration, latency, pid, reconcile, ring_bytes};
 pub(crate) use self::{
     diagnose::{Aggregate, DiagnoseArgs},
+    export::{ExportArgs, ExportFormat},
     list::ListArgs,
     record::{InfoArgs, RecordArgs, ReplayArgs},
     values::Reconcile,
@@ -50,6 +52,8 @@ pub(crate) enum Command {
     Replay(Box<ReplayArgs>),
     /// Say what a recording holds.
     Info(InfoArgs),
+    /// Make of a recording what other programs take: Parquet, CSV, JSON lines, a Perfetto timeline, folded stacks.
+    Export(Box<ExportArgs>),
     /// Compare what sockwatch believes with the kernel's own socket table, at random instants.
     Audit(Box<AuditArgs>),
     /// Show the TCP sockets that there are: state, queues, timers, owners, and those without a process.
@@ -75,6 +79,9 @@ pub(crate) enum Command {
     /// Print docs/recording.md.
     #[command(hide = true)]
     RecordingFormat,
+    /// Print docs/export.md.
+    #[command(hide = true)]
+    ExportFormat,
     /// Print the probe table as JSON.
     #[command(hide = true)]
     Probes,

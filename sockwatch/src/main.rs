@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         Command::Record(args) => command::record::run(&args),
         Command::Replay(args) => command::replay::run(&args),
         Command::Info(args) => command::info::run(&args),
+        Command::Export(args) => command::export::run(&args),
         Command::Audit(args) => command::audit::run(&args),
         Command::List(args) => command::list::run(&args),
         Command::Lab(args) => command::lab::run(&args),
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Command::ListSchema => command::list::schema(),
         Command::DiagnoseSchema => command::diagnose::schema(),
         Command::RecordingFormat => command::info::format(),
+        Command::ExportFormat => command::export::format(),
         Command::Probes => command::probes::run(),
         Command::ExplainIndex => command::explain::index(),
     };

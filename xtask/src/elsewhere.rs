@@ -1,4 +1,4 @@
-//! Recordings are opened by other programs: the libraries that people will open them with, as PyPI has them.
+//! Recordings and exports are opened by other programs: the libraries that people will open them with, as PyPI has them.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,9 +10,10 @@ use crate::{setup, shell};
 /// A recording that is kept in the repository, and how many events it holds is asked of sockwatch.
 const FILE: &str = "sockwatch/tests/recordings/format-1.0.swr";
 const SCRIPT: &str = "sockwatch/tests/recordings/read.py";
+const EXPORTS_SCRIPT: &str = "sockwatch/tests/recordings/export.py";
 
 /// Of versions that this was tried with; a later one may be taken any time.
-const LIBRARIES: &[&str] = &["pyarrow>=21", "polars>=1.30", "duckdb>=1.3"];
+const LIBRARIES: &[&str] = &["pyarrow>=21", "polars>=1.30", "duckdb>=1.3", "perfetto>=0.16", "protobuf"];
 
 /// Compares what they see with what sockwatch sees.
 pub(crate) fn check(workspace: &Path) -> Result<()> {
@@ -22,16 +23,40 @@ pub(crate) fn check(workspace: &Path) -> Result<()> {
     let info = shell::read(&mut info, "sockwatch must build")?;
     let info: serde_json::Value = serde_json::from_slice(&info).context("`sockwatch info` printed no JSON")?;
     let events = info["events"].as_u64().context("`sockwatch info` tells no events")?;
-    let mut script = Command::new(python);
+    let mut script = Command::new(&python);
     script.current_dir(workspace).args([SCRIPT, FILE, &events.to_string()]);
-    shell::run(&mut script, "these libraries must see what sockwatch sees")
+    shell::run(&mut script, "these libraries must see what sockwatch sees")?;
+    exports(workspace, &python)
+}
+
+/// The same of what `sockwatch export` makes of it.
+fn exports(workspace: &Path, python: &Path) -> Result<()> {
+    let directory = shell::target_directory(workspace).join("exports");
+    if directory.exists() {
+        std::fs::remove_dir_all(&directory).context("cannot remove the last exports")?;
+    }
+    std::fs::create_dir_all(&directory).context("cannot make a directory for exports")?;
+    let export = |output: &str, more: &[&str]| {
+        let mut export = shell::cargo(workspace);
+        export.args(["run", "--quiet", "--package", "sockwatch", "--", "export", FILE]).args(more);
+        shell::run(export.arg("--output").arg(directory.join(output)), "sockwatch must export it")
+    };
+    export("web.parquet", &[])?;
+    export("web.csv", &[])?;
+    export("web.pftrace", &[])?;
+    export("lake", &["--partition"])?;
+    let csv = std::fs::read_to_string(directory.join("web.csv")).context("cannot read what was exported")?;
+    let rows = csv.lines().count().saturating_sub(1);
+    let mut script = Command::new(python);
+    script.current_dir(workspace).arg(EXPORTS_SCRIPT).arg(&directory).arg(rows.to_string());
+    shell::run(&mut script, "these libraries must see what was exported")
 }
 
 /// A python of our own with the libraries in it.
 fn environment(workspace: &Path) -> Result<std::path::PathBuf> {
     let directory = shell::target_directory(workspace).join("python");
     let python = directory.join("bin/python");
-    let imports = ["-c", "import pyarrow, polars, duckdb"];
+    let imports = ["-c", "import pyarrow, polars, duckdb, perfetto"];
     if python.is_file() && shell::probe(Command::new(&python).args(imports)).is_some() {
         return Ok(python);
     }

@@ -4,6 +4,7 @@ pub(crate) mod audit;
 pub(crate) mod diagnose;
 pub(crate) mod doctor;
 pub(crate) mod explain;
+pub(crate) mod export;
 pub(crate) mod filter;
 pub(crate) mod info;
 pub(crate) mod lab;

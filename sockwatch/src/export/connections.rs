@@ -3,18 +3,15 @@
 use std::{io, sync::Arc};
 
 use arrow_array::{
-    ArrayRef, RecordBatch,
+    ArrayRef, RecordBatch, TimestampMicrosecondArray,
     builder::{
-        BooleanBuilder, Int32Builder, Int64Builder, StringBuilder, TimestampNanosecondBuilder, UInt16Builder,
+        BooleanBuilder, Int32Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder, UInt16Builder,
         UInt32Builder, UInt64Builder,
     },
 };
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
-use super::{
-    addresses::Addresses,
-    table::{Table, TableError},
-};
+use super::table::{Table, TableError};
 use crate::{
     pipeline::Totals,
     process::names::Names,
@@ -27,6 +24,23 @@ use crate::{
         update::{Happening, Update},
     },
 };
+
+/// The time zone of instants.
+const UTC: &str = "+00:00";
+
+/// Instants, of microseconds: Spark and others know no nanoseconds.
+#[derive(Default)]
+struct Instants(TimestampMicrosecondBuilder);
+
+impl Instants {
+    fn append_value(&mut self, unix_ns: u64) {
+        self.0.append_value((unix_ns / 1000).cast_signed());
+    }
+
+    fn finish(&mut self) -> TimestampMicrosecondArray {
+        self.0.finish().with_timezone(UTC)
+    }
+}
 
 /// Rows of a batch at most.
 const BATCH_ROWS: usize = 1 << 14;
@@ -46,7 +60,7 @@ macro_rules! columns {
         }
 
         /// Name, type and meaning of each column.
-        pub fn columns() -> Vec<(&'static str, DataType, &'static str)> {
+        pub(super) fn columns() -> Vec<(&'static str, DataType, &'static str)> {
             vec![$((stringify!($name), $data_type, concat!($($doc),+).trim()),)+]
         }
     };
@@ -55,10 +69,10 @@ macro_rules! columns {
 columns! {
     /// The machine's name.
     host: StringBuilder = DataType::Utf8,
-    /// When it was first seen, in nanoseconds, without a time zone: UTC.
-    first_seen: TimestampNanosecondBuilder = DataType::Timestamp(TimeUnit::Nanosecond, None),
-    /// When it reached CLOSE, or was gone.
-    ended: TimestampNanosecondBuilder = DataType::Timestamp(TimeUnit::Nanosecond, None),
+    /// When it was first seen, UTC.
+    first_seen: Instants = DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into())),
+    /// When it reached CLOSE, or was gone, UTC.
+    ended: Instants = DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into())),
     /// The network namespace's inode number.
     netns: UInt32Builder = DataType::UInt32,
     /// The socket's cookie.
@@ -129,12 +143,11 @@ pub struct Connections<T> {
     host: String,
     wall_offset_ns: u64,
     names: Names,
-    addresses: Addresses,
 }
 
 impl<T: Table> Connections<T> {
     /// Into this table.
-    pub fn new(table: T, header: &Header, names: Names, addresses: Addresses) -> Self {
+    pub fn new(table: T, header: &Header, names: Names) -> Self {
         Self {
             table,
             schema: schema(),
@@ -144,7 +157,6 @@ impl<T: Table> Connections<T> {
             host: header.host.clone(),
             wall_offset_ns: header.wall_offset_ns,
             names,
-            addresses,
         }
     }
 
@@ -164,7 +176,7 @@ impl<T: Table> Connections<T> {
     }
 
     fn row(&mut self, connection: &Connection, at_ns: u64) {
-        let unix_ns = |at_ns: u64| at_ns.saturating_add(self.wall_offset_ns).cast_signed();
+        let unix_ns = |at_ns: u64| at_ns.saturating_add(self.wall_offset_ns);
         let rows = &mut self.builders;
         rows.host.append_value(&self.host);
         rows.first_seen.append_value(unix_ns(connection.first_seen_ns));
@@ -173,9 +185,9 @@ impl<T: Table> Connections<T> {
         rows.cookie.append_value(connection.key.cookie);
         rows.incarnation.append_value(connection.incarnation);
         rows.role.append_value(connection.role.word());
-        rows.local_address.append_value(self.addresses.tell(connection.local.address));
+        rows.local_address.append_value(connection.local.address.to_string());
         rows.local_port.append_value(connection.local.port);
-        rows.remote_address.append_value(self.addresses.tell(connection.remote.address));
+        rows.remote_address.append_value(connection.remote.address.to_string());
         rows.remote_port.append_value(connection.remote.port);
         let owner = connection.ownership.owner();
         rows.pid.append_option(owner.map(|owner| owner.pid));
@@ -209,7 +221,7 @@ impl<T: Table> Connections<T> {
 }
 
 /// The table's columns.
-fn schema() -> SchemaRef {
+pub fn schema() -> SchemaRef {
     let fields = columns().into_iter().map(|(name, data_type, _)| Field::new(name, data_type, true));
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }

@@ -9,13 +9,13 @@ use crate::{
     pipeline::Totals,
     sink::Sink,
     tcp::{
-        connection::Connection,
+        connection::{Connection, Role},
         state::TcpState,
-        update::{Happening, Update},
+        update::{Happening, Subject, Update},
     },
 };
 
-/// Adds states up.
+/// Adds states up: of sockets and minisocks that have ended.
 #[derive(Debug, Default)]
 pub struct Folded {
     /// Nanoseconds by process, part, port and state.
@@ -40,23 +40,31 @@ impl Folded {
         Ok(())
     }
 
-    fn add(&mut self, connection: &Connection) {
-        let owner = connection.ownership.owner().map_or_else(|| "nobody".to_owned(), |owner| owner.comm.to_string());
-        // A client's own port says nothing.
-        let is_client = connection.role == crate::tcp::connection::Role::Active;
-        let port = if is_client { connection.remote.port } else { connection.local.port };
+    fn connection(&mut self, subject: &Subject, connection: &Connection) {
         for span in &connection.spans {
-            let Some(lasted_ns) = span.lasted_ns.filter(|_| span.state != TcpState::Close) else { continue };
-            let key = (owner.clone(), connection.role.word(), port, TcpStateByName(span.state.name()));
-            *self.totals.entry(key).or_default() += lasted_ns;
+            if let Some(lasted_ns) = span.lasted_ns.filter(|_| span.state != TcpState::Close) {
+                self.add(subject, span.state, lasted_ns);
+            }
         }
+    }
+
+    fn add(&mut self, subject: &Subject, state: TcpState, lasted_ns: u64) {
+        let owner = subject.owner.map_or_else(|| "nobody".to_owned(), |owner| owner.comm.to_string());
+        // A client's own port says nothing.
+        let port = if subject.role == Role::Active { subject.remote.port } else { subject.local.port };
+        let key = (owner, subject.role.word(), port, TcpStateByName(state.name()));
+        *self.totals.entry(key).or_default() += lasted_ns;
     }
 }
 
 impl Sink for Folded {
     fn update(&mut self, update: &Update) -> io::Result<()> {
-        if let Happening::Ended(connection) = &update.happening {
-            self.add(connection);
+        let subject = &update.subject;
+        match &update.happening {
+            Happening::Ended(connection) => self.connection(&Subject::from(&**connection), connection),
+            // What is left of it has no process: its owner is who had it.
+            Happening::MinisockEnded { state, lasted_ns, .. } => self.add(subject, *state, *lasted_ns),
+            _ => {}
         }
         Ok(())
     }

@@ -1,13 +1,19 @@
-//! Recordings for other programs: a table of what each connection came to, and how long sockets were in each state.
+//! Recordings for other programs: a table of what each connection came to, a timeline to look at, and how long sockets were in
+//! each state.
 
-mod addresses;
 mod connections;
+pub mod document;
 mod folded;
+mod partitions;
+mod perfetto;
+mod redacted;
 mod table;
 
 pub use self::{
-    addresses::Addresses,
-    connections::{Connections, columns},
+    connections::{Connections, schema},
     folded::Folded,
+    partitions::Partitions,
+    perfetto::Perfetto,
+    redacted::{Redacted, Redaction},
     table::{Csv, Parquet, Table, TableError},
 };

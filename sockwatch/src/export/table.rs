@@ -1,6 +1,9 @@
 //! Tables as files.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
 
 use arrow_array::RecordBatch;
 use arrow_schema::{ArrowError, SchemaRef};
@@ -10,6 +13,9 @@ use parquet::{
     errors::ParquetError,
     file::properties::WriterProperties,
 };
+
+/// Rows that are held in memory until they are written.
+const ROW_GROUP: usize = 1 << 17;
 
 /// Why a table cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +29,9 @@ pub enum TableError {
     /// What it is written to.
     #[error("cannot write a table")]
     Write(#[from] io::Error),
+    /// A file of it.
+    #[error("cannot create {0}")]
+    Create(PathBuf, #[source] io::Error),
 }
 
 /// Takes rows.
@@ -42,6 +51,11 @@ impl<W: Write> Csv<W> {
     pub fn new(out: W) -> Self {
         Self(arrow_csv::WriterBuilder::new().with_header(true).build(out))
     }
+
+    /// What it was written to.
+    pub fn into_inner(self) -> W {
+        self.0.into_inner()
+    }
 }
 
 impl<W: Write> Table for Csv<W> {
@@ -59,7 +73,10 @@ impl<W: Write + Send> Parquet<W> {
     /// # Errors
     /// If it cannot be written.
     pub fn new(out: W, schema: SchemaRef) -> Result<Self, TableError> {
-        let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_max_row_group_row_count(Some(ROW_GROUP))
+            .build();
         Ok(Self(ArrowWriter::try_new(out, schema, Some(properties))?))
     }
 

@@ -1,0 +1,61 @@
+//! docs/export.md: what exports hold, from the same table that writes them.
+
+use std::fmt::Write;
+
+use super::connections::columns;
+
+const BEGINNING: &str = "\
+# Exports
+
+`sockwatch export web.swr -o web.parquet` makes of a recording what other programs take. The words that choose sockets are those of
+`replay`. The file's name tells the format, or `--to` does:
+
+| `--to` | file | holds |
+|---|---|---|
+| `parquet` | `.parquet` | a row per finished connection, compressed by zstd |
+| `csv` | `.csv` | the same rows as text, the columns' names first |
+| `jsonl` | `.jsonl` | every line of `replay --format json --time wall` (trace.schema.json) |
+| `perfetto` | `.pftrace` | a timeline for <https://ui.perfetto.dev>: below each process its sockets with a slice per state, below each listener its queue |
+| `folded` | `.folded` | milliseconds by process, role, port and state, one line each, for flame graphs (`inferno-flamegraph`, speedscope) |
+
+What has not ended when the recording ends is in the timeline and in the JSON lines, not in the others.
+
+## Hidden addresses
+
+`--redact @FILE` puts another address in the place of each: one in 2001:db8::/32, which nobody has, made of a hash with the key that is
+in the file. The same address and key give the same one, in every export, so that what belongs together can still be seen; without
+the key nobody can tell which it was. Loopback addresses and ports stay, and so do names of processes, units and cgroups.
+`--redact KEY` works, too, but other users of the machine can read a command line.
+
+## Directories by machine and day
+
+`--partition -o DIRECTORY` writes `DIRECTORY/host=NAME/date=YYYY-MM-DD/RECORDING.parquet`, with the day (UTC) on which a connection ended, as query
+engines take them. Files of many machines and recordings can share a directory:
+
+    import duckdb
+    duckdb.sql(\"SELECT host, date, count(*), quantile_cont(wait_ns, 0.99) / 1e6 AS p99_ms \"
+               \"FROM read_parquet('DIRECTORY/*/*/*.parquet', hive_partitioning = true) \"
+               \"WHERE role = 'passive' GROUP BY ALL ORDER BY ALL\")
+
+    import polars
+    polars.scan_parquet(\"DIRECTORY\", hive_partitioning=True).filter(polars.col(\"end\") == \"peer-rst\").collect()
+
+    spark.read.parquet(\"DIRECTORY\").groupBy(\"host\", \"end\").count().show()
+
+## Columns of tables
+
+Times are UTC, in microseconds; durations are in nanoseconds. What is not known is null.
+
+| column | Parquet type | holds |
+|---|---|---|
+";
+
+/// The whole page.
+pub fn page() -> String {
+    let mut page = BEGINNING.to_owned();
+    for (name, data_type, meaning) in columns() {
+        let data_type = data_type.to_string().replace('"', "");
+        let _infallible = writeln!(page, "| `{name}` | {data_type} | {meaning} |");
+    }
+    page
+}

@@ -1,0 +1,138 @@
+//! Addresses hidden: the same address always becomes the same other one, and with another key another one. So who talked to the
+//! same machine can still be told, and who does not have the key cannot tell which machine that was.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv6Addr},
+};
+
+use crate::{
+    pipeline::Totals,
+    sink::Sink,
+    tcp::{
+        endpoint::Endpoint,
+        update::{Happening, Subject, Update},
+    },
+};
+
+/// What keys are derived for (BLAKE3's context strings never change).
+const CONTEXT: &str = "sockwatch 2026 export addresses";
+
+/// Hidden addresses are in 2001:db8::/32, which nobody has (RFC 3849); the rest of them is a hash.
+const PREFIX: [u8; 4] = [0x20, 0x01, 0x0d, 0xb8];
+
+/// Hides addresses.
+#[derive(Clone)]
+pub struct Redaction {
+    key: [u8; 32],
+}
+
+impl Redaction {
+    /// With this key.
+    pub fn new(key: &str) -> Self {
+        Self { key: blake3::derive_key(CONTEXT, key.as_bytes()) }
+    }
+
+    /// What stands for an address. Loopback and unspecified ones stay: they tell nothing.
+    pub fn hide(&self, address: IpAddr) -> IpAddr {
+        let canonical = address.to_canonical();
+        if canonical.is_loopback() || canonical.is_unspecified() {
+            return address;
+        }
+        let bytes = match canonical {
+            IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+            IpAddr::V6(address) => address.octets(),
+        };
+        let hash = blake3::keyed_hash(&self.key, &bytes);
+        let mut hidden = [0; 16];
+        hidden[..PREFIX.len()].copy_from_slice(&PREFIX);
+        hidden[PREFIX.len()..].copy_from_slice(&hash.as_bytes()[..16 - PREFIX.len()]);
+        IpAddr::V6(Ipv6Addr::from_octets(hidden))
+    }
+
+    fn end(&self, end: Endpoint) -> Endpoint {
+        Endpoint { address: self.hide(end.address), ..end }
+    }
+
+    fn update(&self, update: &Update) -> Update {
+        let Update { at_ns, subject, ref happening } = *update;
+        let subject = Subject { local: self.end(subject.local), remote: self.end(subject.remote), ..subject };
+        let mut happening = happening.clone();
+        match &mut happening {
+            Happening::Ended(connection) => {
+                connection.local = self.end(connection.local);
+                connection.remote = self.end(connection.remote);
+            }
+            Happening::SynAckRetransmitted { client } => *client = self.end(*client),
+            Happening::Transition { .. }
+            | Happening::Listed { .. }
+            | Happening::Enqueued { .. }
+            | Happening::Accepted { .. }
+            | Happening::AcceptFailed { .. }
+            | Happening::ResetSent { .. }
+            | Happening::ResetReceived
+            | Happening::Retransmitted { .. }
+            | Happening::Queue(_)
+            | Happening::Inherited { .. }
+            | Happening::ListenOverflow
+            | Happening::MinisockSegment
+            | Happening::MinisockEnded { .. }
+            | Happening::Disagreed { .. }
+            | Happening::QueueDisagreed { .. }
+            | Happening::Unexpected { .. } => {}
+        }
+        Update { at_ns, subject, happening }
+    }
+}
+
+/// A sink that sees hidden addresses only.
+pub struct Redacted<S> {
+    /// The sink.
+    pub sink: S,
+    /// How to hide them; without it, they stay.
+    pub redaction: Option<Redaction>,
+}
+
+impl<S: Sink> Sink for Redacted<S> {
+    fn wants(&mut self, update: &Update) -> bool {
+        self.sink.wants(update)
+    }
+
+    fn update(&mut self, update: &Update) -> io::Result<()> {
+        match &self.redaction {
+            Some(redaction) => self.sink.update(&redaction.update(update)),
+            None => self.sink.update(update),
+        }
+    }
+
+    fn tick(&mut self, totals: &Totals) -> io::Result<()> {
+        self.sink.tick(totals)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_address_becomes_the_same_other_one_for_the_same_key_only() {
+        let (one, other) = (Redaction::new("one"), Redaction::new("other"));
+        let hidden = one.hide(address("10.1.2.3"));
+        assert!(hidden.to_string().starts_with("2001:db8:"), "{hidden}");
+        assert_eq!(hidden, Redaction::new("one").hide(address("10.1.2.3")));
+        assert_ne!(hidden, other.hide(address("10.1.2.3")));
+        assert_ne!(hidden, one.hide(address("10.1.2.4")));
+        assert_eq!(hidden, one.hide(address("::ffff:10.1.2.3")), "the same machine");
+    }
+
+    #[test]
+    fn what_tells_nothing_stays() {
+        for text in ["127.0.0.1", "127.8.9.10", "::1", "0.0.0.0", "::", "::ffff:127.0.0.1"] {
+            assert_eq!(Redaction::new("key").hide(address(text)), address(text));
+        }
+    }
+}
