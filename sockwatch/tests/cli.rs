@@ -407,3 +407,65 @@ fn a_recording_is_written_and_replayed() {
     assert!(run(&["replay", file, "--format", "json"]).0.starts_with("{\"type\":\"start\""));
     std::fs::remove_file(path).unwrap();
 }
+
+const RECORDING: &str = "tests/recordings/format-1.0.swr";
+
+/// Directories of tests; what a test leaves is the next run's to remove.
+fn fresh_directory(name: &str) -> std::path::PathBuf {
+    let directory = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory).unwrap();
+    directory
+}
+
+#[test]
+fn exports_that_cannot_be() {
+    let directory = fresh_directory("exports-refused");
+    let there = directory.join("there.csv");
+    std::fs::write(&there, "mine").unwrap();
+    let there = there.to_str().unwrap();
+    let export = |more: &[&'static str]| [&["export", RECORDING], more].concat();
+    refused_as(&export(&[]), &["--to", "parquet"]);
+    refused_as(&export(&["-o", "web.txt"]), &["web.txt", "--to"]);
+    refused_as(&export(&["--to", "xml"]), &["perfetto"]);
+    refused_as(&export(&["--to", "csv", "--partition"]), &["--output"]);
+    refused_as(&export(&["--to", "csv", "--partition", "-o", "lake"]), &["--partition", "Parquet"]);
+    refused_as(&export(&["--to", "csv", "--redact", ""]), &["--redact", "empty"]);
+    refused_as(&export(&["--to", "csv", "--redact", "@/no/key"]), &["/no/key"]);
+    refused_as(&export(&["-o", "/no/directory/web.csv"]), &["/no/directory/web.csv"]);
+    refused_as(&["export", RECORDING, "-o", there], &[there, "exists", "--force"]);
+    refused_as(&["export", "README.md", "--to", "csv"], &["README.md"]);
+    assert_eq!(std::fs::read_to_string(there).unwrap(), "mine");
+    assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 1, "nothing half-written is left");
+    let forced = sockwatch(&["export", RECORDING, "-o", there, "--force"]);
+    assert!(forced.status.success() && std::fs::read_to_string(there).unwrap().starts_with("host,"), "{forced:?}");
+}
+
+#[test]
+fn exports_hold_what_replay_shows() {
+    let replayed = sockwatch(&["replay", RECORDING, "--format", "json", "--time", "wall"]).stdout;
+    let exported = sockwatch(&["export", RECORDING, "--to", "jsonl"]).stdout;
+    assert_eq!(String::from_utf8(exported).unwrap(), String::from_utf8(replayed).unwrap());
+    let csv = String::from_utf8(sockwatch(&["export", RECORDING, "--to", "csv"]).stdout).unwrap();
+    let told = sockwatch(&["replay", RECORDING, "--connections", "--format", "json"]).stdout;
+    let connections =
+        String::from_utf8(told).unwrap().lines().filter(|line| line.contains(r#""type":"connection""#)).count();
+    assert_eq!(csv.lines().count(), connections + 1, "and the columns' names");
+    let folded = String::from_utf8(sockwatch(&["export", RECORDING, "--to", "folded"]).stdout).unwrap();
+    assert!(folded.lines().any(|line| line.starts_with("slow-accept;passive;43525;ESTABLISHED 7")), "{folded}");
+}
+
+/// By host and date, and once only.
+#[test]
+fn partitions_are_named_after_host_and_day() {
+    let directory = fresh_directory("exports-lake");
+    let lake = directory.join("lake");
+    let arguments = ["export", RECORDING, "--partition", "-o", lake.to_str().unwrap()];
+    assert!(sockwatch(&arguments).status.success());
+    let day = lake.join("host=web-1/date=2026-11-21");
+    let files: Vec<_> = std::fs::read_dir(&day).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(std::fs::read(&files[0]).unwrap().starts_with(b"PAR1"));
+    refused_as(&arguments, &["host=web-1", "exists"]);
+    assert_eq!(files.len(), 1);
+    assert!(std::fs::read(&files[0]).unwrap().ends_with(b"PAR1"), "it is still whole");
+}

@@ -119,7 +119,8 @@ fn format_of(args: &ExportArgs) -> anyhow::Result<ExportFormat> {
 fn redaction(word: &str) -> anyhow::Result<Redaction> {
     let key = match word.strip_prefix('@') {
         Some(path) => {
-            let text = fs::read_to_string(path).with_context(|| format!("--redact: cannot read the key from {path}"))?;
+            let text =
+                fs::read_to_string(path).with_context(|| format!("--redact: cannot read the key from {path}"))?;
             text.lines().next().unwrap_or_default().to_owned()
         }
         None => word.to_owned(),

@@ -33,7 +33,8 @@ impl Partitions {
     /// # Errors
     /// If the columns lack the one that tells the day.
     pub fn new(directory: PathBuf, host: &str, name: String, schema: &SchemaRef) -> Result<Self, TableError> {
-        let columns: Vec<_> = (0..schema.fields().len()).filter(|index| schema.field(*index).name() != "host").collect();
+        let columns: Vec<_> =
+            (0..schema.fields().len()).filter(|index| schema.field(*index).name() != "host").collect();
         let schema = schema.project(&columns)?.into();
         let directory = directory.join(format!("host={}", word(host)));
         Ok(Self { directory, name, columns, schema, open: BTreeMap::new(), files: Vec::new() })
@@ -79,7 +80,8 @@ impl Drop for Partitions {
 
 impl Table for Partitions {
     fn write(&mut self, rows: &RecordBatch) -> Result<(), TableError> {
-        let ended = rows.column_by_name("ended").and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
+        let ended =
+            rows.column_by_name("ended").and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
         let days = days(ended.ok_or_else(|| ArrowError::SchemaError("no column ended".into()))?);
         let rows = rows.project(&self.columns)?;
         let mut from = 0;
@@ -101,7 +103,8 @@ fn date(day: i64) -> String {
 
 /// A machine's name as part of a directory's.
 fn word(host: &str) -> String {
-    let safe = |character: char| if character.is_ascii_alphanumeric() || "-_.".contains(character) { character } else { '_' };
+    let safe =
+        |character: char| if character.is_ascii_alphanumeric() || "-_.".contains(character) { character } else { '_' };
     let word: String = host.chars().map(safe).collect();
     if word.chars().all(|character| character == '.') { "unknown".to_owned() } else { word }
 }

@@ -323,9 +323,8 @@ impl<W: Write> Perfetto<W> {
             };
             let mut annotations = vec![text("remote", &connection.remote.to_string())];
             annotations.extend(ownership.acceptor.map(|acceptor| text("accepted by", &acceptor.to_string())));
-            annotations.extend(queued.left_ns.map(|left_ns| {
-                number("client left after ns", left_ns.saturating_sub(from_ns))
-            }));
+            annotations
+                .extend(queued.left_ns.map(|left_ns| number("client left after ns", left_ns.saturating_sub(from_ns))));
             if queued.accepted_ns.is_none() {
                 let ending = connection.ending.map_or("?", Ending::word);
                 annotations.push(text("never accepted", ending));

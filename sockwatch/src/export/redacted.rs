@@ -113,6 +113,13 @@ impl<S: Sink> Sink for Redacted<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tcp::{
+        close::Ending,
+        connection::{Connection, Role},
+        event::SocketKey,
+        sentence::sentence,
+        state::TcpState,
+    };
 
     fn address(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -134,5 +141,25 @@ mod tests {
         for text in ["127.0.0.1", "127.8.9.10", "::1", "0.0.0.0", "::", "::ffff:127.0.0.1"] {
             assert_eq!(Redaction::new("key").hide(address(text)), address(text));
         }
+    }
+
+    /// What is said of a connection is made of its ends as the sink sees them.
+    #[test]
+    fn a_sentence_names_the_hidden_address() {
+        let secret = Endpoint::v4([10, 1, 2, 3], 80);
+        let key = SocketKey { netns: 1, cookie: 5 };
+        let ends = (Endpoint::v4([10, 9, 9, 9], 5000), secret);
+        let mut connection = Connection::new(key, Role::Active, ends, TcpState::Close, 0);
+        connection.ending = Some(Ending::Refused);
+        let subject = Subject::from(&connection);
+        let update = Update { at_ns: 1, subject, happening: Happening::Ended(Box::new(connection)) };
+        let hidden = Redaction::new("key").update(&update);
+        let Happening::Ended(connection) = &hidden.happening else { panic!("{hidden:?}") };
+        let said = sentence(connection, None).unwrap();
+        assert!(said.contains("2001:db8:") && !said.contains("10.1.2.3"), "{said}");
+        assert!(
+            !format!("{hidden:?}").contains("10.1.2.3") && !format!("{hidden:?}").contains("10.9.9.9"),
+            "{hidden:?}"
+        );
     }
 }
