@@ -4,6 +4,7 @@ mod diagnose;
 mod export;
 mod list;
 mod record;
+mod report;
 mod values;
 
 use std::{path::PathBuf, time::Duration};
@@ -17,6 +18,7 @@ pub(crate) use self::{
     export::{ExportArgs, ExportFormat},
     list::ListArgs,
     record::{InfoArgs, RecordArgs, ReplayArgs},
+    report::ReportArgs,
     values::Reconcile,
 };
 use crate::command::lab;
@@ -52,6 +54,8 @@ pub(crate) enum Command {
     Replay(Box<ReplayArgs>),
     /// Say what a recording holds.
     Info(InfoArgs),
+    /// Make of a recording a page to look at: verdict, waits, queues, states, the slowest and the broken connections.
+    Report(Box<ReportArgs>),
     /// Make of a recording what other programs take: Parquet, CSV, JSON lines, a Perfetto timeline, folded stacks.
     Export(Box<ExportArgs>),
     /// Compare what sockwatch believes with the kernel's own socket table, at random instants.

@@ -4,6 +4,7 @@
 //! a [`sink`] shows them; [`diagnosis`] judges them. Everything in [`tcp`] is pure and may be embedded elsewhere. [`explain`] says what the words mean.
 #![deny(unsafe_code)]
 
+pub mod chronicle;
 pub mod diagnosis;
 pub mod explain;
 pub mod export;

@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         Command::Record(args) => command::record::run(&args),
         Command::Replay(args) => command::replay::run(&args),
         Command::Info(args) => command::info::run(&args),
+        Command::Report(args) => command::report::run(&args),
         Command::Export(args) => command::export::run(&args),
         Command::Audit(args) => command::audit::run(&args),
         Command::List(args) => command::list::run(&args),

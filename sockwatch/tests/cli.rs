@@ -469,3 +469,35 @@ fn partitions_are_named_after_host_and_day() {
     assert_eq!(files.len(), 1);
     assert!(std::fs::read(&files[0]).unwrap().ends_with(b"PAR1"), "it is still whole");
 }
+
+#[test]
+fn reports() {
+    let directory = fresh_directory("reports");
+    let page = directory.join("web.html");
+    let page = page.to_str().unwrap();
+    let report = |more: &[&str]| sockwatch(&[&["report", RECORDING, "-o", page], more].concat());
+    let made = report(&["--redact", "key"]);
+    assert!(made.status.success() && String::from_utf8_lossy(&made.stderr).contains(page), "{made:?}");
+    let text = std::fs::read_to_string(page).unwrap();
+    let (_, data) = text.split_once("id=\"data\">").unwrap();
+    let data: serde_json::Value = serde_json::from_str(data.split_once("</script>").unwrap().0).unwrap();
+    let (course, diagnosis) = (&data["after"]["course"], &data["after"]["diagnosis"]);
+    assert_eq!(diagnosis["listeners"][0]["accepted"], 5);
+    assert_eq!(course["slowest"].as_array().unwrap().len(), 5);
+    assert_eq!(course["slowest"][0]["wait_ns"], diagnosis["listeners"][0]["wait"]["max_ns"], "the longest first");
+    let cells = course["heat"][0]["cells"].as_array().unwrap();
+    assert_eq!(cells.iter().map(|cell| cell[2].as_u64().unwrap()).sum::<u64>(), 5, "every wait is in the map");
+    let most = |name: &str| {
+        let states = course["states"]["states"].as_array().unwrap();
+        let state = states.iter().find(|state| state[0] == name).unwrap();
+        state[1].as_array().unwrap().iter().map(|count| count.as_u64().unwrap()).max().unwrap()
+    };
+    assert_eq!((most("ESTABLISHED"), most("TIME_WAIT")), (10, 5));
+
+    let again = report(&[]);
+    assert!(again.status.code() == Some(2) && String::from_utf8_lossy(&again.stderr).contains("--force"), "{again:?}");
+    assert!(report(&["--force", "--compare", RECORDING]).status.success());
+    assert!(std::fs::read_to_string(page).unwrap().contains("\"before\":{"));
+    refused_as(&["report", RECORDING, "-o", page, "--force", "--compare", "README.md"], &["README.md"]);
+    assert!(std::fs::read_to_string(page).unwrap().contains("\"before\":{"), "what was there stays");
+}

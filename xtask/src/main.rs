@@ -3,6 +3,7 @@
 //! This file holds the command line only; each task has a file of its own.
 
 mod bench;
+mod browser;
 mod dist;
 mod ebpf;
 mod elsewhere;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{ebpf, elsewhere, fuzz, generated, setup, shell, tidy, vm};
+use crate::{browser, ebpf, elsewhere, fuzz, generated, setup, shell, tidy, vm};
 
 enum Outcome {
     Passed,
@@ -33,6 +33,7 @@ const STEPS: &[Step] = &[
     Step { name: "build", run: |workspace| passed(build(workspace)) },
     Step { name: "gen --check", run: |workspace| passed(generated::check(workspace)) },
     Step { name: "recordings elsewhere", run: |workspace| passed(elsewhere::check(workspace)) },
+    Step { name: "reports in a browser", run: |workspace| passed(browser::check(workspace)) },
     Step { name: "fuzz", run: |workspace| passed(fuzz::check(workspace, FUZZING)) },
     Step { name: "tests", run: |workspace| passed(tests(workspace)) },
     Step { name: "tests on other kernels", run: other_kernels },

@@ -1,10 +1,9 @@
 //! `sockwatch export`: a recording for other programs.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs,
     io::{self, BufWriter, IsTerminal, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
 };
 
@@ -24,6 +23,7 @@ use sockwatch::{
 };
 
 use super::{
+    pending::Pending,
     replay::{filter, open, warn},
     signals::Stop,
     start, tell,
@@ -116,7 +116,7 @@ fn format_of(args: &ExportArgs) -> anyhow::Result<ExportFormat> {
 }
 
 /// The key, or the first line of a file with it.
-fn redaction(word: &str) -> anyhow::Result<Redaction> {
+pub(crate) fn redaction(word: &str) -> anyhow::Result<Redaction> {
     let key = match word.strip_prefix('@') {
         Some(path) => {
             let text =
@@ -148,40 +148,6 @@ impl Destination {
             return Ok(Self::Partitions(Partitions::new(path.to_owned(), &header.host, name, &schema())?));
         }
         Ok(Self::File(Pending::begin(path, args.force)?))
-    }
-}
-
-/// A file that has another name until it is complete, and is deleted if it does not come to that.
-struct Pending {
-    path: PathBuf,
-    part: PathBuf,
-    file: File,
-    force: bool,
-}
-
-impl Pending {
-    fn begin(path: &Path, force: bool) -> anyhow::Result<Self> {
-        ensure!(force || !path.exists(), "{}: it exists; --force replaces it", path.display());
-        let name = path.file_name().with_context(|| format!("{}: not a file's name", path.display()))?;
-        let part = path.with_file_name(format!(".{}.{}.part", name.to_string_lossy(), std::process::id()));
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part);
-        let file = file.with_context(|| format!("cannot create a file beside {}", path.display()))?;
-        Ok(Self { path: path.to_owned(), part, file, force })
-    }
-
-    fn keep(self) -> anyhow::Result<()> {
-        let Self { path, part, file, force } = &self;
-        file.sync_all().with_context(|| format!("cannot write {}", path.display()))?;
-        // A link does not replace what has come in the meantime; a rename does.
-        let named = if *force { fs::rename(part, path) } else { fs::hard_link(part, path) };
-        named.with_context(|| format!("cannot call it {}", path.display()))
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        // Not there any more once it was renamed.
-        let _ = fs::remove_file(&self.part);
     }
 }
 

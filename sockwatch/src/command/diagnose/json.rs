@@ -328,6 +328,10 @@ pub(super) fn print(report: &diagnosis::Report, measuring: &Measuring) -> anyhow
     Ok(writeln!(out)?)
 }
 
+pub(super) fn value(report: &diagnosis::Report, measuring: &Measuring) -> anyhow::Result<serde_json::Value> {
+    Ok(serde_json::to_value(Report::of(report, measuring))?)
+}
+
 pub(super) fn schema() -> anyhow::Result<()> {
     Ok(writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&schemars::schema_for!(Report))?)?)
 }

@@ -57,19 +57,19 @@ const COUNT_EVERY: Duration = Duration::from_millis(200);
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 /// Updates are not later than that.
-const SETTLED_NS: u64 = 200_000_000;
+pub(super) const SETTLED_NS: u64 = 200_000_000;
 
 /// How it was measured.
 #[derive(Clone, Debug)]
-struct Measuring {
+pub(super) struct Measuring {
     /// Bytes that came through the ring buffers, or from the recording.
-    bytes: u64,
+    pub(super) bytes: u64,
     /// CPU time of this process while it measured.
-    cpu: Duration,
+    pub(super) cpu: Duration,
     /// The kernel's release.
-    kernel: String,
+    pub(super) kernel: String,
     /// The machine that a recording is of; `None`: it is this one, and now.
-    recorded_on: Option<String>,
+    pub(super) recorded_on: Option<String>,
 }
 
 pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
@@ -150,6 +150,11 @@ fn tell_report(
     Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
 }
 
+/// What `--format json` prints.
+pub(super) fn as_json(report: &Report, measuring: &Measuring) -> anyhow::Result<serde_json::Value> {
+    json::value(report, measuring)
+}
+
 /// `sockwatch diagnose-schema`: the JSON Schema that is committed as docs/diagnose.schema.json.
 pub(crate) fn schema() -> anyhow::Result<ExitCode> {
     json::schema()?;
@@ -204,7 +209,7 @@ fn width() -> usize {
 }
 
 /// CPU time of this process.
-fn cpu_time() -> Duration {
+pub(super) fn cpu_time() -> Duration {
     let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return Duration::ZERO };
     let micros = |time: nix::sys::time::TimeVal| {
         let micros = time.tv_sec().saturating_mul(1_000_000).saturating_add(time.tv_usec());
@@ -214,7 +219,7 @@ fn cpu_time() -> Duration {
 }
 
 /// A time as the diagnosis counts it.
-fn nanoseconds(time: Duration) -> u64 {
+pub(super) fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 

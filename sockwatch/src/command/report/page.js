@@ -1,0 +1,281 @@
+'use strict';
+// Everything foreign goes into the page as text, never as markup.
+const data = JSON.parse(document.getElementById('data').textContent);
+const now = data.after, before = data.before;
+const by = id => document.getElementById(id);
+const color = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+function make(tag, attributes, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes || {})) {
+    if (name === 'class') element.className = value;
+    else if (name.startsWith('on')) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value);
+  }
+  for (const child of children) if (child !== undefined && child !== null) element.append(child);
+  return element;
+}
+
+// Numbers as people read them.
+const digits = (value, unit) => (value < 10 ? value.toFixed(1) : value.toFixed(0)).replace(/\.0$/, '') + ' ' + unit;
+function time(ns) {
+  if (ns === undefined || ns === null) return '';
+  if (ns < 0) return '-' + time(-ns);
+  if (ns < 1e3) return digits(ns, 'ns');
+  if (ns < 1e6) return digits(ns / 1e3, 'µs');
+  if (ns < 1e9) return digits(ns / 1e6, 'ms');
+  return ns < 120e9 ? digits(ns / 1e9, 's') : digits(ns / 60e9, 'min');
+}
+const count = value => value === undefined || value === null ? '' : value.toLocaleString('en');
+const clock = unix_ms => new Date(unix_ms).toISOString().replace('T', ' ').replace('Z', '');
+const stamp = ns => clock(now.started_unix_ms + ns / 1e6).slice(11, 23);
+const spread = (listener, name) => listener.wait ? listener.wait[name] : undefined;
+
+function table(element, columns, rows) {
+  const head = make('tr', {}, ...columns.map(column => make('th', { scope: 'col', class: column.number ? 'number' : '' }, column.title)));
+  const body = rows.map(row => make('tr', row.attributes || {}, ...columns.map((column, index) =>
+    make('td', { class: column.number ? 'number' : column.class || '' }, row.cells[index]))));
+  element.replaceChildren(make('thead', {}, head), make('tbody', {}, ...body));
+}
+
+// Charts: each can be drawn again, in another width or other colours.
+const charts = [];
+function chart(holder, options) {
+  const drawn = { holder, options };
+  charts.push(drawn);
+  draw(drawn);
+}
+function draw(drawn) {
+  if (drawn.plot) drawn.plot.destroy();
+  const { series, data, scales, axes, height, hooks } = drawn.options();
+  const axis = { stroke: color('--quiet'), grid: { stroke: color('--line'), width: 1 }, ticks: { stroke: color('--line') } };
+  const began = now.started_unix_ms / 1e3;
+  drawn.plot = new uPlot({
+    width: Math.max(320, drawn.holder.clientWidth || 900),
+    height: height || 240,
+    tzDate: unix => uPlot.tzDate(new Date(unix * 1e3), 'Etc/UTC'),
+    scales: { x: { time: true, range: [began, began + Math.max(1e-3, now.lasted_ns / 1e9)] }, ...scales },
+    axes: [{ ...axis, values: (_, splits, __, ___, step) => splits.map(unix => clock(unix * 1e3).slice(11, step < 1 ? 23 : step < 60 ? 19 : 16)) }, ...axes.map(more => ({ ...axis, size: 70, ...more }))],
+    series: [{ label: 'UTC', value: (_, unix) => unix === null ? '--' : clock(unix * 1e3).slice(11, 21) }, ...series],
+    hooks: hooks || {},
+  }, [data[0], ...data.slice(1).map(values => [...values, values.at(-1) ?? null])], drawn.holder);
+  drawn.plot.root.setAttribute('role', 'img');
+  drawn.plot.root.setAttribute('aria-label', drawn.holder.previousElementSibling.textContent);
+}
+const redraw = () => charts.forEach(draw);
+let pending = 0;
+addEventListener('resize', () => { clearTimeout(pending); pending = setTimeout(redraw, 100); });
+matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => { redraw(); connections(); });
+
+// Where steps begin, and where the last one ends.
+const steps = (step_ns, length, began_ns = 0) => Array.from({ length: length + 1 }, (_, index) => (now.started_unix_ms + Math.min(began_ns + index * step_ns, now.lasted_ns) / 1e6) / 1e3);
+const line = (label, name, more) => ({ label, stroke: color(name), width: 1.5, points: { show: false }, paths: uPlot.paths.stepped({ align: 1 }), ...more });
+
+function heading() {
+  const files = now.files.join(', ');
+  document.title = 'sockwatch report: ' + files;
+  const filter = now.filter ? ', filter ' + now.filter : '';
+  by('about').textContent = `${files}: ${now.host}, kernel ${now.kernel}, ${clock(now.started_unix_ms)} UTC, ${time(now.lasted_ns)}${filter}`;
+  const lines = now.warnings.slice();
+  const { lost, missed, dropped } = now.diagnosis.losses;
+  if (lost + missed + dropped > 0) lines.unshift(`NOT COMPLETE: ${count(lost)} events lost, ${count(missed)} missed, ${count(dropped)} dropped: all counts may be too low.`);
+  by('losses').hidden = lines.length === 0;
+  by('losses').textContent = lines.join(' ');
+  by('verdict').textContent = now.diagnosis.sentence;
+  by('verdict').className = now.diagnosis.verdict;
+  by('findings').replaceChildren(...now.diagnosis.findings.map((finding, index) => {
+    const list = (title, items) => items.length === 0 ? undefined : make('div', {}, make('h3', {}, title), make('ul', {}, ...items.map(item => make('li', {}, item))));
+    const box = make('details', { class: 'finding' },
+      make('summary', {}, make('span', { class: 'name' }, finding.name), ' ' + finding.sentence),
+      make('div', {}, list('Evidence', finding.evidence), list('What it is not', finding.rules_out), list('What to change', finding.fix)));
+    box.open = index === 0;
+    return box;
+  }));
+  by('colophon').textContent = `Made by sockwatch ${data.sockwatch} from a recording of sockwatch ${now.sockwatch} (${now.source}; ${now.probes}). `
+    + `${count(now.diagnosis.cost.events)} events, ${count(now.diagnosis.losses.repaired)} repaired from the kernel's own table.`;
+}
+
+let chosen = 0;
+function listeners() {
+  const all = now.diagnosis.listeners;
+  by('listeners').hidden = all.length === 0;
+  if (all.length === 0) return;
+  const columns = [{ title: 'Listener' }, { title: 'Process' }, ...['Accepted', 'p50', 'p99', 'Longest', 'Deepest', 'Limit', 'Left', 'Overflows'].map(title => ({ title, number: true }))];
+  const rows = () => all.map((it, index) => ({
+    attributes: index === chosen ? { class: 'chosen' } : {},
+    cells: [
+      make('button', { type: 'button', 'aria-pressed': String(index === chosen), onclick: () => { chosen = index; listeners(); by('listeners-table').querySelectorAll('button')[index].focus(); redraw(); } }, it.local),
+      it.owner ? `${it.owner.comm}/${it.owner.pid}` : '',
+      count(it.accepted), time(spread(it, 'p50_ns')), time(spread(it, 'p99_ns')), time(spread(it, 'max_ns')),
+      count(it.greatest_depth), count(it.limit), count(it.left_by_fin + it.left_by_rst), count(it.overflows),
+    ],
+  }));
+  table(by('listeners-table'), columns, rows());
+  by('listener-title').textContent = all[chosen].local;
+}
+
+function waits() {
+  const listener = now.diagnosis.listeners[chosen] || {};
+  const heat = now.course.heat.find(it => it.netns === listener.netns && it.cookie === listener.cookie)
+    || { step_ns: 1e9, lengths_ns: [0], cells: [], p50_ns: [], p90_ns: [], p99_ns: [], max_ns: [] };
+  const xs = steps(heat.step_ns, heat.p50_ns.length);
+  const seconds = values => values.map(value => value === null ? null : Math.max(value, 1e3) / 1e9);
+  const largest = heat.cells.reduce((most, cell) => Math.max(most, cell[2]), 1);
+  const longest = heat.max_ns.reduce((most, value) => Math.max(most, value || 0), 1e6);
+  const cells = plot => {
+    const { ctx } = plot, tint = color('--heat');
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(plot.bbox.left, plot.bbox.top, plot.bbox.width, plot.bbox.height);
+    ctx.clip();
+    for (const [step, length, times] of heat.cells) {
+      const left = plot.valToPos(xs[step], 'x', true), right = plot.valToPos(xs[step] + heat.step_ns / 1e9, 'x', true);
+      const bottom = plot.valToPos(Math.max(heat.lengths_ns[length], 1e3) / 1e9, 'y', true);
+      const top = plot.valToPos(Math.max(heat.lengths_ns[length + 1] || heat.lengths_ns[length] * 1.2, 1.2e3) / 1e9, 'y', true);
+      ctx.fillStyle = `rgb(${tint} / ${0.15 + 0.75 * Math.log1p(times) / Math.log1p(largest)})`;
+      ctx.fillRect(left, top, Math.max(1, right - left), Math.max(1, bottom - top));
+    }
+    ctx.restore();
+  };
+  const value = (_, s) => s === null ? '--' : time(s * 1e9);
+  return {
+    height: 300,
+    data: [xs, seconds(heat.p50_ns), seconds(heat.p90_ns), seconds(heat.p99_ns), seconds(heat.max_ns)],
+    series: [line('p50', '--s2', { value }), line('p90', '--s6', { value, show: false }), line('p99', '--s1', { value }), line('longest', '--s4', { value, show: false })],
+    scales: { y: { distr: 3, range: [1e-6, Math.max(1e-3, longest / 1e9 * 2)] } },
+    axes: [{ values: (_, splits) => splits.map(s => s === null ? '' : time(s * 1e9)) }],
+    hooks: { drawAxes: [cells] },
+  };
+}
+
+function queue() {
+  const course = (now.diagnosis.listeners[chosen] || { course: { step_ns: 1e9, steps: [] } }).course;
+  const xs = steps(course.step_ns, course.steps.length, now.courses_began_ns[chosen]);
+  const rate = name => course.steps.map(step => step[name] / (course.step_ns / 1e9));
+  const per_second = (_, value) => value === null ? '--' : count(Math.round(value)) + '/s';
+  return {
+    data: [xs, course.steps.map(step => step.depth), course.steps.map(step => step.limit ?? null), rate('arrived'), rate('accepted')],
+    series: [
+      line('depth', '--s0', { fill: `rgb(${color('--heat')} / 0.15)` }), line('limit', '--s4', { dash: [6, 4] }),
+      line('arrived', '--s1', { scale: 'rate', value: per_second }), line('accepted', '--s2', { scale: 'rate', value: per_second }),
+    ],
+    scales: { y: { range: (_, low, high) => [0, Math.max(1, high * 1.05)] }, rate: { range: (_, low, high) => [0, Math.max(1, high * 1.05)] } },
+    axes: [{}, { scale: 'rate', side: 1, grid: { show: false }, values: (_, splits) => splits.map(value => count(value) + '/s') }],
+  };
+}
+
+const stateNames = ['ESTABLISHED', 'TIME_WAIT', 'CLOSE_WAIT', 'FIN_WAIT1', 'FIN_WAIT2', 'SYN_RECV', 'SYN_SENT', 'LAST_ACK', 'CLOSING', 'LISTEN'];
+const stateColor = state => '--s' + Math.max(0, ({ ESTABLISHED: 2, TIME_WAIT: 6, CLOSE_WAIT: 4, FIN_WAIT1: 1, FIN_WAIT2: 7, SYN_RECV: 3, SYN_SENT: 5, LAST_ACK: 8, CLOSING: 9, LISTEN: 0 })[state] ?? 9);
+function states() {
+  const { step_ns, states } = now.course.states;
+  const length = states.length === 0 ? 0 : states[0][1].length;
+  return {
+    data: [steps(step_ns, length), ...states.map(([, values]) => values)],
+    series: states.map(([name]) => line(name, stateColor(name), { value: (_, value) => value === null ? '--' : count(value) })),
+    // As good as logarithmic, with room for none.
+    scales: { y: { distr: 4, asinh: 1, range: (_, low, high) => [0, Math.max(1, high * 1.2)] } },
+    axes: [{ values: (_, splits) => splits.map(value => value === null ? '' : count(value)) }],
+  };
+}
+
+function connections() {
+  const which = document.querySelector('input[name=which]:checked').value;
+  const words = by('filter').value.toLowerCase().split(/\s+/).filter(word => word);
+  const all = now.course[which];
+  const text = it => [it.role, it.local, it.remote, it.owner, it.end, it.why, ...it.states.map(state => state[0])].join(' ').toLowerCase();
+  const fitting = all.filter(it => { const its = text(it); return words.every(word => its.includes(word)); });
+  by('shown').textContent = `${count(fitting.length)} of ${count(all.length)}`;
+  const columns = [{ title: 'From (UTC)' }, { title: 'Local', class: 'ends' }, { title: 'Remote', class: 'ends' }, { title: 'Owner' }, { title: 'Wait', number: true }, { title: 'Lasted', number: true }, { title: 'States' }, { title: 'End' }];
+  table(by('connections'), columns, fitting.map(it => ({
+    cells: [stamp(it.from_ns), it.local, it.remote, it.owner || '', time(it.wait_ns), time(it.to_ns - it.from_ns), bar(it), it.why || it.end || ''],
+  })));
+}
+
+// A connection's states, the whole width its own time; the thin line is its time in the accept queue.
+function bar(it) {
+  const lasted = Math.max(1, it.to_ns - it.from_ns), place = ns => (100 * (ns - it.from_ns) / lasted).toFixed(2) + '%';
+  const title = it.states.map(([state, from, to]) => `${state} ${time(to - from)}`).join(', ');
+  const box = make('div', { class: 'bar', role: 'img', 'aria-label': title, title });
+  const span = (from, to, css) => { const part = make('span', css); part.style.left = place(from); part.style.width = (100 * (to - from) / lasted).toFixed(2) + '%'; return part; };
+  for (const [state, from, to] of it.states) { const part = span(from, to, {}); part.style.background = `var(${stateColor(state)})`; box.append(part); }
+  if (it.queued_ns !== undefined && it.wait_ns > 0) box.append(span(it.queued_ns, Math.min(it.to_ns, it.queued_ns + it.wait_ns), { class: 'queue' }));
+  return box;
+}
+
+function legend() {
+  const swatch = state => { const box = make('span', { class: 'swatch' }); box.style.background = `var(${stateColor(state)})`; return [box, state]; };
+  by('legend').replaceChildren(...stateNames.flatMap(swatch), ' The thin line is the time in the accept queue.');
+}
+
+function causes() {
+  by('causes').hidden = now.course.causes.length === 0;
+  const columns = [{ title: 'End' }, { title: 'Part' }, { title: 'Process' }, { title: "Server's port", number: true }, { title: 'Connections', number: true }];
+  table(by('causes-table'), columns, now.course.causes.map(([it, times]) => ({
+    cells: [it.end, it.role, it.process || 'none', String(it.port), count(times)],
+  })));
+}
+
+function changes() {
+  if (!before) return;
+  by('changes').hidden = false;
+  by('changes-about').textContent = `Against ${before.files.join(', ')}: ${before.host}, ${clock(before.started_unix_ms)} UTC, ${time(before.lasted_ns)}. ${before.diagnosis.sentence}`;
+  const rows = [];
+  const row = (what, was, is, show, worse) => {
+    if (was === undefined && is === undefined || was === 0 && is === 0) return;
+    const change = was > 0 && is !== undefined ? is / was : undefined;
+    const grade = worse === undefined || was === undefined || is === undefined || was === is ? '' : (is > was) === worse ? 'worse' : 'better';
+    rows.push({ cells: [what, was === undefined ? 'none' : show(was), is === undefined ? 'none' : show(is),
+      make('span', { class: grade }, change === undefined ? (was === is ? '' : grade) : `×${change < 10 ? change.toFixed(2) : count(Math.round(change))} ${grade}`)] });
+  };
+  const names = findings => [...new Set(findings.map(finding => finding.name))];
+  const [old, fresh] = [names(before.diagnosis.findings), names(now.diagnosis.findings)];
+  for (const name of [...new Set([...old, ...fresh])]) {
+    const [was, is] = [old.includes(name), fresh.includes(name)];
+    rows.push({ cells: ['finding ' + name, was ? 'found' : '', is ? 'found' : '', was && is ? '' : make('span', { class: is ? 'worse' : 'better' }, is ? 'new' : 'gone')] });
+  }
+  const rate = (it, recording) => it && it.accepted / (recording.lasted_ns / 1e9);
+  const places = recording => new Map(recording.diagnosis.listeners.map(it => [it.local, it]));
+  const [was, is] = [places(before), places(now)];
+  for (const local of new Set([...is.keys(), ...was.keys()])) {
+    const [one, two] = [was.get(local), is.get(local)];
+    const of = pick => [one && pick(one), two && pick(two)];
+    row(`${local} accepted per second`, rate(one, before), rate(two, now), value => digits(value, '/s'));
+    for (const [title, name] of [['p50', 'p50_ns'], ['p99', 'p99_ns'], ['longest', 'max_ns']]) row(`${local} wait ${title}`, ...of(it => spread(it, name)), time, true);
+    row(`${local} handshake p99`, ...of(it => it.handshake ? it.handshake.p99_ns : undefined), time, true);
+    row(`${local} clients that left the queue`, ...of(it => it.left_by_fin + it.left_by_rst), count, true);
+    row(`${local} overflows`, ...of(it => it.overflows), count, true);
+    row(`${local} greatest depth`, ...of(it => it.greatest_depth), count, true);
+  }
+  const ends = recording => { const sums = new Map(); for (const [it, times] of recording.course.causes) sums.set(it.end, (sums.get(it.end) || 0) + times); return sums; };
+  const [broke, breaks] = [ends(before), ends(now)];
+  for (const end of new Set([...broke.keys(), ...breaks.keys()])) row(`connections that ended ${end}`, broke.get(end) || 0, breaks.get(end) || 0, count, true);
+  const peaks = recording => new Map(recording.course.states.states.map(([name, values]) => [name, Math.max(...values)]));
+  const [low, high] = [peaks(before), peaks(now)];
+  for (const state of new Set([...low.keys(), ...high.keys()])) row(`most in ${state}`, low.get(state) || 0, high.get(state) || 0, count);
+  table(by('changes-table'), [{ title: '' }, { title: 'Before', number: true }, { title: 'Now', number: true }, { title: 'Change', number: true }], rows);
+}
+
+heading();
+changes();
+listeners();
+if (now.diagnosis.listeners.length > 0) {
+  chart(by('waits'), waits);
+  chart(by('queue'), queue);
+}
+chart(by('states'), states);
+legend();
+causes();
+
+// The address says what is shown, so that it can be passed on: report.html#which=broken&filter=nginx
+const wanted = new URLSearchParams(location.hash.slice(1));
+const nobody_waited = now.course.slowest.length === 0 && now.course.broken.length > 0;
+if ((wanted.get('which') || (nobody_waited ? 'broken' : '')) === 'broken') document.querySelector('input[value=broken]').checked = true;
+by('filter').value = wanted.get('filter') || '';
+function chose() {
+  connections();
+  const which = document.querySelector('input[name=which]:checked').value;
+  history.replaceState(null, '', '#' + new URLSearchParams({ which, filter: by('filter').value }));
+}
+connections();
+by('filter').addEventListener('input', chose);
+document.querySelectorAll('input[name=which]').forEach(input => input.addEventListener('change', chose));

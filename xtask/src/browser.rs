@@ -1,0 +1,72 @@
+//! The report is opened by a browser: it draws everything, finds nothing wrong with itself, and its filter works.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{setup, shell};
+
+/// A recording that is kept in the repository.
+const FILE: &str = "sockwatch/tests/recordings/format-1.0.swr";
+
+const BROWSERS: &[&str] = &["chromium", "chromium-browser", "google-chrome"];
+
+pub(crate) fn check(workspace: &Path) -> Result<()> {
+    let browser = browser()?;
+    let directory = shell::target_directory(workspace).join("report");
+    std::fs::create_dir_all(&directory).context("cannot make a directory for the page")?;
+    let page = directory.join("web.html");
+    let mut report = shell::cargo(workspace);
+    report.args(["run", "--quiet", "--package", "sockwatch", "--", "report", FILE, "--force", "--compare", FILE]);
+    shell::run(report.arg("--output").arg(&page), "sockwatch must make a page of it")?;
+
+    let all = open(browser, &page, "")?;
+    let rows = rows(&all);
+    ensure!(rows > 1, "the page tells {rows} connections");
+    ensure!(all.matches("<canvas").count() == 3, "the page has {} charts, not 3", all.matches("<canvas").count());
+    ensure!(all.contains("<h2 id=\"verdict\" class=\""), "the page has no verdict");
+    ensure!(all.contains("most in ESTABLISHED"), "the page compares nothing");
+
+    let some = open(browser, &page, "#which=slowest&filter=54090")?;
+    ensure!(self::rows(&some) == 1, "the filter leaves {} of {rows} connections, not 1", self::rows(&some));
+    let none = open(browser, &page, "#which=slowest&filter=54090+nobody")?;
+    ensure!(self::rows(&none) == 0, "the filter leaves {} connections that do not fit", self::rows(&none));
+    Ok(())
+}
+
+/// The page as the browser has it once its script has run. Whatever the script complains of is an error.
+fn open(browser: &str, page: &Path, fragment: &str) -> Result<String> {
+    let mut command = Command::new(browser);
+    // A machine for tests has neither a user for it nor a GPU.
+    command.args([
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+        "--virtual-time-budget=5000",
+    ]);
+    let output = command.arg("--dump-dom").arg(format!("file://{}{fragment}", page.display())).output();
+    let output = output.with_context(|| format!("cannot start {browser}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if let Some(complaint) = said.lines().find(|line| line.contains("CONSOLE")) {
+        bail!("the page complains: {complaint}");
+    }
+    ensure!(output.status.success(), "{browser}: {}: {said}", output.status);
+    String::from_utf8(output.stdout).context("the page is not UTF-8")
+}
+
+/// Connections that the page shows: each has a bar.
+fn rows(page: &str) -> usize {
+    page.matches("class=\"bar\"").count()
+}
+
+fn browser() -> Result<&'static str> {
+    let installed =
+        || BROWSERS.iter().find(|name| shell::probe(Command::new(name).arg("--version")).is_some()).copied();
+    if let Some(browser) = installed() {
+        return Ok(browser);
+    }
+    setup::install(&["chromium"])?;
+    installed().context("chromium was installed, and does not start")
+}
