@@ -30,8 +30,11 @@ impl Pending {
     pub(crate) fn keep(self) -> anyhow::Result<()> {
         let Self { path, part, file, force } = &self;
         file.sync_all().with_context(|| format!("cannot write {}", path.display()))?;
-        // A link does not replace what has come in the meantime; a rename does.
-        let named = if *force { fs::rename(part, path) } else { fs::hard_link(part, path) };
+        // A link does not replace what has come in the meantime; a rename does, but some file systems have no links.
+        let named = match fs::hard_link(part, path) {
+            Err(_) if *force || !path.exists() => fs::rename(part, path),
+            linked => linked,
+        };
         named.with_context(|| format!("cannot call it {}", path.display()))
     }
 }

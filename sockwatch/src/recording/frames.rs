@@ -4,10 +4,10 @@ use std::io::{self, Read};
 
 use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
-use arrow_ipc::{MessageHeader, reader::StreamDecoder, root_as_message};
-use arrow_schema::SchemaRef;
+use arrow_ipc::{MessageHeader, convert::try_fb_to_schema, reader::StreamDecoder, root_as_message};
+use arrow_schema::{DataType, SchemaRef};
 
-use super::FormatError;
+use super::{FormatError, layout};
 
 /// Bytes that describe a message at most.
 const MOST_METADATA: u32 = 1 << 20;
@@ -39,6 +39,8 @@ pub enum End {
 pub(super) struct Frames<R> {
     input: R,
     decoder: StreamDecoder,
+    /// The columns', once the schema has come.
+    types: Vec<DataType>,
     /// Bytes that are well.
     at: u64,
     end: Option<End>,
@@ -46,7 +48,7 @@ pub(super) struct Frames<R> {
 
 impl<R: Read> Frames<R> {
     pub(super) fn new(input: R) -> Self {
-        Self { input, decoder: StreamDecoder::new(), at: 0, end: None }
+        Self { input, decoder: StreamDecoder::new(), types: Vec::new(), at: 0, end: None }
     }
 
     /// Bytes that have been read and are well.
@@ -118,7 +120,9 @@ impl<R: Read> Frames<R> {
         if (body_read.len() as u64) < body {
             return Ok(self.ends(End::Cut));
         }
-        check(metadata, body_read).map_err(|what| self.damaged(what))?;
+        let checked = check(metadata, body_read, &self.types).map_err(|what| self.damaged(what))?;
+        // The decoder tells its schema later.
+        self.types.extend(checked);
         Ok(Some(message))
     }
 
@@ -139,27 +143,34 @@ impl<R: Read> Frames<R> {
     }
 }
 
-/// Whether what a message unfolds to is within bounds.
-fn check(metadata: &[u8], body: &[u8]) -> Result<(), String> {
+/// Whether what a message unfolds to is within bounds, and as long as columns of these types must be. Returns the columns' types
+/// if it is the schema.
+fn check(metadata: &[u8], body: &[u8], types: &[DataType]) -> Result<Vec<DataType>, String> {
     let message = root_as_message(metadata).map_err(|error| error.to_string())?;
+    let is_dictionary = message.header_type() == MessageHeader::DictionaryBatch;
     let batch = match message.header_type() {
         MessageHeader::RecordBatch => message.header_as_record_batch(),
         MessageHeader::DictionaryBatch => message.header_as_dictionary_batch().and_then(|it| it.data()),
-        MessageHeader::Schema => return Ok(()),
+        MessageHeader::Schema => return message.header_as_schema().map_or(Ok(Vec::new()), columns),
         _other => return Err("a message of an unknown kind".into()),
     };
     let Some(batch) = batch else { return Err("an empty message".into()) };
-    let nodes = batch.nodes().into_iter().flatten().map(|node| node.length());
-    if std::iter::once(batch.length()).chain(nodes).any(|rows| !(0..=MOST_ROWS).contains(&rows)) {
+    let nodes: Vec<_> = batch.nodes().into_iter().flatten().map(|node| (node.length(), node.null_count())).collect();
+    if std::iter::once(batch.length())
+        .chain(nodes.iter().map(|node| node.0))
+        .any(|rows| !(0..=MOST_ROWS).contains(&rows))
+    {
         return Err("a batch with too many rows".into());
     }
     let compressed = batch.compression().is_some();
     let mut decompressed = 0_u64;
+    let mut lengths = Vec::new();
     for buffer in batch.buffers().into_iter().flatten() {
         let column = usize::try_from(buffer.offset()).ok().zip(usize::try_from(buffer.length()).ok());
         let column = column.and_then(|(offset, length)| body.get(offset..offset.checked_add(length)?));
         let Some(column) = column else { return Err("a column outside of its batch".into()) };
         if !compressed || column.is_empty() {
+            lengths.push(column.len() as u64);
             continue;
         }
         // The first eight bytes say how many there will be; -1: they are as they are.
@@ -168,6 +179,18 @@ fn check(metadata: &[u8], body: &[u8]) -> Result<(), String> {
         if announced < -1 || decompressed > MOST_DECOMPRESSED {
             return Err("a batch that unfolds to too much".into());
         }
+        lengths.push(u64::try_from(announced).unwrap_or(column.len() as u64 - 8));
     }
-    Ok(())
+    let types = if is_dictionary { &[DataType::Utf8] } else { types };
+    if layout::fits(types, &nodes, &lengths) { Ok(Vec::new()) } else { Err("a column of a wrong length".into()) }
+}
+
+/// The types of a schema's columns.
+fn columns(schema: arrow_ipc::Schema<'_>) -> Result<Vec<DataType>, String> {
+    let schema = try_fb_to_schema(schema).map_err(|error| error.to_string())?;
+    let known = |data_type: DataType| match layout::is_known(&data_type) {
+        true => Ok(data_type),
+        false => Err(format!("a column of a type that no recording has: {data_type}")),
+    };
+    schema.fields().iter().map(|field| field.data_type().clone()).map(known).collect()
 }

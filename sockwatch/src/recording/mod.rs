@@ -11,6 +11,7 @@ mod columns;
 pub mod document;
 mod frames;
 pub mod header;
+mod layout;
 pub mod reader;
 mod rows;
 pub mod schema;
