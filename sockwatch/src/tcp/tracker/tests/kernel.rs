@@ -187,7 +187,9 @@ impl Kernel {
     fn close(&mut self, cookie: u64, evidence: CloseEvidence) {
         let Some(socket) = self.sockets.get_mut(&cookie) else { return };
         let old = std::mem::replace(&mut socket.state, Close);
-        self.tell(cookie, EventKind::Closing { old, current: task(), evidence: Some(evidence) });
+        // Its SYN at least.
+        let evidence = Some(CloseEvidence { segments_out: 1, ..evidence });
+        self.tell(cookie, EventKind::Closing { old, current: task(), evidence });
     }
 
     fn destroy(&mut self, cookie: u64) {
