@@ -1,4 +1,4 @@
-//! What is used of Perfetto's messages (`protos/perfetto/trace/`, packages are numbered as there).
+//! What is used of Perfetto's messages (`protos/perfetto/trace/`, fields are numbered as there).
 
 use prost::Message;
 
@@ -103,8 +103,6 @@ pub(super) struct TrackEvent {
 pub(super) struct DebugAnnotation {
     #[prost(uint64, optional, tag = "3")]
     pub(super) uint_value: Option<u64>,
-    #[prost(int64, optional, tag = "4")]
-    pub(super) int_value: Option<i64>,
     #[prost(string, optional, tag = "6")]
     pub(super) string_value: Option<String>,
     #[prost(string, optional, tag = "10")]
