@@ -202,10 +202,15 @@ impl Probes {
         self.has("drop") && kernel_names("SKB_DROP_REASON_TCP_LISTEN_OVERFLOW")
     }
 
+    /// Whether segments that come for minisocks, and what they do to them, are told. A minisock is recognised by its cookie, which
+    /// the classic tracepoint does not generate.
+    pub(crate) fn tells_minisocks(&self) -> bool {
+        self.has("drop") && self.taken("state") != "tracepoint"
+    }
+
     /// An expected story without the words that this trace cannot know.
     pub(crate) fn tell(&self, story: &str) -> String {
-        // A minisock is recognised by its cookie, which the classic tracepoint does not generate.
-        let deaf = !self.has("drop") || self.taken("state") == "tracepoint";
+        let deaf = !self.tells_minisocks();
         let unknown = [
             ("enqueue", !self.has("enqueue")),
             ("reset_sent", !self.has("reset")),
