@@ -195,6 +195,7 @@ fn is_broken(ending: Ending) -> bool {
         | Ending::PeerFin
         | Ending::BothFin
         | Ending::Orphaned
+        | Ending::Duplicate
         | Ending::Stopped
         | Ending::Vanished => false,
     }

@@ -100,6 +100,7 @@ impl Why {
             | Ending::TimedOut(_)
             | Ending::Unreachable
             | Ending::Destroyed
+            | Ending::Duplicate
             | Ending::Stopped
             | Ending::Vanished => None,
         }

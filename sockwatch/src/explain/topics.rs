@@ -51,6 +51,7 @@ topics! {
     End "given-up" "given-up" ["EADDRNOTAVAIL"];
     End "abandoned" "abandoned" [];
     End "unqueued" "unqueued" ["tcp_migrate_req"];
+    End "duplicate" "duplicate" [];
     End "destroyed" "destroyed" ["ECONNABORTED"];
     End "stopped" "stopped" [];
     End "vanished" "vanished" [];

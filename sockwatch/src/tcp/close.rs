@@ -36,6 +36,9 @@ pub enum Ending {
     Destroyed,
     /// It was still in the accept queue when its listener was closed.
     ListenerClosed,
+    /// A second child of one handshake: segments of it came on two CPUs at once, and the other child was put into the table first
+    /// (`inet_ehash_nolisten`). Nobody ever had anything to do with this one.
+    Duplicate,
     /// A listener was closed.
     Stopped,
     /// It was no longer in the kernel's table: seen by polling, so how it ended is not known.
@@ -73,6 +76,8 @@ const RCV_SHUTDOWN: u8 = 1;
 pub struct Before {
     /// A child that perhaps nobody accepted.
     pub queued: bool,
+    /// A child that was just born, and was not put into an accept queue.
+    pub newborn: bool,
     /// This end has sent a RST in the state before: not one in `SYN_SENT`, to what a former connection left.
     pub reset_sent: bool,
 }
@@ -149,6 +154,7 @@ fn without_error(old: TcpState, evidence: &CloseEvidence, before: Before) -> End
         FinWait2 if evidence.dead && evidence.linger2 >= 0 && before.reset_sent => Ending::TimedOut(Timeout::FinWait2),
         FinWait2 if evidence.dead && evidence.linger2 >= 0 => Ending::Orphaned,
         SynSent => Ending::ConnectAborted,
+        SynRecv if before.newborn && !evidence.has_socket && !evidence.dead => Ending::Duplicate,
         _ if before.queued && !evidence.has_socket && !evidence.dead => Ending::ListenerClosed,
         _ => Ending::Aborted,
     }
@@ -179,6 +185,7 @@ pub fn is_made_by_task(ending: Ending, evidence: Option<&CloseEvidence>) -> bool
         | Ending::Refused
         | Ending::TimedOut(_)
         | Ending::Unreachable
+        | Ending::Duplicate
         | Ending::Vanished => false,
     }
 }
@@ -199,6 +206,7 @@ impl Ending {
             Self::Unreachable => "unreached",
             Self::Destroyed => "destroyed",
             Self::ListenerClosed => "unqueued",
+            Self::Duplicate => "duplicate",
             Self::Stopped => "stopped",
             Self::Vanished => "vanished",
         }
@@ -279,6 +287,9 @@ mod tests {
         check(Established, |e| (e.dead, e.unread_bytes) = (true, 5), Ending::Aborted);
         let queued = Before { queued: true, ..Before::default() };
         assert_eq!(verdict(SynRecv, &CloseEvidence::default(), queued), Ending::ListenerClosed);
+        let newborn = Before { newborn: true, ..queued };
+        assert_eq!(verdict(SynRecv, &CloseEvidence::default(), newborn), Ending::Duplicate);
+        assert_eq!(verdict(Established, &CloseEvidence::default(), newborn), Ending::ListenerClosed);
     }
 
     /// `tcp_keepalive_timer()` sends its RST before `CLOSE`; data after close() is answered after it.

@@ -12,6 +12,10 @@ use super::{
 /// running within tens of milliseconds. A minisock's may come any time later.
 pub const RESET_BELONGS_NS: u64 = 100_000_000;
 
+/// A child that another one has outrun goes within the call that made it: within microseconds, or an emulated machine's
+/// milliseconds.
+const NEWBORN_NS: u64 = 100_000_000;
+
 /// Which part a socket plays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -371,6 +375,13 @@ impl Connection {
         let Ownership { fd, acceptor, holder, .. } = self.ownership;
         let taken = fd.is_some() || acceptor.is_some() || holder.is_some();
         let waits = |queued: Queued| queued.accepted_ns.is_none() && !queued.accepted_unseen;
-        self.role == Role::Passive && !taken && self.queued.is_some_and(waits)
+        let is_child = self.role == Role::Passive && self.ending != Some(Ending::Duplicate);
+        is_child && !taken && self.queued.is_some_and(waits)
+    }
+
+    /// Whether it is a child that was just born, and that no listener has in its queue yet.
+    pub fn is_newborn(&self, at_ns: u64) -> bool {
+        let is_young = self.birth_seen && at_ns.saturating_sub(self.first_seen_ns) < NEWBORN_NS;
+        self.role == Role::Passive && is_young && self.spans.is_empty() && self.ownership.listener.is_none()
     }
 }

@@ -40,6 +40,9 @@ pub fn sentence(connection: &Connection, process: Option<Comm>) -> Option<String
         Ending::Unreachable => unreachable(&told),
         Ending::Destroyed => format!("destroyed{} (ss -K, or a program like it)", told.by()),
         Ending::ListenerClosed => listener_closed(&told),
+        Ending::Duplicate => {
+            "another child of the same handshake was first, on another CPU: nobody ever had this one".into()
+        }
         Ending::Stopped => stopped(&told),
         Ending::Vanished => "no longer in the kernel's socket table".into(),
     };
@@ -284,7 +287,7 @@ fn listener_closed(told: &Told<'_>) -> String {
 /// What the accept queue has to do with it.
 fn in_queue(told: &Told<'_>, ending: Ending) -> String {
     let connection = told.connection;
-    if ending == Ending::ListenerClosed {
+    if let Ending::ListenerClosed | Ending::Duplicate = ending {
         return String::new();
     }
     let left_ns = told.until_left();

@@ -66,7 +66,7 @@ fn connection(text: &str) -> Connection {
         }
     }
     let last = connection.spans.last().unwrap().state;
-    let before = Before { queued: connection.is_queued(), reset_sent: connection.resets.sent > 0 };
+    let before = Before { queued: connection.is_queued(), reset_sent: connection.resets.sent > 0, ..Before::default() };
     connection.ending = Some(verdict(last, &evidence, before));
     connection.evidence = Some(evidence);
     if reset_sent {

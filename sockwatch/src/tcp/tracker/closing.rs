@@ -29,7 +29,8 @@ impl Tracker {
         // Of one that was there before, whose listener may be one of several, its file tells.
         let unheld = connection.role == Role::Unknown && connection.ownership.held_by().is_none();
         let queued = unheld || connection.is_queued();
-        let before = Before { queued, reset_sent: connection.has_reset_in_state() };
+        let newborn = connection.is_newborn(event.at_ns);
+        let before = Before { queued, newborn, reset_sent: connection.has_reset_in_state() };
         let ending = match evidence {
             Some(evidence) => Some(verdict(old, evidence, before)),
             None => verdict_without_evidence(old, connection.resets.received != 0),

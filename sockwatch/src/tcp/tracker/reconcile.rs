@@ -119,6 +119,8 @@ impl Tracker {
     /// Sockets that we had to name ourselves, by their ends.
     fn nameless_by_ends(&self) -> Nameless {
         let named = self.by_address.values().filter_map(|key| Some((key, &self.sockets.get(key)?.connection)));
+        // One that another child of the same handshake has outrun has its ends, and was never in the table.
+        let named = named.filter(|(_, it)| it.ending != Some(Ending::Duplicate));
         named.map(|(key, it)| ((key.netns, (it.local, it.remote)), *key)).collect()
     }
 

@@ -137,6 +137,19 @@ fn a_refused_connect_is_given_up_by_nobody() {
     );
 }
 
+/// Of two children of one handshake one goes at once; a child that its listener's end takes away has been in its queue.
+#[test]
+fn a_child_that_another_has_outrun_is_no_connection() {
+    check(
+        "1 5 LISTEN>SYN_RECV; 1 6 LISTEN>SYN_RECV; 1 6 closed SYN_RECV 0; 1 5 SYN_RECV>ESTABLISHED; 1 5 enqueue; 2 6 destroy;
+         3 7 LISTEN>SYN_RECV; 3 7 enqueue; 4 7 closed SYN_RECV 0; 4 7 destroy",
+        &[
+            "passive [SYN_RECV 0ms] life 0ms wait ? shake ? owner nobody end duplicate",
+            "passive [SYN_RECV 1ms] life 1ms wait ? shake 1ms owner nobody end unqueued",
+        ],
+    );
+}
+
 #[test]
 fn a_reconnected_descriptor_begins_a_new_life() {
     check(

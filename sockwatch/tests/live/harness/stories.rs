@@ -49,11 +49,14 @@ pub(crate) fn assert_stories(ended: &Ended, expected: &[&str]) {
     expected.sort();
     // Some of what the probes cannot be relied upon to know they know at times, if only of a socket unknown to them.
     let mut found: Vec<_> = ended.stories().iter().map(|story| ended.probes.tell(story)).collect();
-    found.retain(|story| story != "unknown:");
+    found.retain(|story| story != "unknown:" && story != DUPLICATE);
     found.sort();
     leave_out_overtaken(&mut found, &expected, &ended.probes);
     assert!(found == expected, "expected\n  {}\nfound\n  {}", expected.join("\n  "), found.join("\n  "));
 }
+
+/// A handshake's last ACK and the segment behind it, taken in on two CPUs at once, make two children, and one goes at once.
+const DUPLICATE: &str = "passive: LISTEN>SYN_RECV SYN_RECV>CLOSE end duplicate";
 
 /// What a segment leads to that a FIN has overtaken: the minisock answers it, and the other end, which is gone by then, refuses the
 /// answer by its listener. On loopback that is possible where both are sent on different CPUs.
