@@ -19,7 +19,7 @@ use nix::sys::socket::{
 use serde_json::Value;
 
 use crate::{
-    harness::{Line, Trace, alone, patience, skip, sockwatch},
+    harness::{Line, Trace, alone, patience, skip, sockwatch, summary},
     netns::Netns,
     witness::Witness,
     workload::converse,
@@ -260,13 +260,21 @@ fn agrees_with_the_kernel() {
         println!("seed {seed}: {result} {said}");
         let disagreements = of_type(&lines, "disagreement");
         let unexplained: Vec<_> = disagreements.iter().filter(|line| !witness.explains(&line["socket"])).collect();
-        assert!(unexplained.is_empty(), "seed {seed}: {said}\n{unexplained:#?}");
-        if unexplained.len() == disagreements.len() {
+        // What the kernel skipped, and counted, the listings have to correct.
+        let missed = missed(&said);
+        assert!(unexplained.len() <= missed, "seed {seed}: {said}\n{unexplained:#?}");
+        if disagreements.is_empty() {
             assert_eq!(result["compared"], result["agreed"], "{said}");
         }
         let enough = if patience() > Duration::from_secs(30) { 50 } else { 5_000 };
         assert!(result["compared"].as_u64().unwrap() >= enough, "{said}");
     }
+}
+
+/// Events that the kernel skipped: from 7.x on, which can preempt tracepoints' programs, an emulated one skips some.
+fn missed(said: &str) -> usize {
+    let lines: Vec<_> = said.lines().map(str::to_owned).collect();
+    summary(&lines)["missed"].try_into().unwrap()
 }
 
 /// A ring buffer that is far too small loses, and counts what it loses; once the load is over what is believed agrees again.
