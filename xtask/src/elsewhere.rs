@@ -11,9 +11,11 @@ use crate::{setup, shell};
 const FILE: &str = "sockwatch/tests/recordings/format-1.0.swr";
 const SCRIPT: &str = "sockwatch/tests/recordings/read.py";
 const EXPORTS_SCRIPT: &str = "sockwatch/tests/recordings/export.py";
+const SPARK_SCRIPT: &str = "sockwatch/tests/recordings/spark.py";
 
 /// Of versions that this was tried with; a later one may be taken any time.
-const LIBRARIES: &[&str] = &["pyarrow>=21", "polars>=1.30", "duckdb>=1.3", "perfetto>=0.16", "protobuf"];
+const LIBRARIES: &[&str] =
+    &["pyarrow>=21", "polars>=1.30", "duckdb>=1.3", "perfetto>=0.16", "protobuf", "pyspark>=4,<5"];
 
 /// Compares what they see with what sockwatch sees.
 pub(crate) fn check(workspace: &Path) -> Result<()> {
@@ -45,18 +47,28 @@ fn exports(workspace: &Path, python: &Path) -> Result<()> {
     export("web.csv", &[])?;
     export("web.pftrace", &[])?;
     export("lake", &["--partition"])?;
+    let mut report = shell::cargo(workspace);
+    report.args(["run", "--quiet", "--package", "sockwatch", "--", "report", FILE, "--output"]);
+    shell::run(report.arg(directory.join("web.html")), "sockwatch must report it")?;
     let csv = std::fs::read_to_string(directory.join("web.csv")).context("cannot read what was exported")?;
     let rows = csv.lines().count().saturating_sub(1);
     let mut script = Command::new(python);
     script.current_dir(workspace).arg(EXPORTS_SCRIPT).arg(&directory).arg(rows.to_string());
-    shell::run(&mut script, "these libraries must see what was exported")
+    shell::run(&mut script, "these libraries must see what was exported")?;
+    let mut script = Command::new(python);
+    script.current_dir(workspace).arg(SPARK_SCRIPT).arg(&directory);
+    shell::run(&mut script, "Spark must answer as the report does")
 }
 
 /// A python of our own with the libraries in it.
 fn environment(workspace: &Path) -> Result<std::path::PathBuf> {
+    // Spark runs on it.
+    if shell::probe(Command::new("java").arg("-version")).is_none() {
+        setup::install(&["default-jre-headless"])?;
+    }
     let directory = shell::target_directory(workspace).join("python");
     let python = directory.join("bin/python");
-    let imports = ["-c", "import pyarrow, polars, duckdb, perfetto"];
+    let imports = ["-c", "import pyarrow, polars, duckdb, perfetto, pyspark"];
     if python.is_file() && shell::probe(Command::new(&python).args(imports)).is_some() {
         return Ok(python);
     }

@@ -40,7 +40,12 @@ engines take them. Files of many machines and recordings can share a directory:
     import polars
     polars.scan_parquet(\"DIRECTORY\", hive_partitioning=True).filter(polars.col(\"end\") == \"peer-rst\").collect()
 
-    spark.read.parquet(\"DIRECTORY\").groupBy(\"host\", \"end\").count().show()
+    spark.read.parquet(\"DIRECTORY\").createOrReplaceTempView(\"connections\")
+    spark.sql(\"SELECT host, date, local_port, count(*) AS accepted, \"
+              \"percentile_disc(0.99) WITHIN GROUP (ORDER BY wait_ns) AS p99_ns, max(wait_ns) AS max_ns \"
+              \"FROM connections WHERE role = 'passive' GROUP BY ALL ORDER BY ALL\").show()
+
+Of one recording the last query gives the numbers of its report: waits of accepted connections by listener.
 
 ## Columns of tables
 
