@@ -5,6 +5,7 @@ mod export;
 mod list;
 mod record;
 mod report;
+mod top;
 mod values;
 
 use std::{path::PathBuf, time::Duration};
@@ -16,9 +17,10 @@ use self::values::{choice, duration, latency, pid, reconcile, ring_bytes};
 pub(crate) use self::{
     diagnose::{Aggregate, DiagnoseArgs},
     export::{ExportArgs, ExportFormat},
-    list::ListArgs,
+    list::{At, ListArgs},
     record::{InfoArgs, RecordArgs, ReplayArgs},
     report::ReportArgs,
+    top::TopArgs,
     values::Reconcile,
 };
 use crate::command::lab;
@@ -62,6 +64,8 @@ pub(crate) enum Command {
     Audit(Box<AuditArgs>),
     /// Show the TCP sockets that there are: state, queues, timers, owners, and those without a process.
     List(Box<ListArgs>),
+    /// Watch listeners, connections, states and findings on the terminal, live or from a recording.
+    Top(Box<TopArgs>),
     /// Run a small experiment with real sockets, and trace it.
     Lab(LabArgs),
     /// A process of a lab.
@@ -80,6 +84,9 @@ pub(crate) enum Command {
     /// Print the JSON Schema of `diagnose --format json`.
     #[command(hide = true)]
     DiagnoseSchema,
+    /// Print the JSON Schema of `info --format json`.
+    #[command(hide = true)]
+    InfoSchema,
     /// Print docs/recording.md.
     #[command(hide = true)]
     RecordingFormat,
@@ -232,7 +239,8 @@ impl Default for CollectArgs {
 Columns of finished connections: SHAKE first SYN-ACK to accept queue, WAIT accept queue to accept(), LIFE birth to end.
 END: local-fin (this end closed first, TIME_WAIT here), peer-fin, both-fin, peer-rst, aborted (reset by this end),
 refused, timed-out, unreached, given-up, abandoned (left the accept queue unaccepted), unqueued (its listener closed),
-orphaned (closed here, not yet by the peer), destroyed (ss -K), stopped (a listener), vanished (polling).
+duplicate (another child of the same handshake was first), orphaned (closed here, not yet by the peer), destroyed (ss -K),
+stopped (a listener), vanished (polling).
 `sockwatch explain WORD` tells more of each.")]
 pub(crate) struct TraceArgs {
     /// Which sockets.

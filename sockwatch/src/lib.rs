@@ -1,7 +1,7 @@
 //! sockwatch: see what happens to TCP sockets inside the Linux kernel, over time.
 //!
 //! Data flows one way: a [`source`] reports events, [`tcp::order`] sorts them, [`tcp::tracker`] makes timelines of them,
-//! a [`sink`] shows them; [`diagnosis`] judges them. Everything in [`tcp`] is pure and may be embedded elsewhere. [`explain`] says what the words mean.
+//! a [`sink`] or the [`tui`] shows them; [`diagnosis`] judges them. Everything in [`tcp`] is pure and may be embedded elsewhere. [`explain`] says what the words mean.
 #![deny(unsafe_code)]
 
 pub mod chronicle;
@@ -16,3 +16,4 @@ pub mod recording;
 pub mod sink;
 pub mod source;
 pub mod tcp;
+pub mod tui;

@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 
 use crate::{
-    sink::Sink,
+    sink::{Sight, Sink},
     source::{Source, SourceError, TableNews, Tick},
     tcp::{
         connection::Connection,
@@ -130,7 +130,8 @@ impl Pipeline {
         order.release(tick.now_ns, |event| tracker.apply(event, updates));
         self.reconcile(tick.now_ns);
         self.tracker.expire(tick.now_ns, &mut self.updates);
-        self.show(tick, sink, limit)
+        self.show(tick, sink, limit)?;
+        sink.look(&Sight { now_ns: tick.now_ns, tracker: &self.tracker, is_last: false })
     }
 
     /// Waits for what the source still owes, and takes it in like all before.
@@ -184,7 +185,8 @@ impl Pipeline {
         order.release_all(|event| tracker.apply(event, updates));
         // Nothing more will settle: what has reached CLOSE is told as it is.
         self.tracker.settle_all(tick.now_ns, &mut self.updates);
-        self.show(tick, sink, limit)
+        self.show(tick, sink, limit)?;
+        sink.look(&Sight { now_ns: tick.now_ns, tracker: &self.tracker, is_last: true })
     }
 
     fn take_in(&mut self) {

@@ -33,7 +33,7 @@ pub(crate) struct Options {
     /// How many connections a turn opens, accepts and closes
     #[arg(long, default_value_t = 60_000, value_parser = clap::value_parser!(u64).range(1..))]
     connections: u64,
-    /// Measure only this: a contender's name (it runs beside `nothing`), or `probes`, `bystanders`, `start-up`, `tracker`, `recording`
+    /// Measure only this: a contender's name (it runs beside `nothing`), or `probes`, `bystanders`, `start-up`, `tracker`, `recording`, `screen`
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
 }
@@ -91,12 +91,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.wants(tracker::RECORDING) {
         tracker::recording(&mut numbers)?;
     }
+    if options.wants(tracker::SCREEN) {
+        tracker::screen(&mut numbers)?;
+    }
     verdict::print(&numbers);
     Ok(())
 }
 
 fn check_name(options: &Options) -> Result<()> {
-    let sections = [probes::NAME, bystander::NAME, startup::NAME, tracker::NAME, tracker::RECORDING];
+    let sections = [probes::NAME, bystander::NAME, startup::NAME, tracker::NAME, tracker::RECORDING, tracker::SCREEN];
     let names: Vec<_> = contender::CONTENDERS.iter().map(|contender| contender.name).chain(sections).collect();
     if !names.iter().any(|name| options.wants(name)) {
         bail!("--only takes one of: {}", names.join(", "));

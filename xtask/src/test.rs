@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -83,6 +83,9 @@ fn tests(workspace: &Path) -> Result<()> {
     if shell::is_root() {
         // Nothing that should run may be skipped.
         command.env("SOCKWATCH_LIVE", "required");
+        if shell::probe(Command::new("tmux").arg("-V")).is_none() {
+            setup::install(&["tmux"])?;
+        }
     }
     command.args(["test", "--workspace"]).stdout(Stdio::piped());
     let mut child = command.spawn().context("cannot start `cargo test`: is cargo installed?")?;

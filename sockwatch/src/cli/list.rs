@@ -1,9 +1,23 @@
 //! The words of `sockwatch list`.
 
-use clap::Args;
-use sockwatch::tcp::state::{self, TcpState};
+use std::{path::PathBuf, time::Duration};
 
-use super::{FilterArgs, Format};
+use clap::Args;
+use sockwatch::{
+    sink::time_of_day::Written,
+    tcp::state::{self, TcpState},
+};
+
+use super::{FilterArgs, Format, values::duration};
+
+/// An instant of a recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum At {
+    /// So long after its beginning.
+    After(Duration),
+    /// A time of its machine's clock.
+    Written(Written),
+}
 
 /// `sockwatch list`
 #[derive(Args, Debug)]
@@ -13,6 +27,7 @@ use super::{FilterArgs, Format};
   sockwatch list --port 8080 --state LISTEN        who listens, and who waits in the accept queue
   sockwatch list --state CLOSE_WAIT --long         connections that a process forgets to close
   sockwatch list --pid 1234 --format json | jq .   for other programs: docs/list.schema.json
+  sockwatch list --recording web.swr --at 09:30:05.2   what there was then, by a recording: `info` tells its times
 
 Columns:
   QUEUE    of a listener waiting/limit, else unread/unacknowledged payload (no SYN, no FIN)
@@ -27,6 +42,9 @@ Columns:
            unseen     in no process's descriptors: the kernel's own, io_uring's, on its way
            hidden     perhaps in those of processes that you may not look at (root may)
 
+A recording knows events, not the kernel's table: AGE is exact where it saw the state begin, PROCESS is who had the socket last,
+unread bytes and most timers are in none. What was there before it began and is not in its listings is missing.
+
 Sorted by local port, listeners first. `sockwatch explain STATE` tells more of each state.")]
 pub(crate) struct ListArgs {
     /// Which sockets.
@@ -38,24 +56,26 @@ pub(crate) struct ListArgs {
     /// Show below each socket all that is known of it: unit, container, holders, round-trip time, idle time.
     #[arg(long)]
     pub(crate) long: bool,
+    /// List what a recording knows instead (`sockwatch record`); of a rotated one, all of its files.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) recording: Vec<PathBuf>,
+    /// When: 30s after its beginning, 09:30:05.2 or 2026-11-21 09:30:05.2 in UTC, or RFC 3339 with a time zone (default: its end).
+    #[arg(long, value_name = "TIME", requires = "recording", value_parser = at)]
+    pub(crate) at: Option<At>,
     /// How to print.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
 }
 
-/// A state in any spelling. Requests, which the kernel calls NEW_SYN_RECV, are listed as SYN_RECV.
+fn at(text: &str) -> Result<At, String> {
+    let since = || (text == "0s").then_some(Duration::ZERO).or_else(|| duration(text).ok()).map(At::After);
+    Written::parse(text).map(At::Written).or_else(since).ok_or_else(|| {
+        "not a time: 30s (after the beginning), 09:30:05.2, 2026-11-21 09:30:05.2 (UTC) or 2026-11-21T10:30:05+01:00".into()
+    })
+}
+
 fn state(text: &str) -> Result<TcpState, String> {
-    let key = |text: &str| text.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_uppercase();
-    let wanted = match key(text).as_str() {
-        "ESTAB" => "ESTABLISHED".to_owned(),
-        "LISTENING" => "LISTEN".to_owned(),
-        "UNCONN" | "CLOSED" => "CLOSE".to_owned(),
-        "BOUND" => key("BOUND_INACTIVE"),
-        "NEWSYNRECV" => key("SYN_RECV"),
-        other => other.strip_prefix("TCP").unwrap_or(other).to_owned(),
-    };
-    let found = state::ALL.into_iter().find(|state| key(state.name()) == wanted);
-    found.ok_or_else(|| {
+    TcpState::named(text).ok_or_else(|| {
         let names: Vec<_> = state::ALL.iter().map(|state| state.name()).collect();
         format!("no such state: there are {}", names.join(", "))
     })

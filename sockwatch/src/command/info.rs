@@ -5,11 +5,13 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::bail;
+use anyhow::{Context, bail};
+use schemars::JsonSchema;
 use serde::Serialize;
 use sockwatch::{
     recording::{
         Mark, Said, document,
+        header::Header,
         reader::{End, Reader},
     },
     sink::{
@@ -23,40 +25,66 @@ use sockwatch::{
 use super::replay::open;
 use crate::cli::{Format, InfoArgs};
 
-/// What the files of a recording hold.
-#[derive(Debug, Default, Serialize)]
-struct Info {
-    /// Who recorded it.
+/// The version of the JSON. What is not known is absent, never null. A field may be added within a version; one that changes or goes
+/// makes a new version.
+const VERSION: u32 = 1;
+
+/// What `sockwatch info --format json` prints: what the files of a recording hold.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Info {
+    /// The format's version.
+    version: u32,
+    /// The version of the sockwatch that recorded it.
     sockwatch: String,
+    /// The kernel's release.
     kernel: String,
+    /// The machine's name.
     host: String,
+    /// Where events came from: `ebpf` or `poll`.
     source: String,
+    /// Each probe with the alternative that was taken: `state=btf accept=fexit`; empty when polling.
     probes: String,
+    /// The filter's words; empty: all sockets.
     filter: String,
+    /// In the order in which they were written.
     files: Vec<FileInfo>,
-    /// Unix times of the first and the last tick, in nanoseconds.
-    first_unix_ns: Option<u64>,
+    /// Unix time of the beginning, in nanoseconds.
+    first_unix_ns: u64,
+    /// Unix time of the last batch of events, in nanoseconds; absent if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
     last_unix_ns: Option<u64>,
     /// How far the wall clock moved against CLOCK_MONOTONIC meanwhile, in nanoseconds.
     clock_moved_ns: i64,
+    /// Events.
     events: u64,
     /// Comparisons with the kernel's socket table.
     rounds: u64,
+    /// Processes that are named.
     processes: u64,
+    /// The files' sizes together.
     bytes: u64,
+    /// The same for each event; 0 without events.
     bytes_per_event: f64,
+    /// Events that found the kernel's buffer full.
     lost: u64,
+    /// Events that the kernel skipped.
     missed: u64,
+    /// Events that sockwatch discarded.
     dropped: u64,
+    /// Accepts of which nothing told the connection.
     accepts_unmatched: u64,
 }
 
 /// One file.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct FileInfo {
+    /// Where it is.
     path: String,
+    /// Its size, as far as it could be read.
     bytes: u64,
+    /// Rows of its table: events, and what is said between them.
     rows: u64,
+    /// Record batches.
     batches: u64,
     /// Whether it ends with its mark.
     complete: bool,
@@ -65,10 +93,11 @@ struct FileInfo {
 }
 
 pub(crate) fn run(args: &InfoArgs) -> anyhow::Result<ExitCode> {
-    let mut info = Info::default();
+    let files = open(&args.files)?;
+    let mut info = Info::of(files.first().context("no file")?.header());
     let (mut cuts, mut damage) = (Vec::new(), None);
     let mut losses = Losses::default();
-    for mut file in open(&args.files)? {
+    for mut file in files {
         let read = info.add(&mut file, &mut losses);
         cuts.extend(cut(&file).map(|what| format!("{} {what}", file.path().display())));
         if let Err(error) = read {
@@ -97,11 +126,35 @@ pub(crate) fn format() -> anyhow::Result<ExitCode> {
 }
 
 impl Info {
+    /// Nothing is read yet.
+    fn of(header: &Header) -> Self {
+        Self {
+            version: VERSION,
+            sockwatch: header.sockwatch.clone(),
+            kernel: header.kernel.clone(),
+            host: header.host.clone(),
+            source: header.source.clone(),
+            probes: header.probes.clone(),
+            filter: header.filter.clone(),
+            files: Vec::new(),
+            first_unix_ns: header.started_ns.saturating_add(header.wall_offset_ns),
+            last_unix_ns: None,
+            clock_moved_ns: 0,
+            events: 0,
+            rounds: 0,
+            processes: 0,
+            bytes: 0,
+            bytes_per_event: 0.0,
+            lost: 0,
+            missed: 0,
+            dropped: 0,
+            accepts_unmatched: 0,
+        }
+    }
+
     /// Reads a file.
     fn add(&mut self, file: &mut Reader, losses: &mut Losses) -> Result<(), sockwatch::recording::FormatError> {
-        let header = file.header().clone();
-        let mut wall_offset_ns = header.wall_offset_ns;
-        self.first_unix_ns.get_or_insert(header.started_ns.saturating_add(wall_offset_ns));
+        let mut wall_offset_ns = file.header().wall_offset_ns;
         let mut said = Said::default();
         let read = loop {
             match file.next(&mut said) {
@@ -138,8 +191,6 @@ impl Info {
             not_understood: file.not_understood(),
         });
         self.bytes += file.bytes();
-        (self.sockwatch, self.kernel, self.host) = (header.sockwatch, header.kernel, header.host);
-        (self.source, self.probes, self.filter) = (header.source, header.probes, header.filter);
         read
     }
 
@@ -157,7 +208,7 @@ impl Info {
             writeln!(out, "{cut}")?;
         }
         writeln!(out)?;
-        if let (Some(first), Some(last)) = (self.first_unix_ns, self.last_unix_ns) {
+        if let (first, Some(last)) = (self.first_unix_ns, self.last_unix_ns) {
             let lasted = Short(last.saturating_sub(first).cast_signed());
             writeln!(out, "time      {} to {} UTC ({lasted})", utc(first), utc(last))?;
         }

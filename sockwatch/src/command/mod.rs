@@ -17,6 +17,7 @@ pub(crate) mod report;
 pub(crate) mod schema;
 pub(crate) mod signals;
 pub(crate) mod start;
+pub(crate) mod top;
 pub(crate) mod trace;
 
 use std::{

@@ -1,11 +1,14 @@
-//! `sockwatch schema`: the JSON Schema that is committed as docs/trace.schema.json.
+//! JSON Schemas, as they are committed in docs/.
 
-use std::{io::Write, process::ExitCode};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
-use sockwatch::sink::json::Line;
+use schemars::JsonSchema;
 
-pub(crate) fn run() -> anyhow::Result<ExitCode> {
-    let schema = schemars::schema_for!(Line);
-    writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&schema)?)?;
+/// Prints that of a type.
+pub(crate) fn print<T: JsonSchema>() -> anyhow::Result<ExitCode> {
+    writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&schemars::schema_for!(T))?)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,7 +1,7 @@
 //! `sockwatch trace`: transitions and finished connections as they happen.
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     io::{self, Write},
     process::ExitCode,
 };
@@ -57,7 +57,8 @@ pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         };
         let recorder = Recorder::start(header, record::plain(path))?;
-        let output = output(&args.show)?;
+        // Nothing is in it yet: no empty recording is left behind.
+        let output = output(&args.show).inspect_err(|_| drop(fs::remove_file(path)))?;
         source.announce(&args.collect);
         let mut recorded = Recorded::new(source, recorder);
         let shown = show(&mut recorded, &args.show, clock, origin, limits, output, stop.wait()).await;

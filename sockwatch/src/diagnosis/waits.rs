@@ -81,6 +81,40 @@ impl Waits {
         }
     }
 
+    /// All of another's, too.
+    pub fn merge(&mut self, other: &Self) {
+        self.histogram = match (self.histogram.take(), &other.histogram) {
+            (Some(mut ours), Some(theirs)) => {
+                // Its bounds grow by themselves.
+                let _never_too_large = ours.add(theirs);
+                Some(ours)
+            }
+            (ours, theirs) => ours.or_else(|| theirs.clone()),
+        };
+        self.sum_ns += other.sum_ns;
+        self.count += other.count;
+        self.min_ns = self.min_ns.min(other.min_ns);
+        self.max_ns = self.max_ns.max(other.max_ns);
+        self.slow += other.slow;
+    }
+
+    /// How many lie in each octave: its beginning in nanoseconds, and a count; none left out between the first and the last.
+    pub fn octaves(&self) -> Vec<(u64, u64)> {
+        let Some(histogram) = &self.histogram else { return Vec::new() };
+        let mut octaves: Vec<(u64, u64)> = Vec::new();
+        for recorded in histogram.iter_recorded() {
+            let begins_ns = 1 << recorded.value_iterated_to().max(1).ilog2();
+            while let Some((last_ns, _)) = octaves.last().filter(|(last_ns, _)| last_ns * 2 < begins_ns) {
+                octaves.push((last_ns * 2, 0));
+            }
+            match octaves.last_mut().filter(|(last_ns, _)| *last_ns == begins_ns) {
+                Some((_, count)) => *count += recorded.count_since_last_iteration(),
+                None => octaves.push((begins_ns, recorded.count_since_last_iteration())),
+            }
+        }
+        octaves
+    }
+
     /// How many.
     pub fn count(&self) -> u64 {
         self.count
@@ -132,7 +166,31 @@ mod tests {
         assert_eq!((all, spread.count, waits.slow()), ([123_456_789; 5], 1, 1));
     }
 
+    #[test]
+    fn octaves_leave_none_out_between() {
+        let mut waits = Waits::new(1);
+        assert_eq!(waits.octaves(), []);
+        [1_000, 1_010, 9_000].into_iter().for_each(|ns| waits.add(ns));
+        assert_eq!(waits.octaves(), [(512, 2), (1_024, 0), (2_048, 0), (4_096, 0), (8_192, 1)]);
+    }
+
     proptest! {
+        /// Two halves together are the whole.
+        #[test]
+        fn merged_is_as_if_added(all in proptest::collection::vec(0_u64..10_000_000_000, 0..100), half in 0_usize..100) {
+            let of = |some: &[u64]| {
+                let mut waits = Waits::new(5_000);
+                some.iter().for_each(|ns| waits.add(*ns));
+                waits
+            };
+            let half = half.min(all.len());
+            let mut merged = of(&all[..half]);
+            merged.merge(&of(&all[half..]));
+            let whole = of(&all);
+            prop_assert_eq!(merged.spread(), whole.spread());
+            prop_assert_eq!((merged.slow(), merged.octaves()), (whole.slow(), whole.octaves()));
+        }
+
         /// The same percentiles as by sorting, within a bucket.
         #[test]
         fn percentiles_are_those_of_a_sorted_list(mut all in proptest::collection::vec(0_u64..10_000_000_000_000, 1..300)) {

@@ -8,7 +8,10 @@ pub mod time_of_day;
 
 use std::io;
 
-use crate::{pipeline::Totals, tcp::update::Update};
+use crate::{
+    pipeline::Totals,
+    tcp::{tracker::Tracker, update::Update},
+};
 
 /// What to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +74,17 @@ impl Clock {
     }
 }
 
+/// What there is after a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Sight<'a> {
+    /// `CLOCK_MONOTONIC` in nanoseconds.
+    pub now_ns: u64,
+    /// All sockets.
+    pub tracker: &'a Tracker,
+    /// Nothing comes after it.
+    pub is_last: bool,
+}
+
 /// Shows updates.
 pub trait Sink {
     /// Whether an update is any of its business: what is not does not count.
@@ -89,4 +103,31 @@ pub trait Sink {
     /// # Errors
     /// If the output cannot be written.
     fn tick(&mut self, totals: &Totals) -> io::Result<()>;
+
+    /// What there is now, after each batch: for who shows sockets as they are.
+    ///
+    /// # Errors
+    /// If the output cannot be written.
+    fn look(&mut self, _sight: &Sight<'_>) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// One that is used again.
+impl<S: Sink> Sink for &mut S {
+    fn wants(&mut self, update: &Update) -> bool {
+        (**self).wants(update)
+    }
+
+    fn update(&mut self, update: &Update) -> io::Result<()> {
+        (**self).update(update)
+    }
+
+    fn tick(&mut self, totals: &Totals) -> io::Result<()> {
+        (**self).tick(totals)
+    }
+
+    fn look(&mut self, sight: &Sight<'_>) -> io::Result<()> {
+        (**self).look(sight)
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::Sink;
+use super::{Sight, Sink};
 use crate::{
     pipeline::Totals,
     process::names::Names,
@@ -26,7 +26,12 @@ pub struct Selection {
 impl Selection {
     /// Whether an update passes.
     pub fn passes(&mut self, update: &Update) -> bool {
-        let Subject { key, local, remote, owner, .. } = update.subject;
+        self.admits(&update.subject, update.at_ns)
+    }
+
+    /// Whether a socket passes, as it was at that time.
+    pub fn admits(&mut self, subject: &Subject, at_ns: u64) -> bool {
+        let Subject { key, local, remote, owner, .. } = *subject;
         if !self.filter.matches_tuple(key.netns, local, remote) {
             return false;
         }
@@ -34,7 +39,7 @@ impl Selection {
             return false;
         }
         let Some(wanted) = &self.cgroup else { return true };
-        let process = owner.and_then(|owner| self.names.of(owner.pid, update.at_ns));
+        let process = owner.and_then(|owner| self.names.of(owner.pid, at_ns));
         let its = process.and_then(|process| process.workload.cgroup.as_deref());
         its.is_some_and(|its| is_below(its, wanted))
     }
@@ -65,6 +70,10 @@ impl<S: Sink> Sink for Selected<S> {
 
     fn tick(&mut self, totals: &Totals) -> io::Result<()> {
         self.sink.tick(totals)
+    }
+
+    fn look(&mut self, sight: &Sight<'_>) -> io::Result<()> {
+        self.sink.look(sight)
     }
 }
 

@@ -1,7 +1,9 @@
 //! A recording, read as the source that it was.
 
+pub mod player;
+
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     sync::mpsc::{self, Receiver, Sender},
     time::{Duration, Instant},
 };
@@ -18,6 +20,7 @@ use crate::{
     tcp::{
         event::Event,
         loss::{COUNTED, Losses},
+        order::WINDOW_NS,
     },
 };
 
@@ -50,8 +53,12 @@ pub struct Recording {
     began: Option<(Instant, u64)>,
     ended: Option<oneshot::Sender<()>>,
     listeners: Vec<Sender<Named>>,
+    /// The files before these are missing: what the first listing of each namespace shows was there before. Namespaces listed.
+    listed: Option<HashSet<u32>>,
     /// Nothing later is told.
     until_ns: Option<u64>,
+    /// All that is not later has been read.
+    is_past: bool,
     damage: Option<String>,
 }
 
@@ -67,6 +74,7 @@ impl Recording {
     /// Reads these files, in this order.
     pub fn of(files: Vec<Reader>, speed: Option<f64>) -> Opened {
         let (ended, is_ended) = oneshot::channel();
+        let is_rest = files.first().is_some_and(|file| file.header().part > 1);
         let recording = Self {
             files: files.into(),
             read: Vec::new(),
@@ -82,7 +90,9 @@ impl Recording {
             began: None,
             ended: Some(ended),
             listeners: Vec::new(),
+            listed: is_rest.then(HashSet::new),
             until_ns: None,
+            is_past: false,
             damage: None,
         };
         Opened { recording, ended: is_ended }
@@ -167,9 +177,18 @@ impl Recording {
 
     /// The next batch; `None` at the end.
     fn batch(&mut self) -> Option<Batch> {
-        let batch = self.whole_batch()?;
-        let is_late = self.until_ns.is_some_and(|until_ns| batch.tick.now_ns > until_ns);
-        (!is_late).then_some(batch)
+        if self.is_past {
+            return None;
+        }
+        let mut batch = self.whole_batch()?;
+        if let Some(until_ns) = self.until_ns.filter(|until_ns| batch.tick.now_ns > *until_ns) {
+            // What another CPU told late may be in the batches that follow.
+            self.is_past = batch.tick.now_ns > until_ns.saturating_add(WINDOW_NS);
+            batch.events.retain(|event| event.at_ns <= until_ns);
+            batch.tick.now_ns = until_ns;
+            batch.news.clear();
+        }
+        Some(batch)
     }
 
     fn whole_batch(&mut self) -> Option<Batch> {
@@ -203,7 +222,12 @@ impl Recording {
                 self.listeners.retain(|listener| listener.send(named.clone()).is_ok());
             }
             Mark::RoundExpected => news.push(TableNews::Expected),
-            Mark::Round(round) => news.push(TableNews::Listed(round)),
+            Mark::Round(mut round) => {
+                if let Some(listed) = &mut self.listed {
+                    round.listings.iter_mut().for_each(|listing| listing.first |= listed.insert(listing.netns));
+                }
+                news.push(TableNews::Listed(round));
+            }
             Mark::Clock { .. } | Mark::Tick { .. } => {}
         }
     }

@@ -176,6 +176,10 @@ impl Minisocks {
         self.by_tuple.is_empty()
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Minisock> {
+        self.by_tuple.values()
+    }
+
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Minisock> {
         self.by_tuple.values_mut()
     }

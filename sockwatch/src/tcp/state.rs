@@ -65,6 +65,22 @@ impl TcpState {
         }
     }
 
+    /// The state that people mean, as the kernel or `ss` spells it: `CLOSE_WAIT`, `time-wait`, `estab`. Requests, which the kernel
+    /// calls `NEW_SYN_RECV`, are listed as `SYN_RECV`.
+    pub fn named(text: &str) -> Option<Self> {
+        let key =
+            |text: &str| text.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_uppercase();
+        let wanted = match key(text).as_str() {
+            "ESTAB" => "ESTABLISHED".to_owned(),
+            "LISTENING" => "LISTEN".to_owned(),
+            "UNCONN" | "CLOSED" => "CLOSE".to_owned(),
+            "BOUND" => key("BOUND_INACTIVE"),
+            "NEWSYNRECV" => key("SYN_RECV"),
+            other => other.strip_prefix("TCP").unwrap_or(other).to_owned(),
+        };
+        ALL.into_iter().find(|state| key(state.name()) == wanted)
+    }
+
     /// Whether this end has closed its half: only somebody who holds the socket can.
     pub const fn has_sent_fin(self) -> bool {
         matches!(self, FinWait1 | FinWait2 | Closing | LastAck | TimeWait)

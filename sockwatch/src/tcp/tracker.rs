@@ -7,6 +7,7 @@ mod closing;
 mod end;
 mod incident;
 mod listeners;
+mod living;
 mod polled;
 mod queue;
 mod reconcile;
@@ -31,7 +32,11 @@ use super::{
     update::{Happening, Subject, Update},
 };
 
-pub use self::{reconcile::TOLERANCE_NS, room::MAX_SOCKETS};
+pub use self::{
+    living::{Kind, Living},
+    reconcile::TOLERANCE_NS,
+    room::MAX_SOCKETS,
+};
 
 /// Set in the cookie of a socket that had none when it was first seen: the rest counts them. Cookies count from 1.
 pub const NAMELESS: u64 = 1 << 63;

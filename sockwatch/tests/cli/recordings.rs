@@ -1,5 +1,7 @@
 //! Recordings, and what is made of them.
 
+use serde_json::Value;
+
 use super::{refused_as, sockwatch};
 
 #[test]
@@ -137,4 +139,47 @@ fn reports() {
     assert!(std::fs::read_to_string(page).unwrap().contains("\"before\":{"));
     refused_as(&["report", RECORDING, "-o", page, "--force", "--compare", "README.md"], &["README.md"]);
     assert!(std::fs::read_to_string(page).unwrap().contains("\"before\":{"), "what was there stays");
+}
+
+/// Five clients wait for a server that accepts one every 50 ms.
+#[test]
+fn sockets_of_any_instant_are_listed() {
+    let list = |at: &[&str]| {
+        let output = sockwatch(&[&["list", "--recording", RECORDING, "--format", "json"], at].concat());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{at:?}: {said}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        (lines, said)
+    };
+    let (early, said) = list(&["--at", "20ms"]);
+    assert!(said.contains("web-1 at 2026-11-21 09:30:00.020 UTC, 20.0ms after the beginning: sockets=10"), "{said}");
+    assert_eq!(early[0]["recording"]["after_ns"], 20_000_000);
+    let summary = early.last().unwrap();
+    assert_eq!((&summary["states"]["ESTABLISHED"], &summary["standings"]["queued"]), (&10.into(), &5.into()));
+    let queued: Vec<_> = early.iter().filter(|line| line["standing"] == "queued").collect();
+    // The first entered after 63 us, the beginning is after one.
+    let waits: Vec<_> = queued.iter().map(|line| line["wait_ns"].as_u64().unwrap()).collect();
+    assert!(waits.iter().all(|wait_ns| (19_500_000..20_000_000).contains(wait_ns)), "{waits:?}");
+    assert!(queued.iter().all(|line| line["listener"] == 3 && line["age_ns"].is_u64()), "{queued:?}");
+    let (later, _) = list(&["--at", "09:30:00.130", "--state", "ESTABLISHED,TIME_WAIT"]);
+    let count = |standing: &str| later.iter().filter(|line| line["standing"] == standing).count();
+    assert_eq!((count("queued"), count("minisock")), (3, 2), "two were accepted, and closed by the server: {later:?}");
+    let (last, _) = list(&["--local-port", "43525"]);
+    assert!(last.iter().all(|line| line["type"] != "recorded_socket" || line["state"] == "TIME_WAIT"), "{last:?}");
+    refused_as(&["list", "--recording", RECORDING, "--at", "5s"], &["ends", "without --at"]);
+    refused_as(&["list", "--recording", RECORDING, "--at", "2026-11-21 09:00:00"], &["begins later", "09:30:00.000"]);
+    refused_as(&["list", "--recording", RECORDING, "--at", "noon"], &["not a time", "09:30:05.2"]);
+    refused_as(&["list", "--at", "20ms"], &["--recording"]);
+}
+
+#[test]
+fn what_info_prints_fits_its_schema() {
+    let schema = serde_json::from_slice(&sockwatch(&["info-schema"]).stdout).unwrap();
+    jsonschema::meta::validate(&schema).unwrap();
+    let schema = jsonschema::validator_for(&schema).unwrap();
+    let info: Value = serde_json::from_slice(&sockwatch(&["info", RECORDING, "--format", "json"]).stdout).unwrap();
+    schema.validate(&info).unwrap_or_else(|error| panic!("{error}: {info}"));
+    assert_eq!((&info["host"], &info["version"]), (&"web-1".into(), &1.into()));
+    assert!(!schema.is_valid(&serde_json::json!({ "version": 1 })));
 }

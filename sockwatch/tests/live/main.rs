@@ -25,6 +25,7 @@ mod queue;
 mod recording;
 mod score;
 mod timelines;
+mod top;
 mod unprivileged;
 mod verdicts;
 mod without_btf;

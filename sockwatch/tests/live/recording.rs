@@ -338,3 +338,42 @@ fn a_recording_is_diagnosed() {
     let found = stuck["findings"][0]["name"].as_str().unwrap();
     assert!(["nobody-accepts", "clients-leave", "slow-accept"].contains(&found), "{stuck}");
 }
+
+/// What there is at the end of a recording is what the kernel's table has: state, ends, and what keeps each socket.
+#[test]
+fn lists_what_the_kernel_has() {
+    let Some(_machine) = alone("lists_what_the_kernel_has") else { return };
+    let (scratch, server) = (Scratch::new("list"), place());
+    let (file, port) = (scratch.file("web.swr"), server.port().to_string());
+    let recording = Recording::start(&["-o", &file, "--port", &port]);
+    let listener = TcpListener::bind(server).unwrap();
+    (0..3).for_each(|_| converse_with(&listener, server));
+    let clients: Vec<_> = (0..4).map(|_| TcpStream::connect(server).unwrap()).collect();
+    let accepted: Vec<_> = (0..2).map(|_| listener.accept().unwrap()).collect();
+    let list = |options: &[&str]| -> Vec<(String, String, String, String)> {
+        let text = output(&[&["list", "--port", &port, "--format", "json"], options].concat());
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let word = |line: &Value, name: &str| line[name].as_str().unwrap().to_owned();
+        let sockets = lines.filter(|line| line["local"].is_string());
+        let mut sockets: Vec<_> = sockets
+            .map(|line| (word(&line, "state"), word(&line, "local"), word(&line, "remote"), word(&line, "standing")))
+            .collect();
+        sockets.sort();
+        sockets
+    };
+    let has_settled = |(state, ..): &(String, String, String, String)| {
+        ["LISTEN", "ESTABLISHED", "TIME_WAIT"].contains(&state.as_str())
+    };
+    let begun = Instant::now();
+    let mut found = list(&[]);
+    while !found.iter().all(has_settled) {
+        assert!(begun.elapsed() < patience(), "{found:?}");
+        found = list(&[]);
+    }
+    recording.signal(Signal::SIGINT);
+    assert_eq!(recording.end().0, Some(0));
+    assert_eq!(list(&["--recording", &file]), found);
+    let count = |wanted: &str| found.iter().filter(|(.., standing)| standing == wanted).count();
+    assert_eq!((count("minisock"), count("queued"), count("held")), (3, 2, 7), "{found:?}");
+    drop((clients, accepted));
+}

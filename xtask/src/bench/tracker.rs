@@ -10,6 +10,8 @@ pub(super) const NAME: &str = "tracker";
 
 pub(super) const RECORDING: &str = "recording";
 
+pub(super) const SCREEN: &str = "screen";
+
 /// Runs one of the benchmarks of the library. Returns its figures.
 fn measure(bench: &str) -> Result<impl Fn(&str) -> Result<f64>> {
     let workspace = shell::workspace()?;
@@ -37,6 +39,21 @@ pub(super) fn recording(numbers: &mut Numbers) -> Result<()> {
     println!("read                  {:>10.0} events/s", figure("decode_events_per_second")?);
     println!("replayed              {:>10.0} events/s", figure("replay_events_per_second")?);
     numbers.replayed_per_second = Some(figure("replay_events_per_second")?);
+    Ok(())
+}
+
+/// What drawing costs with 100,000 live connections.
+pub(super) fn screen(numbers: &mut Numbers) -> Result<()> {
+    println!("\ntop: 100,000 live connections on 200 columns and 60 lines, in memory");
+    let figure = measure("screen")?;
+    let mut slowest: f64 = 0.0;
+    for page in ["listeners", "connections", "connections_end", "states"] {
+        let ms = figure(&format!("{page}_frame_ms"))?;
+        println!("{page:<21} {ms:>10.2} ms/frame");
+        slowest = slowest.max(ms);
+    }
+    println!("counting, once a second {:>8.2} ms", figure("second_ms")?);
+    numbers.frame_ms = Some(slowest + figure("second_ms")?);
     Ok(())
 }
 

@@ -13,6 +13,7 @@ pub(super) struct Numbers {
     pub(super) lost: Option<u64>,
     pub(super) tracked_per_second: Option<f64>,
     pub(super) replayed_per_second: Option<f64>,
+    pub(super) frame_ms: Option<f64>,
     pub(super) live_socket_bytes: Option<f64>,
     pub(super) minisock_bytes: Option<f64>,
 }
@@ -37,6 +38,7 @@ pub(super) fn print(numbers: &Numbers) {
     println!("{}", line("lost for want of room", lost, Bound::AtMost(0.0)));
     println!("{}", line("tracker on one core, events/s", numbers.tracked_per_second, Bound::AtLeast(2e6)));
     println!("{}", line("replay on one core, events/s", numbers.replayed_per_second, Bound::AtLeast(3e6)));
+    println!("{}", line("slowest frame of top, ms", numbers.frame_ms, Bound::AtMost(50.0)));
     println!("{}", line("bytes for a live socket", numbers.live_socket_bytes, Bound::AtMost(1024.0)));
     println!("{}", line("bytes for a minisock", numbers.minisock_bytes, Bound::AtMost(512.0)));
 }

@@ -28,7 +28,7 @@ const MOST_PORTS: usize = 10;
 
 /// What `sockwatch diagnose --format json` prints: one object.
 #[derive(Serialize, JsonSchema)]
-struct Report {
+pub(crate) struct Report {
     /// The format's version.
     version: u32,
     /// sockwatch's version.
@@ -330,10 +330,6 @@ pub(super) fn print(report: &diagnosis::Report, measuring: &Measuring) -> anyhow
 
 pub(super) fn value(report: &diagnosis::Report, measuring: &Measuring) -> anyhow::Result<serde_json::Value> {
     Ok(serde_json::to_value(Report::of(report, measuring))?)
-}
-
-pub(super) fn schema() -> anyhow::Result<()> {
-    Ok(writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&schemars::schema_for!(Report))?)?)
 }
 
 impl Report {

@@ -3,7 +3,7 @@
 mod defer;
 mod flame;
 mod json;
-mod ports;
+pub(crate) mod ports;
 mod recorded;
 mod text;
 
@@ -38,6 +38,7 @@ use sockwatch::{
 };
 
 use self::flame::FlameGraph;
+pub(crate) use self::json::Report as Printed;
 use super::{filter, signals::Stop, start, tell};
 use crate::cli::{Aggregate, CollectArgs, DiagnoseArgs, Format, Reconcile, SourceName};
 
@@ -153,12 +154,6 @@ fn tell_report(
 /// What `--format json` prints.
 pub(super) fn as_json(report: &Report, measuring: &Measuring) -> anyhow::Result<serde_json::Value> {
     json::value(report, measuring)
-}
-
-/// `sockwatch diagnose-schema`: the JSON Schema that is committed as docs/diagnose.schema.json.
-pub(crate) fn schema() -> anyhow::Result<ExitCode> {
-    json::schema()?;
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Whether to tell connections one by one. To count them loses something, so that is done where many come.

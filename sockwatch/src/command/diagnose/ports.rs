@@ -8,7 +8,7 @@ use std::{
 use sockwatch::{diagnosis::ports::Settings, source::table::Namespace};
 
 /// Those of these namespaces, as far as they are still there and may be read.
-pub(super) fn settings(namespaces: &HashSet<u32>) -> HashMap<u32, Settings> {
+pub(crate) fn settings(namespaces: &HashSet<u32>) -> HashMap<u32, Settings> {
     let of = |netns: &u32| Some((*netns, Namespace::find(*netns).ok()?.enter(read).ok()??));
     namespaces.iter().filter_map(of).collect()
 }

@@ -8,7 +8,7 @@ use std::{
 use sockwatch::{
     process::holders::{Holder, Holders},
     source::table::{Details, Listed, Listing, TimerKind},
-    tcp::{endpoint::Endpoint, state::TcpState},
+    tcp::{endpoint::Endpoint, event::SocketKey, state::TcpState},
 };
 
 /// How long `TIME_WAIT` lasts, or begins anew when the peer's FIN comes again (`TCP_TIMEWAIT_LEN`, all kernels).
@@ -101,13 +101,18 @@ pub(super) fn join(listings: Vec<Listing>, holders: &Holders) -> Vec<Entry> {
         queue: None,
     };
     let mut entries: Vec<_> = listings.into_iter().flat_map(each).map(entry).collect();
-    entries.sort_by_key(|entry| order(&entry.listed));
+    entries.sort_by_key(|Entry { listed, .. }| order(listed.key, listed.local, listed.remote, listed.state));
     add_listeners(&mut entries);
     entries
 }
 
-fn order(listed: &Listed) -> (u32, u16, bool, IpAddr, IpAddr, u16, u64) {
-    let Listed { key, local, remote, state, .. } = *listed;
+/// The order in which sockets are listed.
+pub(super) fn order(
+    key: SocketKey,
+    local: Endpoint,
+    remote: Endpoint,
+    state: TcpState,
+) -> (u32, u16, bool, IpAddr, IpAddr, u16, u64) {
     (key.netns, local.port, state != TcpState::Listen, local.address, remote.address, remote.port, key.cookie)
 }
 

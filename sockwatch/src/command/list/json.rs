@@ -14,6 +14,7 @@ use sockwatch::{
 use super::{
     Names,
     inventory::{Entry, Standing},
+    recorded::RecordedSocket,
 };
 
 /// The version of this format. What is not known is absent, never null. A field may be added within a version; one that
@@ -28,6 +29,8 @@ pub(crate) enum Line {
     List(List),
     /// A socket.
     Socket(Box<Socket>),
+    /// A socket of a recording.
+    RecordedSocket(Box<RecordedSocket>),
     /// The last line: how many there were.
     Summary(Summary),
 }
@@ -45,6 +48,22 @@ pub(crate) struct List {
     netns: Vec<u32>,
     /// Unix time minus CLOCK_MONOTONIC, in nanoseconds.
     wall_offset_ns: u64,
+    /// Where a recording is listed instead of this machine: which, and when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recording: Option<RecordingOf>,
+}
+
+/// A recording at an instant.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct RecordingOf {
+    /// The machine's name.
+    pub(super) host: String,
+    /// The instant, in nanoseconds of its CLOCK_MONOTONIC.
+    pub(super) at_monotonic_ns: u64,
+    /// How long after the beginning that is, in nanoseconds.
+    pub(super) after_ns: u64,
+    /// Events that were lost, missed or dropped until then: if not 0, the list may be wrong.
+    pub(super) lost: u64,
 }
 
 /// A socket.
@@ -228,22 +247,37 @@ struct Tcp {
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Summary {
     /// All that the filters left.
-    sockets: usize,
+    pub(super) sockets: usize,
     /// By state.
-    states: BTreeMap<&'static str, usize>,
+    pub(super) states: BTreeMap<&'static str, usize>,
     /// By what keeps them.
-    standings: BTreeMap<&'static str, usize>,
+    pub(super) standings: BTreeMap<&'static str, usize>,
     /// Processes that may not be looked at: `hidden` sockets may be theirs.
-    processes_hidden: usize,
+    pub(super) processes_hidden: usize,
     /// Network namespaces that could not be listed, where all were asked for.
-    netns_refused: usize,
+    pub(super) netns_refused: usize,
     /// Sockets without a cookie or with an unknown state: left out.
-    nameless: u64,
+    pub(super) nameless: u64,
+}
+
+impl List {
+    pub(super) fn new(netns: Vec<u32>, kernel: String, wall_offset_ns: u64) -> Self {
+        Self { version: VERSION, sockwatch: env!("CARGO_PKG_VERSION"), kernel, netns, wall_offset_ns, recording: None }
+    }
+
+    /// Of a recording.
+    pub(super) fn of(self, recording: RecordingOf) -> Self {
+        Self { recording: Some(recording), ..self }
+    }
 }
 
 impl Line {
     pub(super) fn first(netns: Vec<u32>, kernel: String, wall_offset_ns: u64) -> Self {
-        Self::List(List { version: VERSION, sockwatch: env!("CARGO_PKG_VERSION"), kernel, netns, wall_offset_ns })
+        Self::List(List::new(netns, kernel, wall_offset_ns))
+    }
+
+    pub(super) fn recorded(socket: RecordedSocket) -> Self {
+        Self::RecordedSocket(Box::new(socket))
     }
 
     pub(super) fn socket(entry: &Entry, names: &Names) -> Self {

@@ -2,6 +2,7 @@
 
 mod inventory;
 mod json;
+mod recorded;
 mod text;
 
 use std::{
@@ -25,7 +26,7 @@ use sockwatch::{
     tcp::{filter::Filter, sentence::Count, state::TcpState},
 };
 
-use self::inventory::{Entry, Standing};
+use self::inventory::{Entry, Standing, order};
 pub(crate) use self::json::Line;
 use super::{
     filter::{Members, members, netns_path, resolve},
@@ -65,6 +66,9 @@ struct Looked {
 }
 
 pub(crate) fn run(args: &ListArgs) -> anyhow::Result<ExitCode> {
+    if !args.recording.is_empty() {
+        return recorded::run(args);
+    }
     let looked_for = LookedFor::resolve(args)?;
     let Looked { netns, listings, refused } = looked_for.list()?;
     let nameless = listings.iter().map(|listing| listing.nameless).sum();
@@ -76,11 +80,7 @@ pub(crate) fn run(args: &ListArgs) -> anyhow::Result<ExitCode> {
     let names = names(&entries);
     let mut out = BufWriter::new(io::stdout().lock());
     match args.format {
-        Format::Text => {
-            let colour = if wants_colour() { Colour::On } else { Colour::Off };
-            let shape = text::Shape { colour, several_namespaces: netns.len() > 1, long: args.long };
-            text::write(&mut out, &entries, &names, shape)?;
-        }
+        Format::Text => text::write(&mut out, &entries, &names, shape(args.long, netns.len()))?,
         Format::Json => {
             let first = Line::first(netns, kernel_release(), wall_offset_ns());
             let sockets = entries.iter().map(|entry| Line::socket(entry, &names));
@@ -95,11 +95,9 @@ pub(crate) fn run(args: &ListArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// `sockwatch list-schema`: the JSON Schema that is committed as docs/list.schema.json.
-pub(crate) fn schema() -> anyhow::Result<ExitCode> {
-    let schema = schemars::schema_for!(Line);
-    writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&schema)?)?;
-    Ok(ExitCode::SUCCESS)
+fn shape(long: bool, namespaces: usize) -> text::Shape {
+    let colour = if wants_colour() { Colour::On } else { Colour::Off };
+    text::Shape { colour, several_namespaces: namespaces > 1, long }
 }
 
 /// What the command line's words ask for.
@@ -231,12 +229,16 @@ fn tell_summary(summary: &Summary) {
         let sockets = Count(summary.nameless, "socket");
         tell(format_args!("sockwatch: warning: {sockets} of unknown states left out"));
     }
-    let counts = |counts: &BTreeMap<&str, usize>| {
+    tell(format_args!("sockwatch: sockets={}{}", summary.sockets, counts(&summary.states, &summary.standings)));
+}
+
+/// ` LISTEN=1 TIME_WAIT=2; held=1 minisock=2`
+fn counts(states: &BTreeMap<&'static str, usize>, standings: &BTreeMap<&'static str, usize>) -> String {
+    let words = |counts: &BTreeMap<&str, usize>| {
         counts.iter().map(|(word, count)| format!(" {word}={count}")).collect::<String>()
     };
-    let (states, standings) = (counts(&summary.states), counts(&summary.standings));
-    let separator = if summary.sockets > 0 { ";" } else { "" };
-    tell(format_args!("sockwatch: sockets={}{states}{separator}{standings}", summary.sockets));
+    let separator = if states.is_empty() { "" } else { ";" };
+    format!("{}{separator}{}", words(states), words(standings))
 }
 
 /// More than these are only counted.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use sockwatch::{
-    process::holders::Holder,
+    process::{cgroup::Workload, holders::Holder},
     sink::text::Colour,
     source::table::{Info, TimerKind},
     tcp::{endpoint::IPV4_WIDTH, sentence::Count, state::TcpState},
@@ -22,7 +22,7 @@ const STATE_WIDTH: usize = 11;
 const QUEUE_WIDTH: usize = 9;
 const TIMER_WIDTH: usize = 8;
 const AGE_WIDTH: usize = 5;
-const PROCESS_WIDTH: usize = 19;
+pub(super) const PROCESS_WIDTH: usize = 19;
 /// A namespace's number.
 const NETNS_WIDTH: usize = 10;
 /// Columns, but for IPv6.
@@ -53,19 +53,28 @@ pub(super) fn write(out: &mut impl Write, entries: &[Entry], names: &Names, shap
     if entries.is_empty() {
         return Ok(());
     }
-    let header = ["STATE", "LOCAL", "REMOTE", "QUEUE", "TIMER", "AGE", "PROCESS"].map(str::to_owned);
-    line(out, BOLD, &columns(header, shape.several_namespaces.then(|| "NETNS".into())), shape)?;
+    heading(out, shape)?;
     for entry in entries {
         let netns = shape.several_namespaces.then(|| entry.listed.key.netns.to_string());
         line(out, style(entry), &columns(cells(entry, names), netns), shape)?;
-        for note in notes(entry, names, shape.long) {
-            line(out, DIM, &format!("{INDENT}{note}"), shape)?;
+        for text in notes(entry, names, shape.long) {
+            note(out, &text, shape)?;
         }
     }
     Ok(())
 }
 
-fn line(out: &mut impl Write, style: &str, text: &str, shape: Shape) -> io::Result<()> {
+pub(super) fn heading(out: &mut impl Write, shape: Shape) -> io::Result<()> {
+    let names = ["STATE", "LOCAL", "REMOTE", "QUEUE", "TIMER", "AGE", "PROCESS"].map(str::to_owned);
+    line(out, BOLD, &columns(names, shape.several_namespaces.then(|| "NETNS".into())), shape)
+}
+
+/// A line below a socket's.
+pub(super) fn note(out: &mut impl Write, text: &str, shape: Shape) -> io::Result<()> {
+    line(out, DIM, &format!("{INDENT}{text}"), shape)
+}
+
+pub(super) fn line(out: &mut impl Write, style: &str, text: &str, shape: Shape) -> io::Result<()> {
     match shape.colour {
         Colour::On if !style.is_empty() => writeln!(out, "{style}{text}{RESET}"),
         Colour::On | Colour::Off => writeln!(out, "{text}"),
@@ -73,7 +82,10 @@ fn line(out: &mut impl Write, style: &str, text: &str, shape: Shape) -> io::Resu
 }
 
 /// Longer values push the rest to the right.
-fn columns([state, local, remote, queue, timer, age, process]: [String; 7], netns: Option<String>) -> String {
+pub(super) fn columns(
+    [state, local, remote, queue, timer, age, process]: [String; 7],
+    netns: Option<String>,
+) -> String {
     let netns = netns.map(|netns| format!("{netns:NETNS_WIDTH$} ")).unwrap_or_default();
     format!(
         "{netns}{state:STATE_WIDTH$} {local:IPV4_WIDTH$} {remote:IPV4_WIDTH$} {queue:QUEUE_WIDTH$} {timer:TIMER_WIDTH$} \
@@ -83,11 +95,15 @@ fn columns([state, local, remote, queue, timer, age, process]: [String; 7], netn
 
 fn style(entry: &Entry) -> &'static str {
     let is_full = entry.listed.queue.is_some_and(|(depth, limit)| depth > limit);
-    match entry.listed.state {
+    shared_style(entry.listed.state, is_full, entry.standing == Standing::Minisock)
+}
+
+pub(super) fn shared_style(state: TcpState, is_full: bool, is_minisock: bool) -> &'static str {
+    match state {
         _any if is_full => RED,
         TcpState::Listen => CYAN,
         TcpState::CloseWait => YELLOW,
-        _any if entry.standing == Standing::Minisock => DIM,
+        _any if is_minisock => DIM,
         _any => "",
     }
 }
@@ -141,8 +157,13 @@ fn process(entry: &Entry, names: &Names) -> String {
     let Some(first) = pids.first() else { return word.trim_end().into() };
     let more = if pids.len() > 1 { format!(" +{}", pids.len() - 1) } else { String::new() };
     let pid = format!("/{first}{more}");
-    let room = PROCESS_WIDTH.saturating_sub(word.len() + pid.len()).max(3);
     let name = names.processes.get(first).map_or_else(|| "?".into(), |process| process.comm.to_string());
+    name_in(word, &name, &pid)
+}
+
+/// A process's name between a word and its number, cut so that all three fit the column.
+pub(super) fn name_in(word: &str, name: &str, pid: &str) -> String {
+    let room = PROCESS_WIDTH.saturating_sub(word.len() + pid.len()).max(3);
     format!("{word}{}{pid}", name.chars().take(room).collect::<String>())
 }
 
@@ -165,7 +186,7 @@ fn notes(entry: &Entry, names: &Names, long: bool) -> Vec<String> {
 }
 
 /// Words in lines, none of them broken.
-fn wrapped(words: &[String]) -> Vec<String> {
+pub(super) fn wrapped(words: &[String]) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in words {
         match lines.last_mut() {
@@ -210,19 +231,10 @@ fn waiting(queue: &Queue, depth: u32) -> Option<String> {
 
 fn long_words(entry: &Entry, names: &Names) -> Vec<String> {
     let (listed, details) = (&entry.listed, &entry.details);
-    let mut words = Vec::new();
     let workload = entry.holders.first().and_then(|holder| names.processes.get(&holder.pid)).map(|it| &it.workload);
     // Without a process, that of its maker.
-    let workload = workload.or_else(|| names.cgroups.get(&details.cgroup?));
+    let mut words = workload_words(workload.or_else(|| names.cgroups.get(&details.cgroup?)));
     let mut add = |name: &str, value: Option<&dyn Display>| words.extend(value.map(|value| format!("{name} {value}")));
-    if let Some(workload) = workload {
-        let container = workload.container.as_ref().map(|it| format!("{}:{}", it.runtime.word(), it.short_id()));
-        add("unit", workload.unit.as_ref().map(|it| it as _));
-        add("container", container.as_ref().map(|it| it as _));
-        add("pod", workload.pod.as_ref().map(|it| it as _));
-        let is_named = workload.unit.is_some() || workload.container.is_some();
-        add("cgroup", workload.cgroup.as_ref().filter(|_| !is_named).map(|it| it as _));
-    }
     if listed.inode != 0 {
         add("uid", Some(&listed.uid));
         add("inode", Some(&listed.inode));
@@ -237,6 +249,21 @@ fn long_words(entry: &Entry, names: &Names) -> Vec<String> {
     }
     words.extend(details.info.map(|info| info_words(entry, info)).unwrap_or_default());
     words
+}
+
+/// Where a process belongs.
+pub(super) fn workload_words(workload: Option<&Workload>) -> Vec<String> {
+    let Some(workload) = workload else { return Vec::new() };
+    let container = workload.container.as_ref().map(|it| format!("{}:{}", it.runtime.word(), it.short_id()));
+    let is_named = workload.unit.is_some() || workload.container.is_some();
+    let cgroup = workload.cgroup.as_ref().filter(|_| !is_named);
+    let named = [
+        ("unit", workload.unit.as_ref()),
+        ("container", container.as_ref()),
+        ("pod", workload.pod.as_ref()),
+        ("cgroup", cgroup),
+    ];
+    named.into_iter().filter_map(|(name, value)| Some(format!("{name} {}", value?))).collect()
 }
 
 fn info_words(entry: &Entry, info: Info) -> Vec<String> {
@@ -283,7 +310,7 @@ fn bytes64(count: u64) -> String {
 }
 
 /// Milliseconds in at most four characters: `9ms`, `0.9s`, `9.9s`, `99s`, `9m59`, `99m`, `9h59`, `999h`, `999d`.
-fn short(ms: u64) -> String {
+pub(super) fn short(ms: u64) -> String {
     let seconds = ms / 1000;
     match ms {
         0..100 => format!("{ms}ms"),

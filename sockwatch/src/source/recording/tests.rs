@@ -14,9 +14,12 @@ use crate::{
     },
     source::recorded::Recorded,
     tcp::{
-        listing::{Listing, Round},
+        endpoint::Endpoint,
+        event::SocketKey,
+        listing::{Listing, Record, Round},
         notation,
         order::WINDOW_NS,
+        state::TcpState,
     },
 };
 
@@ -203,4 +206,77 @@ fn names_come_with_the_events_that_they_are_of() {
     assert_eq!(names.of(7, 2_000_000_000).unwrap().comm, "nginx".into());
     assert_eq!(names.of(7, 0), None, "it had not started");
     assert_eq!(names.of(8, 2_000_000_000), None);
+}
+
+/// Tells of a table with one socket, in a round that is not the first.
+struct Later {
+    ticks: u64,
+    ended: Option<oneshot::Sender<()>>,
+}
+
+impl Source for Later {
+    async fn next(&mut self, _events: &mut Vec<Event>) -> Result<Tick, SourceError> {
+        if self.ticks == 5
+            && let Some(ended) = self.ended.take()
+        {
+            ended.send(()).unwrap();
+            std::future::pending::<()>().await;
+        }
+        self.ticks += 1;
+        Ok(Tick { now_ns: self.ticks * LATENCY_NS, losses: Losses::default() })
+    }
+
+    fn table(&mut self) -> TableNews {
+        let (from_ns, to_ns) = (self.ticks * LATENCY_NS - 2, self.ticks * LATENCY_NS - 1);
+        match self.ticks {
+            1 => TableNews::Expected,
+            2 => TableNews::Listed(Round {
+                listings: vec![Listing {
+                    netns: 1,
+                    from_ns,
+                    to_ns,
+                    records: vec![Record {
+                        key: SocketKey { netns: 1, cookie: 7 },
+                        tuple: (Endpoint::v4([10, 0, 0, 1], 80), Endpoint::v4([10, 0, 0, 9], 5000)),
+                        state: TcpState::Established,
+                        expires_in_ns: None,
+                        queue: None,
+                        from_ns,
+                        to_ns,
+                        drops: None,
+                        inode: 5,
+                        ours: true,
+                    }],
+                    ..Listing::default()
+                }],
+                to_ns,
+                ..Round::default()
+            }),
+            _ => TableNews::Nothing,
+        }
+    }
+
+    fn drain(&mut self, _events: &mut Vec<Event>) -> Result<Tick, SourceError> {
+        Ok(Tick { now_ns: self.ticks * LATENCY_NS, losses: Losses::default() })
+    }
+}
+
+/// Without the files before it, what a listing shows was there before: that is no disagreement.
+#[test]
+fn a_later_file_by_itself_takes_over_what_was_there() {
+    let path = std::env::temp_dir().join(format!("sockwatch-later-{}.swr", std::process::id()));
+    let (ended, is_ended) = oneshot::channel();
+    let recorder = Recorder::start(header(), Options { force: true, ..plain(&path) }).unwrap();
+    let mut recorded = Recorded::new(Later { ticks: 0, ended: Some(ended) }, recorder);
+    lines(&mut recorded, is_ended);
+    recorded.finish().unwrap();
+    let replay = |is_rest: bool| {
+        let Opened { mut recording, ended } = Recording::of(vec![Reader::open(&path).unwrap()], None);
+        recording.listed = is_rest.then(HashSet::new);
+        lines(&mut recording, ended)
+    };
+    let (first, later) = (replay(false), replay(true));
+    fs::remove_file(&path).unwrap();
+    assert!(first.contains("\"type\":\"disagreement\"") && !first.contains("\"type\":\"listed\""), "{first}");
+    assert!(later.contains("\"type\":\"listed\"") && !later.contains("\"type\":\"disagreement\""), "{later}");
 }

@@ -1,0 +1,42 @@
+//! The terminal, as it was, whatever ends the program.
+
+use std::io::{self, stdout};
+
+use ratatui::{
+    DefaultTerminal, Frame,
+    crossterm::{
+        event::{DisableMouseCapture, EnableMouseCapture},
+        execute,
+    },
+};
+
+/// The whole terminal, until it is dropped; a panic gives it back, too.
+pub(super) struct Screen {
+    terminal: DefaultTerminal,
+}
+
+impl Screen {
+    pub(super) fn open() -> io::Result<Self> {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let _ = execute!(stdout(), DisableMouseCapture);
+            before(panic);
+        }));
+        // It has a hook of its own for everything but the mouse.
+        let terminal = ratatui::try_init()?;
+        let screen = Self { terminal };
+        execute!(stdout(), EnableMouseCapture)?;
+        Ok(screen)
+    }
+
+    pub(super) fn draw(&mut self, how: impl FnOnce(&mut Frame<'_>)) -> io::Result<()> {
+        self.terminal.draw(how).map(|_| ())
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        let _ = execute!(stdout(), DisableMouseCapture);
+        ratatui::restore();
+    }
+}

@@ -1,0 +1,183 @@
+use std::fs;
+
+use ratatui::{
+    Terminal,
+    backend::TestBackend,
+    crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind},
+};
+
+use super::*;
+use crate::{
+    pipeline::Totals,
+    tcp::{notation, order::Order, tracker::Tracker},
+    tui::{Action, Place},
+};
+
+const SLOW_NS: u64 = 100_000_000;
+
+/// A lab's events until an instant, and the screen that shows them.
+struct Shown {
+    tracker: Tracker,
+    model: Model,
+    ui: Ui,
+    now_ns: u64,
+}
+
+impl Shown {
+    fn of(lab: &str, now_ns: u64) -> Self {
+        let path = format!("{}/tests/labs/{lab}.events", env!("CARGO_MANIFEST_DIR"));
+        let text = fs::read_to_string(path).unwrap();
+        let mut events: Vec<_> = text.lines().map(|line| notation::parse(line).unwrap()).collect();
+        let place =
+            Place { source: "eBPF".into(), host: "web-1".into(), wall_offset_ns: 34_200_000_000_000, span_ns: None };
+        let mut shown =
+            Self { tracker: Tracker::default(), model: Model::new(place, 0, SLOW_NS), ui: Ui::default(), now_ns };
+        let (mut order, mut updates) = (Order::default(), Vec::new());
+        events.retain(|event| event.at_ns <= now_ns);
+        let totals = Totals { events: events.len() as u64, ..Totals::default() };
+        order.append(&mut events);
+        order.release_all(|event| shown.tracker.apply(event, &mut updates));
+        shown.tracker.expire(now_ns, &mut updates);
+        updates.iter().for_each(|update| shown.model.take(update));
+        shown.model.count(&totals);
+        let Self { tracker, model, .. } = &mut shown;
+        model.look(&Sight { now_ns, tracker, is_last: false });
+        shown
+    }
+
+    /// The screen as text, without the spaces at lines' ends.
+    fn screen(&mut self, width: u16, height: u16) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        let Self { tracker, model, ui, now_ns } = self;
+        let sight = Sight { now_ns: *now_ns, tracker, is_last: false };
+        let scene = Scene { sight, model, playing: None, is_paused: false, theme: Theme::Plain };
+        terminal.draw(|frame| draw(frame, &scene, ui)).unwrap();
+        let buffer = terminal.backend().buffer();
+        let line = |y: u16| (0..width).map(|x| buffer[(x, y)].symbol()).collect::<String>();
+        (0..height).map(|y| line(y).trim_end().to_owned() + "\n").collect()
+    }
+
+    fn press(&mut self, keys: &[KeyCode]) -> Option<Action> {
+        keys.iter().fold(None, |_, key| self.ui.key(KeyEvent::new(*key, KeyModifiers::NONE)))
+    }
+
+    fn type_in(&mut self, text: &str) {
+        text.chars().for_each(|letter| {
+            self.press(&[KeyCode::Char(letter)]);
+        });
+    }
+
+    fn click(&mut self, x: u16, y: u16) -> Option<Action> {
+        let kind = MouseEventKind::Down(MouseButton::Left);
+        self.ui.mouse(MouseEvent { kind, column: x, row: y, modifiers: KeyModifiers::NONE })
+    }
+}
+
+/// Five clients, and a server that accepts one every 50 ms: three still wait.
+fn waiting() -> Shown {
+    Shown::of("slow-accept", 130_000_000)
+}
+
+#[test]
+fn what_waits_is_seen_at_once_on_80_columns() {
+    let mut shown = waiting();
+    let screen = shown.screen(80, 24);
+    kept(&screen, "listeners-80x24");
+    assert!(screen.lines().all(|line| line.chars().count() <= 80));
+    kept(&shown.screen(120, 24), "listeners-120x24");
+}
+
+#[test]
+fn connections_are_filtered_as_one_types() {
+    let mut shown = waiting();
+    shown.press(&[KeyCode::Char('2')]);
+    kept(&shown.screen(80, 24), "connections-80x24");
+    shown.press(&[KeyCode::Char('/')]);
+    shown.type_in("slow-acc");
+    let typing = shown.screen(80, 24);
+    assert!(typing.lines().last().unwrap().starts_with("/slow-acc_"), "{typing}");
+    shown.type_in(" --color");
+    let wrong = shown.screen(80, 24);
+    assert!(wrong.contains("--color: there are port, local-port"), "{wrong}");
+    let count = |screen: &str| screen.lines().find(|line| line.contains("connections")).unwrap().to_owned();
+    assert_eq!(count(&typing), count(&wrong), "what makes no sense yet changes nothing");
+    shown.press(&[KeyCode::Esc]);
+    assert!(!shown.screen(80, 24).contains("filter:"));
+}
+
+#[test]
+fn one_of_them_closely() {
+    let mut shown = waiting();
+    shown.screen(80, 24);
+    shown.press(&[KeyCode::Enter]);
+    kept(&shown.screen(80, 30), "listener-80x30");
+    shown.press(&[KeyCode::Esc, KeyCode::Char('2')]);
+    shown.screen(80, 24);
+    let action = shown.press(&[KeyCode::Enter]);
+    assert!(matches!(action, Some(Action::Watch(..))), "{action:?}");
+    let screen = shown.screen(80, 24);
+    assert!(screen.contains("connected from here") && screen.contains("ESTABLISHED"), "{screen}");
+}
+
+#[test]
+fn other_pages() {
+    let mut shown = waiting();
+    shown.press(&[KeyCode::Char('3')]);
+    kept(&shown.screen(80, 24), "states-80x24");
+    shown.press(&[KeyCode::Tab]);
+    let findings = shown.screen(80, 24);
+    assert!(findings.contains("slow-accept"), "{findings}");
+    shown.press(&[KeyCode::Enter]);
+    let finding = shown.screen(80, 40);
+    assert!(finding.contains("evidence") && finding.contains("sockwatch explain"), "{finding}");
+    shown.press(&[KeyCode::Char('?')]);
+    kept(&shown.screen(80, 24), "help-80x24");
+    assert_eq!(shown.press(&[KeyCode::Char('x')]), None, "it closes the help");
+    assert_eq!(shown.press(&[KeyCode::Char('q')]), Some(Action::Quit));
+}
+
+#[test]
+fn the_mouse_finds_pages_rows_and_headings() {
+    let mut shown = waiting();
+    let screen = shown.screen(80, 24);
+    let tabs = screen.lines().nth(1).unwrap();
+    let at = u16::try_from(tabs.find("Connections").unwrap()).unwrap();
+    assert_eq!(shown.click(at, 1), None);
+    let before = shown.screen(80, 24);
+    assert!(before.contains("AGE▼"), "{before}");
+    // The heading that it is sorted by turns it round, another one sorts by itself.
+    let heading = before.lines().position(|line| line.contains("AGE▼")).unwrap();
+    let column = |screen: &str, name: &str| {
+        let line = screen.lines().nth(heading).unwrap();
+        u16::try_from(line[..line.find(name).unwrap()].chars().count()).unwrap()
+    };
+    let row = u16::try_from(heading).unwrap();
+    shown.click(column(&before, "AGE"), row);
+    assert!(shown.screen(80, 24).contains("AGE▲"));
+    shown.click(column(&before, "REMOTE"), row);
+    assert!(shown.screen(80, 24).contains("REMOTE▲"));
+    assert_eq!(shown.click(5, row + 2), None, "it is chosen");
+    shown.screen(80, 24);
+    assert!(matches!(shown.click(5, row + 2), Some(Action::Watch(..))), "and opened");
+}
+
+#[test]
+fn small_screens_do_no_harm() {
+    let mut shown = waiting();
+    for page in ['1', '2', '3', '4', '?'] {
+        shown.press(&[KeyCode::Char(page)]);
+        for (width, height) in [(1, 1), (5, 3), (20, 5), (79, 7), (300, 80)] {
+            shown.screen(width, height);
+        }
+    }
+}
+
+/// Compares with what was kept; `SOCKWATCH_SCREENS=record` keeps it anew.
+#[track_caller]
+fn kept(screen: &str, name: &str) {
+    let path = format!("{}/tests/screens/{name}.txt", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("SOCKWATCH_SCREENS").is_some_and(|value| value == "record") {
+        fs::write(&path, screen).unwrap();
+    }
+    assert_eq!(screen, fs::read_to_string(path).unwrap(), "{name}");
+}

@@ -1,0 +1,90 @@
+//! The connections that fit, in order. Of a hundred thousand only those that are on the screen are put in order.
+
+use std::net::IpAddr;
+
+use super::{
+    ui::{Column, Order},
+    words::Words,
+};
+use crate::tcp::{
+    endpoint::Endpoint,
+    tracker::{Kind, Living, Tracker},
+};
+
+/// What is on the screen.
+pub(super) struct Chosen<'a> {
+    /// How many fit the filter.
+    pub(super) fitting: usize,
+    /// How many there are.
+    pub(super) all: usize,
+    pub(super) rows: Vec<Living<'a>>,
+}
+
+/// The rows from `first` on.
+pub(super) fn choose<'a>(
+    tracker: &'a Tracker,
+    now_ns: u64,
+    words: &Words,
+    order: Order,
+    (first, height): (usize, usize),
+) -> Chosen<'a> {
+    let mut all = 0;
+    let mut fitting = Vec::new();
+    for living in tracker.living(now_ns) {
+        if let Kind::Listener(_) = living.kind {
+            continue;
+        }
+        all += 1;
+        if words.admit(&living) {
+            fitting.push((key(&living, now_ns, order), living));
+        }
+    }
+    let count = fitting.len();
+    let last = (first + height).min(count);
+    if last > 0 && last < count {
+        fitting.select_nth_unstable_by_key(last - 1, |(key, _)| *key);
+    }
+    fitting.truncate(last);
+    fitting.sort_unstable_by_key(|(key, _)| *key);
+    let rows = fitting.into_iter().skip(first).map(|(_, living)| living).collect();
+    Chosen { fitting: count, all, rows }
+}
+
+/// The smallest comes first. Cookies tell apart what is the same.
+fn key(living: &Living<'_>, now_ns: u64, order: Order) -> (u128, u64) {
+    let subject = &living.subject;
+    let value = match order.by {
+        Column::Age => u128::from(age_ns(living, now_ns)),
+        Column::State => living.state.name().bytes().fold(0, |key, byte| key << 8 | u128::from(byte)),
+        Column::Local => end(subject.local),
+        Column::Remote => end(subject.remote),
+        Column::Wait => wait_ns(living, now_ns).map_or(0, |ns| u128::from(ns) + 1),
+        Column::Process => subject.owner.map_or(0, |owner| u128::from_be_bytes(owner.comm.0)),
+    };
+    (if order.descending { u128::MAX - value } else { value }, subject.key.cookie)
+}
+
+/// Addresses, and then ports: the upper 16 bits of an IPv6 address have to go for that.
+fn end(end: Endpoint) -> u128 {
+    let bits = match end.address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(address) => address.to_bits(),
+    };
+    bits << 16 | u128::from(end.port)
+}
+
+/// How long it has been in its state, at least.
+pub(super) fn age_ns(living: &Living<'_>, now_ns: u64) -> u64 {
+    now_ns.saturating_sub(living.since_ns.unwrap_or(living.first_seen_ns))
+}
+
+/// How long it waited for accept(), or has so far.
+pub(super) fn wait_ns(living: &Living<'_>, now_ns: u64) -> Option<u64> {
+    let queued = living.connection()?.queued?;
+    match living.kind {
+        Kind::Queued(_) => queued.at_ns.map(|at_ns| now_ns.saturating_sub(at_ns)),
+        Kind::Socket(_) | Kind::Listener(_) | Kind::Minisock { .. } => {
+            queued.wait_ns().map(|ns| ns.max(0).unsigned_abs())
+        }
+    }
+}

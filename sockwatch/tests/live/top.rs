@@ -1,0 +1,135 @@
+//! `sockwatch top` on a real terminal: tmux's.
+
+use std::{
+    net::{TcpListener, TcpStream},
+    process::Command,
+    time::Instant,
+};
+
+use crate::{
+    harness::{choices, patience, shared, skip, sockwatch},
+    workload::place,
+};
+
+/// A terminal with a shell in it, gone at the end.
+struct Terminal {
+    socket: String,
+}
+
+impl Terminal {
+    /// `None` where there is no tmux.
+    fn open(name: &str, width: u16, height: u16) -> Option<Self> {
+        Command::new("tmux").arg("-V").output().ok().filter(|output| output.status.success())?;
+        let terminal = Self { socket: format!("sockwatch-{name}-{}", std::process::id()) };
+        let (width, height) = (width.to_string(), height.to_string());
+        terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", &width, "-y", &height, "sh"]);
+        Some(terminal)
+    }
+
+    fn tmux(&self, arguments: &[&str]) -> String {
+        let output = Command::new("tmux").args(["-L", &self.socket]).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn press(&self, keys: &[&str]) {
+        self.tmux(&[&["send-keys"], keys].concat());
+    }
+
+    fn screen(&self) -> String {
+        self.tmux(&["capture-pane", "-p"])
+    }
+
+    /// Waits until the screen is so.
+    #[track_caller]
+    fn until(&self, what: &str, is_so: impl Fn(&str) -> bool) -> String {
+        let begun = Instant::now();
+        loop {
+            let screen = self.screen();
+            if is_so(&screen) {
+                return screen;
+            }
+            assert!(begun.elapsed() < patience(), "not {what}:\n{screen}");
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = Command::new("tmux").args(["-L", &self.socket, "kill-server"]).output();
+    }
+}
+
+/// The command line of the program under test, for a shell.
+fn command(arguments: &[&str]) -> String {
+    let program = sockwatch();
+    let words = [program.get_program().to_str().unwrap()].into_iter().map(str::to_owned);
+    let words = words.chain(arguments.iter().map(|word| (*word).to_owned()));
+    words.map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ")
+}
+
+/// Whether the shell has its terminal back: it echoes, reads lines and shows what was there before.
+#[track_caller]
+fn assert_restored(terminal: &Terminal, marker: &str) {
+    terminal.until("ended", |screen| screen.contains(&format!("{marker} 0")));
+    terminal.press(&["stty -a | tr ' ' '\\n' | grep -cx -e icanon -e echo -e isig", "Enter"]);
+    let screen = terminal.until("restored", |screen| screen.lines().any(|line| line.trim() == "3"));
+    assert!(!screen.contains("Enter open"), "the screen of the program is gone:\n{screen}");
+}
+
+#[test]
+fn a_full_queue_is_seen_and_the_terminal_comes_back() {
+    let name = "a_full_queue_is_seen_and_the_terminal_comes_back";
+    let Some(_machine) = shared(name) else { return };
+    let Some(terminal) = Terminal::open("top", 80, 24) else { return skip(name, "there is no tmux") };
+    let address = place();
+    let listener = TcpListener::bind(address).unwrap();
+    let _clients: Vec<_> = (0..3).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let port = address.port().to_string();
+    let probes = choices();
+    let arguments: Vec<&str> = ["top", "--port", &port].into_iter().chain(probes.iter().map(String::as_str)).collect();
+    terminal.press(&[&format!("{}; echo ended $?", command(&arguments)), "Enter"]);
+    // They were there before: the first listing tells.
+    terminal.until("three wait", |screen| screen.contains(&address.to_string()) && screen.contains(" 3/"));
+    // One more, as it happens.
+    let _fourth = TcpStream::connect(address).unwrap();
+    terminal.until("four wait", |screen| screen.contains(" 4/"));
+    let accepted = listener.accept().unwrap();
+    terminal.until("three wait again", |screen| screen.contains(" 3/"));
+    terminal.press(&["2"]);
+    terminal.until("eight ends", |screen| screen.contains("8 connections") && screen.contains("queued "));
+    terminal.press(&["/", "time_wait", "Enter"]);
+    terminal.until("none fits", |screen| screen.contains("0 of 8 connections"));
+    terminal.press(&["Escape"]);
+    terminal.until("all again", |screen| screen.contains("8 connections"));
+    terminal.tmux(&["resize-window", "-x", "120", "-y", "40"]);
+    terminal.press(&["?"]);
+    terminal.until("help", |screen| screen.contains("accept queue wait of the last") && screen.lines().count() > 24);
+    terminal.press(&["q"]);
+    assert_restored(&terminal, "ended");
+    drop(accepted);
+}
+
+/// A recording is played, wound to its end and back.
+#[test]
+fn a_recording_is_wound() {
+    let Some(_machine) = shared("a_recording_is_wound") else { return };
+    let Some(terminal) = Terminal::open("wound", 80, 24) else {
+        return skip("a_recording_is_wound", "there is no tmux");
+    };
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/recordings/format-1.0.swr");
+    if !std::path::Path::new(file).exists() {
+        return skip("a_recording_is_wound", "the recording is not on this machine");
+    }
+    let played = command(&["top", "--recording", file, "--speed", "0.001"]);
+    terminal.press(&[&format!("{played}; echo ended $?"), "Enter"]);
+    terminal.press(&["2"]);
+    terminal.until("its beginning", |screen| screen.contains("web-1") && screen.contains("connections"));
+    terminal.press(&["Right"]);
+    terminal.until("its end", |screen| screen.contains(" end ") && screen.contains("TIME_WAIT"));
+    terminal.press(&["Left"]);
+    terminal.until("its beginning again", |screen| screen.contains(" > ") && !screen.contains("TIME_WAIT"));
+    terminal.press(&["q"]);
+    assert_restored(&terminal, "ended");
+}
