@@ -1,6 +1,7 @@
 //! How long a frame of `sockwatch top` takes with many connections. Everything comes from memory, the terminal too. Prints a line per
 //! figure, `NAME VALUE`; `cargo xtask bench` compares them with targets.
 
+#[allow(dead_code, reason = "what only the other benchmarks use")]
 mod stream;
 
 use std::time::{Duration, Instant};

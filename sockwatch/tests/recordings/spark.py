@@ -7,12 +7,16 @@ machine.
 """
 
 import json
+import os
 import re
 import sys
 
 from pyspark.sql import SparkSession
 
 directory = sys.argv[1]
+
+# Nobody else is to reach the cluster.
+os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
 
 with open(f"{directory}/web.html") as file:
     page = file.read()
