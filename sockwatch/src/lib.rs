@@ -9,6 +9,7 @@ pub mod diagnosis;
 pub mod explain;
 pub mod export;
 pub mod kernel;
+pub mod metrics;
 pub mod monotonic;
 pub mod pipeline;
 pub mod process;

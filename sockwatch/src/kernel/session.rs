@@ -270,15 +270,30 @@ impl Session {
     fn skipped(&self) -> u64 {
         let first = self.attached.iter().filter(|program| program.part == Part::First && program.name != EMPTY.name);
         let programs = first.filter_map(|program| self.ebpf.program(program.name));
-        programs.filter_map(|program| recursion_misses(program).ok()).sum()
+        // 5.12 and later.
+        let misses = programs.filter_map(|program| counted(program, ["recursion_misses", ""]).ok());
+        misses.map(|[misses, _]| misses).sum()
+    }
+
+    /// How often each program has run, and for how many nanoseconds; none unless the kernel counts it
+    /// (`kernel.bpf_stats_enabled`).
+    pub fn runs(&self) -> Vec<(&'static str, u64, u64)> {
+        if fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled").is_ok_and(|on| on.trim() == "0") {
+            return Vec::new();
+        }
+        let runs = self.attached.iter().filter_map(|Program { name, .. }| {
+            let [runs, ns] = counted(self.ebpf.program(name)?, ["run_cnt", "run_time_ns"]).ok()?;
+            (runs > 0).then_some((*name, runs, ns))
+        });
+        runs.collect()
     }
 }
 
-/// `recursion_misses` of `bpf_prog_info`, as the descriptor's `fdinfo` shows it (5.12 and later).
-fn recursion_misses(program: &AyaProgram) -> io::Result<u64> {
+/// What the kernel counts of a program (`bpf_prog_info`), as its descriptor's `fdinfo` shows it; 0 where it does not.
+fn counted(program: &AyaProgram, names: [&str; 2]) -> io::Result<[u64; 2]> {
     let fd = program.fd().map_err(io::Error::other)?;
     let path = format!("/proc/self/fdinfo/{}", std::os::fd::AsFd::as_fd(fd).as_raw_fd());
     let text = fs::read_to_string(path)?;
-    let value = text.lines().find_map(|line| line.strip_prefix("recursion_misses:"));
-    Ok(value.and_then(|value| value.trim().parse().ok()).unwrap_or(0))
+    let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    Ok(names.map(|name| value(name).and_then(|value| value.trim().parse().ok()).unwrap_or(0)))
 }

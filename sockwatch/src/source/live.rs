@@ -107,6 +107,11 @@ impl Live {
         self.session.threads_lost()
     }
 
+    /// How often each program has run, and for how many nanoseconds, where the kernel counts it.
+    pub fn runs(&self) -> Vec<(&'static str, u64, u64)> {
+        self.session.runs()
+    }
+
     /// Bytes of all records that have been read.
     pub fn bytes(&self) -> u64 {
         self.bytes
