@@ -6,6 +6,7 @@ mod list;
 mod record;
 mod report;
 mod top;
+mod serve;
 mod values;
 
 use std::{path::PathBuf, time::Duration};
@@ -21,6 +22,7 @@ pub(crate) use self::{
     record::{InfoArgs, RecordArgs, ReplayArgs},
     report::ReportArgs,
     top::TopArgs,
+    serve::ServeArgs,
     values::Reconcile,
 };
 use crate::command::lab;
@@ -50,6 +52,8 @@ pub(crate) enum Command {
     Trace(Box<TraceArgs>),
     /// Say in plain words whether connections wait for accept(), and why, with evidence and what to change.
     Diagnose(Box<DiagnoseArgs>),
+    /// Answer a monitoring system: queue waits, accept queues, endings and losses as Prometheus metrics, all the time.
+    Serve(Box<ServeArgs>),
     /// Write what `trace` sees to a file, to be replayed, looked at and queried.
     Record(Box<RecordArgs>),
     /// Show a recording as `trace` would have shown it.
@@ -93,6 +97,9 @@ pub(crate) enum Command {
     /// Print docs/export.md.
     #[command(hide = true)]
     ExportFormat,
+    /// Print docs/metrics.md.
+    #[command(hide = true)]
+    MetricsFormat,
     /// Print the probe table as JSON.
     #[command(hide = true)]
     Probes,
@@ -181,7 +188,7 @@ impl FilterArgs {
 }
 
 /// How events are collected.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, PartialEq, Eq)]
 #[command(next_help_heading = "Collecting")]
 pub(crate) struct CollectArgs {
     /// Where events come from.

@@ -16,6 +16,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Trace(args) => command::trace::run(&args),
         Command::Diagnose(args) => command::diagnose::run(&args),
+        Command::Serve(args) => command::serve::run(&args),
         Command::Record(args) => command::record::run(&args),
         Command::Replay(args) => command::replay::run(&args),
         Command::Info(args) => command::info::run(&args),
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         Command::InfoSchema => command::schema::print::<command::info::Info>(),
         Command::RecordingFormat => command::info::format(),
         Command::ExportFormat => command::export::format(),
+        Command::MetricsFormat => command::serve::metrics(),
         Command::Probes => command::probes::run(),
         Command::ExplainIndex => command::explain::index(),
     };

@@ -15,6 +15,7 @@ pub(crate) mod record;
 pub(crate) mod replay;
 pub(crate) mod report;
 pub(crate) mod schema;
+pub(crate) mod serve;
 pub(crate) mod signals;
 pub(crate) mod start;
 pub(crate) mod top;

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: a normal end.
+//! Ctrl-C and SIGTERM: a normal end. SIGHUP is one, too, but where it means that the configuration is to be read again.
 
 use std::sync::{Arc, atomic::AtomicBool};
 
@@ -10,24 +10,21 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(crate) struct Stop {
     interrupt: Signal,
     terminate: Signal,
-    hangup: Signal,
+    hangup: Option<Signal>,
 }
 
 impl Stop {
     /// From now on these signals end the trace instead of the process. Needs a tokio runtime.
     pub(crate) fn register() -> anyhow::Result<Self> {
-        let register = |kind: SignalKind| {
-            // The second one ends the process at once, even if nobody reads its output.
-            let came = Arc::new(AtomicBool::new(false));
-            flag::register_conditional_default(kind.as_raw_value(), Arc::clone(&came))
-                .and_then(|_| flag::register(kind.as_raw_value(), came))
-                .and_then(|_| signal(kind))
-                .context("cannot listen for signals")
-        };
+        Ok(Self { hangup: Some(register(SignalKind::hangup())?), ..Self::of_a_service()? })
+    }
+
+    /// The same but for SIGHUP.
+    pub(crate) fn of_a_service() -> anyhow::Result<Self> {
         Ok(Self {
             interrupt: register(SignalKind::interrupt())?,
             terminate: register(SignalKind::terminate())?,
-            hangup: register(SignalKind::hangup())?,
+            hangup: None,
         })
     }
 
@@ -36,7 +33,21 @@ impl Stop {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
+            Some(()) = async { self.hangup.as_mut()?.recv().await } => {}
         }
     }
+}
+
+fn register(kind: SignalKind) -> anyhow::Result<Signal> {
+    // The second one ends the process at once, even if nobody reads its output.
+    let came = Arc::new(AtomicBool::new(false));
+    flag::register_conditional_default(kind.as_raw_value(), Arc::clone(&came))
+        .and_then(|_| flag::register(kind.as_raw_value(), came))
+        .and_then(|_| signal(kind))
+        .context("cannot listen for signals")
+}
+
+/// SIGHUP of a service: the configuration is to be read again. Needs a tokio runtime.
+pub(crate) fn hangups() -> anyhow::Result<Signal> {
+    signal(SignalKind::hangup()).context("cannot listen for signals")
 }

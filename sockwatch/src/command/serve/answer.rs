@@ -1,0 +1,261 @@
+//! What is answered: `/metrics`, `/healthz`, or why not.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    header::{ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE},
+};
+use sockwatch::{
+    metrics::{
+        Cost, Scrape, Snapshot,
+        text::{self, Format},
+    },
+    monotonic::now_ns,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+
+use super::{
+    cost,
+    feed::{Order, Pulse},
+    limits::Rates,
+    token::Token,
+};
+
+/// The loop answers within its latency. If it has not after so long, it is stuck.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A connection that came before is seen by now, or no events come.
+const SEEN_WITHIN_NS: u64 = 2_000_000_000;
+
+type Answer = Response<Full<Bytes>>;
+
+/// Why a client was turned away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    Clients,
+    Rate,
+    Header,
+    Malformed,
+    Slow,
+    Token,
+}
+
+/// All of them, with the words of the metric's label.
+const REFUSALS: [(Refusal, &str); 6] = [
+    (Refusal::Clients, "clients"),
+    (Refusal::Rate, "rate"),
+    (Refusal::Header, "header"),
+    (Refusal::Malformed, "malformed"),
+    (Refusal::Slow, "slow"),
+    (Refusal::Token, "token"),
+];
+
+/// What does not change.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    pub(super) kernel: String,
+    pub(super) source: &'static str,
+    pub(super) started_s: f64,
+    /// Every connection of this machine is seen, those of this server, too: by eBPF, without a filter.
+    pub(super) sees_all: bool,
+}
+
+/// Requests by path and status, and refusals.
+#[derive(Debug, Default)]
+struct Counts {
+    requests: Vec<(&'static str, u16, u64)>,
+    refused: [u64; REFUSALS.len()],
+}
+
+/// Answers requests.
+pub(super) struct Answers {
+    facts: Facts,
+    orders: mpsc::Sender<Order>,
+    pulse: Arc<Pulse>,
+    token: RwLock<Option<Token>>,
+    rates: Mutex<Rates>,
+    counts: Mutex<Counts>,
+    began: Instant,
+}
+
+impl Answers {
+    pub(super) fn new(facts: Facts, orders: mpsc::Sender<Order>, pulse: Arc<Pulse>, token: Option<Token>) -> Self {
+        Self {
+            facts,
+            orders,
+            pulse,
+            token: RwLock::new(token),
+            rates: Mutex::default(),
+            counts: Mutex::default(),
+            began: Instant::now(),
+        }
+    }
+
+    /// From now on another token.
+    pub(super) fn set_token(&self, token: Option<Token>) {
+        *self.token.write().unwrap_or_else(PoisonError::into_inner) = token;
+    }
+
+    /// Counts a refusal.
+    pub(super) fn refuse(&self, refusal: Refusal) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        for (count, (its, _)) in counts.refused.iter_mut().zip(REFUSALS) {
+            *count += u64::from(its == refusal);
+        }
+    }
+
+    /// Answers a request, and counts it.
+    pub(super) async fn answer(&self, request: &Request<Incoming>, client: IpAddr) -> Answer {
+        let path = match request.uri().path() {
+            "/metrics" => "/metrics",
+            "/healthz" => "/healthz",
+            "/" => "/",
+            _ => "other",
+        };
+        let answer = match self.turn_away(request, client) {
+            Some(answer) => answer,
+            None => match path {
+                "/metrics" => self.metrics(request.headers().get(ACCEPT)).await,
+                "/healthz" => self.health().await,
+                "/" => plain(StatusCode::OK, "sockwatch: /metrics and /healthz are here\n"),
+                _ => plain(StatusCode::NOT_FOUND, "nothing is here but /metrics and /healthz\n"),
+            },
+        };
+        self.count(path, answer.status());
+        answer
+    }
+
+    fn turn_away(&self, request: &Request<Incoming>, client: IpAddr) -> Option<Answer> {
+        let admitted = self.rates.lock().unwrap_or_else(PoisonError::into_inner).admit(client, self.began.elapsed());
+        if !admitted {
+            self.refuse(Refusal::Rate);
+            let mut answer = plain(StatusCode::TOO_MANY_REQUESTS, "too many requests from this address\n");
+            answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            return Some(answer);
+        }
+        let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
+        let token = self.token.read().unwrap_or_else(PoisonError::into_inner);
+        if token.as_ref().is_some_and(|token| !token.admits(authorization)) {
+            self.refuse(Refusal::Token);
+            let mut answer = plain(StatusCode::UNAUTHORIZED, "send `Authorization: Bearer` and the token\n");
+            answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            return Some(answer);
+        }
+        if ![Method::GET, Method::HEAD].contains(request.method()) {
+            let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return Some(answer);
+        }
+        None
+    }
+
+    fn count(&self, path: &'static str, status: StatusCode) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let code = status.as_u16();
+        match counts.requests.iter_mut().find(|(its, of, _)| (*its, *of) == (path, code)) {
+            Some((_, _, count)) => *count += 1,
+            None => counts.requests.push((path, code, 1)),
+        }
+    }
+
+    async fn metrics(&self, accept: Option<&HeaderValue>) -> Answer {
+        let Some(snapshot) = self.snapshot().await else { return plain(StatusCode::SERVICE_UNAVAILABLE, STUCK) };
+        let format = Format::accepted(accept.and_then(|accept| accept.to_str().ok()));
+        match text::write(Scrape { snapshot, cost: self.cost() }, format) {
+            Ok(text) => answer(StatusCode::OK, format.content_type(), text),
+            Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("cannot write the metrics: {error}\n")),
+        }
+    }
+
+    /// What was counted until now; `None` if nobody tells.
+    async fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        let (to, told) = oneshot::channel();
+        let asked = async {
+            self.orders.send(Order::Tell(to)).await.ok()?;
+            told.await.ok()
+        };
+        timeout(PATIENCE, asked).await.ok().flatten()
+    }
+
+    fn cost(&self) -> Cost {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = REFUSALS.iter().zip(counts.refused).map(|((_, word), count)| (*word, count));
+        Cost {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: self.facts.kernel.clone(),
+            source: self.facts.source.to_owned(),
+            started_s: self.facts.started_s,
+            cpu_s: cost::cpu_s(),
+            resident_bytes: cost::resident_bytes(),
+            read_bytes: self.pulse.read_bytes(),
+            programs: self.pulse.programs(),
+            requests: counts.requests.clone(),
+            refused: refused.collect(),
+        }
+    }
+
+    /// Whether events are taken in. Where every connection is seen, this request's own is: its events prove it.
+    async fn health(&self) -> Answer {
+        let asked_ns = now_ns();
+        let mut snapshot = self.snapshot().await;
+        while snapshot.is_some() && self.sees_nothing(asked_ns) {
+            if now_ns().saturating_sub(asked_ns) > SEEN_WITHIN_NS {
+                let reason = "no events come: not even this connection's own were seen";
+                return self.tell_health(snapshot.as_deref(), Some(reason));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            snapshot = self.snapshot().await;
+        }
+        let reason = snapshot.is_none().then_some(STUCK.trim_end());
+        self.tell_health(snapshot.as_deref(), reason)
+    }
+
+    /// The request came on a connection that is a little older than `asked_ns`.
+    fn sees_nothing(&self, asked_ns: u64) -> bool {
+        self.facts.sees_all && self.pulse.event_ns() + SEEN_WITHIN_NS < asked_ns
+    }
+
+    fn tell_health(&self, snapshot: Option<&Snapshot>, reason: Option<&str>) -> Answer {
+        let status = if reason.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+        let mut health = serde_json::json!({
+            "status": if reason.is_some() { "failing" } else { "ok" },
+            "source": self.facts.source,
+        });
+        if let Some(reason) = reason {
+            health["reason"] = reason.into();
+        }
+        if let Some(totals) = snapshot.map(|snapshot| snapshot.totals) {
+            health["events"] = totals.events.into();
+            health["lost"] = totals.losses.lost().into();
+            health["missed"] = totals.losses.missed().into();
+            health["dropped"] = totals.losses.dropped().into();
+        }
+        answer(status, "application/json", format!("{health}\n"))
+    }
+}
+
+/// What is said when the loop does not answer.
+const STUCK: &str = "events are not taken in: their loop does not answer\n";
+
+fn plain(status: StatusCode, text: &str) -> Answer {
+    answer(status, "text/plain; charset=utf-8", text.to_owned())
+}
+
+fn answer(status: StatusCode, content_type: &'static str, text: String) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(text)));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}

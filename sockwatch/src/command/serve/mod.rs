@@ -1,0 +1,151 @@
+//! `sockwatch serve`: counts all the time, and answers a monitoring system.
+
+mod answer;
+mod config;
+mod cost;
+mod feed;
+mod limits;
+mod server;
+mod token;
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use anyhow::Context;
+use sockwatch::{
+    metrics::{Arrivals, Metrics, document},
+    monotonic::{now_ns, wall_offset_ns},
+    pipeline::{self, Limits},
+    process::names::Names,
+};
+use tokio::{signal::unix::Signal, sync::mpsc};
+
+use self::{
+    answer::{Answers, Facts},
+    feed::{Change, Feed, Felt, Order},
+    server::Server,
+};
+use super::{
+    filter, record, replay,
+    signals::{Stop, hangups},
+    start::{self, Started},
+    tell, trace,
+};
+use crate::cli::ServeArgs;
+
+/// Who asks waits while others do; more than one answer takes some memory, and there are as many as clients at most.
+const MOST_ORDERS: usize = 128;
+
+pub(crate) fn run(given: &ServeArgs) -> anyhow::Result<ExitCode> {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    // Without a file it is what was given.
+    let settled = given.serving.config.is_some().then(|| config::settle(&words)).transpose()?;
+    let args = settled.as_ref().unwrap_or(given);
+    let resolved = filter::resolve(&args.filter)?;
+    let token = token::demanded(args.serving.listen, args.serving.token_file.as_ref())?;
+    let listener = server::bind(args.serving.listen)?;
+    let address = listener.local_addr().context("cannot see where it listens")?;
+    start::prepare();
+    start::runtime()?.block_on(async {
+        let (stop, hangups) = (Stop::of_a_service()?, hangups()?);
+        let source = start::source(&args.collect, &resolved)?;
+        let facts = Facts {
+            kernel: record::header(&source, &args.filter).kernel,
+            source: source.name(),
+            started_s: now_ns().saturating_add(wall_offset_ns()) as f64 / 1e9,
+            sees_all: matches!(source, Started::Live(_)) && args.filter.words().is_empty(),
+        };
+        let metrics = Metrics::new(args.serving.max_listeners, arrivals(&source));
+        let metrics = metrics.knowing(Names::default()).naming(source.reset_reasons());
+        let (orders, received) = mpsc::channel(MOST_ORDERS);
+        source.announce(&args.collect);
+        let (mut source, pulse) = Felt::new(source);
+        let answers = Arc::new(Answers::new(facts, orders.clone(), Arc::clone(&pulse), token));
+        let server = Server::start(listener, Arc::clone(&answers))?;
+        tell(format_args!("serving http://{address}/metrics and /healthz (SIGTERM ends it)"));
+        let mut feed = Feed::new(metrics, received);
+        let totals = tokio::select! {
+            ended = pipeline::run(&mut source, &mut feed, Limits::default(), stop.wait()) => ended?,
+            never = reload(hangups, &words, args, &answers, &orders) => match never {},
+        };
+        drop(server);
+        trace::summary(&totals, pulse.read_bytes());
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// docs/metrics.md.
+pub(crate) fn metrics() -> anyhow::Result<ExitCode> {
+    io::stdout().write_all(document::page().as_bytes()).context("cannot write the page")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where no probe tells that a connection has entered an accept queue, its birth does.
+fn arrivals(source: &Started) -> Arrivals {
+    let Started::Live(live) = source else { return Arrivals::Births };
+    let enqueue = live.outcomes().iter().find(|outcome| outcome.probe.name == "enqueue");
+    match enqueue.and_then(|outcome| outcome.taken) {
+        Some(_) => Arrivals::Enqueues,
+        None => Arrivals::Births,
+    }
+}
+
+/// Reads the configuration again at every SIGHUP.
+async fn reload(
+    mut hangups: Signal,
+    words: &[OsString],
+    begun: &ServeArgs,
+    answers: &Answers,
+    orders: &mpsc::Sender<Order>,
+) -> std::convert::Infallible {
+    loop {
+        if hangups.recv().await.is_none() {
+            // No signal will come any more.
+            std::future::pending::<()>().await;
+        }
+        match change(words, begun, answers) {
+            Ok(change) => {
+                if orders.send(Order::Change(Box::new(change))).await.is_ok() {
+                    tell(format_args!("sockwatch: the configuration was read again"));
+                }
+            }
+            Err(error) => {
+                tell(format_args!("sockwatch: error: {error:#}; the settings stay as they were"));
+            }
+        }
+    }
+}
+
+/// What the configuration says now. Says what of it cannot change while sockwatch runs.
+fn change(words: &[OsString], begun: &ServeArgs, answers: &Answers) -> anyhow::Result<Change> {
+    let args = config::settle(words)?;
+    // What is named must exist; the kernel side is not told.
+    filter::resolve(&args.filter)?;
+    let selection = replay::filter(&args.filter)?;
+    let token = token::demanded(begun.serving.listen, args.serving.token_file.as_ref())?;
+    let (first, now) = (begun.filter.words(), args.filter.words());
+    if args.collect != begun.collect {
+        warn("how events are collected");
+    }
+    if args.serving.listen != begun.serving.listen {
+        warn("--listen");
+    }
+    if first != now && !first.is_empty() {
+        tell(format_args!(
+            "sockwatch: warning: the kernel-side programs keep the filter that they were started with ({first}): what \
+             it leaves out \
+             is not seen, whatever the filter is now ({})",
+            if now.is_empty() { "none" } else { &now }
+        ));
+    }
+    answers.set_token(token);
+    Ok(Change { selection: (first != now).then_some(selection), max_listeners: args.serving.max_listeners })
+}
+
+fn warn(what: &str) {
+    tell(format_args!("sockwatch: warning: {what} changes with the next start only"));
+}

@@ -1,0 +1,141 @@
+//! Who is let in: a thread of its own accepts clients, and turns away what is too much, too large or too slow.
+//!
+//! HTTP/1.1, one request for each connection: a scrape every few seconds gains nothing from a connection that stays
+//! open, and what stays open has to be limited.
+
+use std::{
+    convert::Infallible,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::Context;
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener as Listener, TcpStream},
+    sync::{Semaphore, oneshot},
+    time::{sleep, timeout},
+};
+
+use super::answer::{Answers, Refusal};
+
+/// Clients at once.
+const MOST_CLIENTS: usize = 64;
+
+/// A request's line and header; no scraper needs a tenth of it. The least that hyper can be told.
+const MOST_HEADER_BYTES: usize = 8192;
+const MOST_HEADERS: usize = 64;
+
+/// A client has so long to send its request, and so long until it has taken the answer.
+const HEADER_TIME: Duration = Duration::from_secs(5);
+const REQUEST_TIME: Duration = Duration::from_secs(10);
+
+/// Where accept() fails, all descriptors are in use: others give some back.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What is told to one client too many.
+const FULL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\nretry-after: 1\r\n\r\n";
+
+/// The thread; dropping it ends it.
+pub(super) struct Server {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Takes the address, before anything is started that would have to be ended again.
+pub(super) fn bind(listen: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(listen).with_context(|| {
+        format!(
+            "cannot listen at {listen} (`sockwatch list --local-port {}` says who does); --listen takes another",
+            listen.port()
+        )
+    })?;
+    listener.set_nonblocking(true).context("cannot make a listener that does not block")?;
+    Ok(listener)
+}
+
+impl Server {
+    /// Answers from now on.
+    pub(super) fn start(listener: TcpListener, answers: Arc<Answers>) -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.context("cannot start the HTTP server's runtime")?;
+        let (stop, stopped) = oneshot::channel();
+        let listener = {
+            let _entered = runtime.enter();
+            Listener::from_std(listener).context("cannot wait for clients")?
+        };
+        let thread = thread::Builder::new().name("http".into()).spawn(move || {
+            runtime.block_on(accept(listener, answers, stopped));
+            // What is still being answered is not worth waiting for.
+            runtime.shutdown_background();
+        });
+        let thread = thread.context("cannot start the HTTP server's thread")?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Gone already if the thread has panicked: then there is nothing left to end.
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn accept(listener: Listener, answers: Arc<Answers>, mut stopped: oneshot::Receiver<()>) {
+    let room = Arc::new(Semaphore::new(MOST_CLIENTS));
+    loop {
+        let accepted = tokio::select! {
+            _ = &mut stopped => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, client)) = accepted else {
+            sleep(PAUSE).await;
+            continue;
+        };
+        match Arc::clone(&room).try_acquire_owned() {
+            Ok(place) => {
+                let answers = Arc::clone(&answers);
+                tokio::spawn(async move {
+                    converse(stream, client, answers).await;
+                    drop(place);
+                });
+            }
+            Err(_full) => {
+                answers.refuse(Refusal::Clients);
+                // Who does not hear it sees the end.
+                let _ = stream.try_write(FULL);
+            }
+        }
+    }
+}
+
+/// One request, unless it is none.
+async fn converse(stream: TcpStream, client: SocketAddr, answers: Arc<Answers>) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let answers = Arc::clone(&answers);
+        async move { Ok::<_, Infallible>(answers.answer(&request, client.ip()).await) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME)
+        .max_buf_size(MOST_HEADER_BYTES)
+        .max_headers(MOST_HEADERS)
+        .keep_alive(false);
+    let refusal = match timeout(REQUEST_TIME, http.serve_connection(TokioIo::new(stream), service)).await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) if error.is_parse_too_large() => Refusal::Header,
+        Ok(Err(error)) if error.is_parse() => Refusal::Malformed,
+        Ok(Err(error)) if error.is_timeout() => Refusal::Slow,
+        // It has gone.
+        Ok(Err(_)) => return,
+        Err(_elapsed) => Refusal::Slow,
+    };
+    answers.refuse(refusal);
+}
