@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod recordings;
+mod serve;
 
 use std::process::{Command, Output, Stdio};
 

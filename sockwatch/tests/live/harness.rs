@@ -452,7 +452,7 @@ fn check_schema(line: &Line) {
     }
 }
 
-fn read_lines(from: impl std::io::Read + Send + 'static) -> Receiver<String> {
+pub(crate) fn read_lines(from: impl std::io::Read + Send + 'static) -> Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(from).lines().map_while(Result::ok) {

@@ -24,6 +24,7 @@ mod puppet;
 mod queue;
 mod recording;
 mod score;
+mod serve;
 mod timelines;
 mod top;
 mod unprivileged;
