@@ -19,6 +19,7 @@ const GENERATED: &[Generated] = &[
     Generated { file: "docs/info.schema.json", print: |workspace| sockwatch(workspace, "info-schema") },
     Generated { file: "docs/recording.md", print: |workspace| sockwatch(workspace, "recording-format") },
     Generated { file: "docs/export.md", print: |workspace| sockwatch(workspace, "export-format") },
+    Generated { file: "docs/metrics.md", print: |workspace| sockwatch(workspace, "metrics-format") },
     Generated { file: "sockwatch/docs/explain/README.md", print: |workspace| sockwatch(workspace, "explain-index") },
     Generated { file: "docs/kernel-support.md", print: kernel_support },
 ];

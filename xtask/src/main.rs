@@ -10,6 +10,7 @@ mod elsewhere;
 mod fuzz;
 mod generated;
 mod musl;
+mod prometheus;
 mod setup;
 mod shell;
 mod test;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{browser, ebpf, elsewhere, fuzz, generated, setup, shell, tidy, vm};
+use crate::{browser, ebpf, elsewhere, fuzz, generated, prometheus, setup, shell, tidy, vm};
 
 enum Outcome {
     Passed,
@@ -34,6 +34,7 @@ const STEPS: &[Step] = &[
     Step { name: "gen --check", run: |workspace| passed(generated::check(workspace)) },
     Step { name: "recordings elsewhere", run: |workspace| passed(elsewhere::check(workspace)) },
     Step { name: "reports in a browser", run: |workspace| passed(browser::check(workspace)) },
+    Step { name: "metrics in Prometheus", run: metrics_in_prometheus },
     Step { name: "fuzz", run: |workspace| passed(fuzz::check(workspace, FUZZING)) },
     Step { name: "tests", run: |workspace| passed(tests(workspace)) },
     Step { name: "tests on other kernels", run: other_kernels },
@@ -102,6 +103,13 @@ fn tests(workspace: &Path) -> Result<()> {
         bail!("`cargo test --workspace` failed: look for the first FAILED above");
     }
     Ok(())
+}
+
+fn metrics_in_prometheus(workspace: &Path) -> Result<Outcome> {
+    if !shell::is_root() {
+        return Ok(Outcome::Skipped("tracing takes root".into()));
+    }
+    passed(prometheus::check(workspace))
 }
 
 /// Two of the matrix: the others may vanish from the mirror, and all four take twice as long.

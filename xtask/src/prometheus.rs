@@ -1,0 +1,221 @@
+//! A real Prometheus scrapes a real run, and its answer about the queue wait is the one that the server's own clock
+//! gives.
+//!
+//! Prometheus is Debian's, unpacked and not installed: nothing is started or left behind on the machine.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+use crate::shell;
+
+/// Whatever takes longer is broken.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Connections, and how long the server lets them wait: the last few are those that a p99 is about.
+const QUICK: (u32, Duration) = (90, Duration::from_millis(3));
+const SLOW: (u32, Duration) = (10, Duration::from_millis(150));
+
+/// The buckets' bounds around the slow ones, in seconds.
+const BOUNDS: &[f64] = &[0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
+
+/// A process that ends with this one.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Ended already, perhaps.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub(crate) fn check(workspace: &Path) -> Result<()> {
+    let tools = tools(workspace)?;
+    let directory = shell::target_directory(workspace).join("prometheus-run");
+    if directory.exists() {
+        fs::remove_dir_all(&directory).context("cannot remove the last run")?;
+    }
+    fs::create_dir_all(&directory).context("cannot make a directory for the run")?;
+    let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on loopback")?;
+    let address = server.local_addr().context("cannot see where it listens")?;
+    let (mut service, metrics) = serve(workspace, address.port())?;
+    let prometheus = free_port()?;
+    let _prometheus = start_prometheus(&tools, &directory, prometheus, metrics)?;
+    let p99_s = load(&server, address)?;
+
+    let listener = format!("listener=\"{address}\"");
+    let accepts = format!("sockwatch_accept_queue_accepts_total{{{listener}}}");
+    let wanted = f64::from(QUICK.0 + SLOW.0);
+    until(prometheus, &accepts, |value| value == wanted)?;
+    let quantile = format!("histogram_quantile(0.99, sum by (le) (sockwatch_queue_wait_seconds_bucket{{{listener}}}))");
+    let told_s = until(prometheus, &quantile, |value| value > 0.0)?;
+    let bucket = |seconds: f64| BOUNDS.partition_point(|bound| *bound < seconds);
+    ensure!(
+        bucket(told_s) == bucket(p99_s),
+        "Prometheus says that the p99 of the queue wait is {told_s} s, the server's clock says {p99_s} s: not the \
+         same bucket"
+    );
+    ensure!(until(prometheus, "up{job=\"sockwatch\"}", |_| true)? == 1.0, "Prometheus could not read what it scraped");
+    check_text(&tools, metrics)?;
+    end(&mut service)?;
+    println!("Prometheus: p99 of the queue wait {:.1} ms, the server's own clock {:.1} ms", told_s * 1e3, p99_s * 1e3);
+    Ok(())
+}
+
+/// `sockwatch serve`, and where it answers.
+fn serve(workspace: &Path, port: u16) -> Result<(Running, SocketAddr)> {
+    let program = shell::target_directory(workspace).join("debug/sockwatch");
+    let mut command = Command::new(&program);
+    command.args(["serve", "--source", "ebpf", "--listen", "127.0.0.1:0", "--port", &port.to_string()]);
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
+    let stderr = child.stderr.take().context("no standard error")?;
+    let service = Running(child);
+    let mut lines = BufReader::new(stderr).lines().map_while(Result::ok);
+    let mut said = Vec::new();
+    let address = lines.find_map(|line| {
+        let address = line.strip_prefix("serving http://").and_then(|rest| rest.split('/').next()?.parse().ok());
+        said.push(line);
+        address
+    });
+    // What it says later must not fill the pipe.
+    thread::spawn(move || lines.for_each(drop));
+    Ok((service, address.with_context(|| format!("`sockwatch serve` does not serve: {}", said.join("; ")))?))
+}
+
+/// Clients connect and the server accepts them late; returns the p99 of the waits by this process's clock, in seconds.
+fn load(server: &TcpListener, address: SocketAddr) -> Result<f64> {
+    let mut waits = Vec::new();
+    for (count, wait) in [QUICK, SLOW] {
+        for _ in 0..count {
+            let client = TcpStream::connect(address).context("cannot connect on loopback")?;
+            let connected = Instant::now();
+            thread::sleep(wait);
+            let (child, _) = server.accept().context("cannot accept on loopback")?;
+            waits.push(connected.elapsed().as_secs_f64());
+            drop((child, client));
+        }
+    }
+    waits.sort_unstable_by(f64::total_cmp);
+    waits.get(waits.len() * 99 / 100).copied().context("no waits")
+}
+
+/// Ends it by SIGTERM, as a service manager does.
+fn end(service: &mut Running) -> Result<()> {
+    let pid = i32::try_from(service.0.id()).context("no such process id")?;
+    kill(Pid::from_raw(pid), Signal::SIGTERM).context("cannot end `sockwatch serve`")?;
+    let status = service.0.wait().context("cannot wait for `sockwatch serve`")?;
+    ensure!(status.success(), "`sockwatch serve` ended with {status}");
+    Ok(())
+}
+
+fn start_prometheus(tools: &Path, directory: &Path, port: u16, metrics: SocketAddr) -> Result<Running> {
+    let config = directory.join("prometheus.yml");
+    let text = format!(
+        "global: {{ scrape_interval: 1s, scrape_timeout: 1s }}\n\
+         scrape_configs:\n  - job_name: sockwatch\n    static_configs: [{{ targets: ['{metrics}'] }}]\n"
+    );
+    fs::write(&config, text).context("cannot write Prometheus' configuration")?;
+    let mut command = Command::new(tools.join("prometheus"));
+    command.arg(format!("--config.file={}", config.display()));
+    command.arg(format!("--storage.tsdb.path={}", directory.join("data").display()));
+    command.arg(format!("--web.listen-address=127.0.0.1:{port}")).arg("--log.level=error");
+    Ok(Running(command.spawn().context("cannot start Prometheus")?))
+}
+
+/// Asks until the answer fits.
+fn until(prometheus: u16, query: &str, fits: impl Fn(f64) -> bool) -> Result<f64> {
+    let began = Instant::now();
+    loop {
+        let answer = ask(prometheus, query);
+        match answer {
+            Ok(Some(value)) if fits(value) => return Ok(value),
+            _other if began.elapsed() < PATIENCE => thread::sleep(Duration::from_millis(200)),
+            Ok(value) => bail!("{query} is {value:?} after {PATIENCE:?}"),
+            Err(error) => return Err(error.context(format!("Prometheus does not answer {query}"))),
+        }
+    }
+}
+
+/// The value of the only series that a query gives, if there is one.
+fn ask(prometheus: u16, query: &str) -> Result<Option<f64>> {
+    let query: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let answer = get((Ipv4Addr::LOCALHOST, prometheus).into(), &format!("/api/v1/query?query={query}"))?;
+    let answer: Value = serde_json::from_str(&answer).context("Prometheus answers no JSON")?;
+    ensure!(answer["status"] == "success", "Prometheus refuses the query: {answer}");
+    let value = answer["data"]["result"][0]["value"][1].as_str();
+    value.map(|value| value.parse().with_context(|| format!("{value} is no number"))).transpose()
+}
+
+/// The body. HTTP/1.0: it comes in one piece, up to the connection's end.
+fn get(address: SocketAddr, path: &str) -> Result<String> {
+    let mut client = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
+    client.set_read_timeout(Some(PATIENCE)).context("cannot limit the time")?;
+    write!(client, "GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n").context("cannot ask")?;
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).context("cannot read the answer")?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP")?;
+    ensure!(head.split(' ').nth(1) == Some("200"), "{address}{path}: {head}");
+    Ok(body.to_owned())
+}
+
+/// promtool finds nothing wrong with names, types and helps.
+fn check_text(tools: &Path, metrics: SocketAddr) -> Result<()> {
+    let text = get(metrics, "/metrics")?;
+    let mut command = Command::new(tools.join("promtool"));
+    let mut child =
+        command.args(["check", "metrics"]).stdin(Stdio::piped()).spawn().context("cannot start promtool")?;
+    child.stdin.take().context("no standard input")?.write_all(text.as_bytes()).context("promtool does not read")?;
+    let status = child.wait().context("cannot wait for promtool")?;
+    ensure!(status.success(), "`promtool check metrics` finds fault ({status})");
+    Ok(())
+}
+
+fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on loopback")?;
+    Ok(listener.local_addr().context("cannot see where it listens")?.port())
+}
+
+/// The directory of `prometheus` and `promtool`: an installed one's, else of a package that is only unpacked.
+fn tools(workspace: &Path) -> Result<PathBuf> {
+    let has_both = |directory: &Path| ["prometheus", "promtool"].iter().all(|name| directory.join(name).is_file());
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if let Some(directory) = std::env::split_paths(&path).find(|directory| has_both(directory)) {
+        return Ok(directory);
+    }
+    let unpacked = shell::target_directory(workspace).join("prometheus");
+    let directory = unpacked.join("usr/bin");
+    if has_both(&directory) {
+        return Ok(directory);
+    }
+    fs::create_dir_all(&unpacked).context("cannot make a directory for Prometheus")?;
+    let mut download = Command::new("apt-get");
+    download.current_dir(&unpacked).args(["--quiet", "download", "prometheus"]);
+    if shell::probe(&mut download).is_none() {
+        if shell::is_root() {
+            shell::run(Command::new("apt-get").args(["--quiet", "update"]), "check the system's package sources")?;
+        }
+        shell::run(&mut download, "Debian's package prometheus is needed, or an installed one")?;
+    }
+    let files = fs::read_dir(&unpacked).context("cannot list what was downloaded")?;
+    let mut packages = files.filter_map(Result::ok).map(|entry| entry.path());
+    let package = packages.find(|path| path.extension().is_some_and(|extension| extension == "deb"));
+    let package = package.context("apt-get download has left no package")?;
+    shell::run(Command::new("dpkg").arg("-x").arg(&package).arg(&unpacked), "dpkg must unpack it")?;
+    ensure!(has_both(&directory), "{} holds no prometheus and promtool", package.display());
+    Ok(directory)
+}
