@@ -10,7 +10,7 @@ use foldhash::fast::FixedState;
 use super::histogram::Histogram;
 use crate::tcp::{
     endpoint::Endpoint,
-    event::{Comm, SocketKey},
+    event::{Comm, SocketKey, Task},
     queue::{Age, QueueFigures, Totals},
 };
 
@@ -125,6 +125,8 @@ enum At {
 struct Place {
     at: At,
     local: Endpoint,
+    /// Whose name it has.
+    owner: Option<Task>,
     /// The listener itself was told of: its name is its own.
     introduced: bool,
     /// Its figures come from its queue: accepts are in them.
@@ -181,13 +183,20 @@ impl Listeners {
         self.series.iter().flatten()
     }
 
+    /// Whether a listener's name is that of this owner already.
+    pub(super) fn is_owned(&self, key: SocketKey, owner: Task) -> bool {
+        self.places.get(&key).is_some_and(|place| place.owner == Some(owner))
+    }
+
     /// The listener itself is told: its name is certain.
-    pub(super) fn introduce(&mut self, key: SocketKey, local: Endpoint, process: Option<Comm>, at_ns: u64) {
-        let Some(place) = self.places.get_mut(&key) else {
+    pub(super) fn introduce(&mut self, key: SocketKey, local: Endpoint, named: Option<(Task, Comm)>, at_ns: u64) {
+        let (owner, process) = named.unzip();
+        if !self.places.contains_key(&key) {
             let name = Name { netns: key.netns, local, process: process.unwrap_or_default() };
             self.admit(key, name, true, at_ns);
-            return;
-        };
+        }
+        let Some(place) = self.places.get_mut(&key) else { return };
+        place.owner = owner.or(place.owner);
         place.active_ns = place.active_ns.max(at_ns);
         let (at, was_introduced) = (place.at, std::mem::replace(&mut place.introduced, true));
         let At::Own(slot) = at else { return };
@@ -335,7 +344,7 @@ impl Listeners {
         self.folded += u64::from(at == At::Other);
         self.series_at(at, at_ns).sockets += 1;
         let (local, seen) = (name.local, Totals::default());
-        self.places.insert(key, Place { at, local, introduced, followed: false, seen, active_ns: at_ns });
+        self.places.insert(key, Place { at, local, owner: None, introduced, followed: false, seen, active_ns: at_ns });
         self.addresses = None;
     }
 

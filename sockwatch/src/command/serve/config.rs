@@ -102,7 +102,7 @@ fn word_of(
     let Some(option) = option.filter(|option| !["help", "config"].contains(&option.get_id().as_str())) else {
         return Err(place.error(name.span().start, unknown(serve, name.get_ref())));
     };
-    let (name, action) = (name.get_ref().to_owned(), option.get_action().clone());
+    let (name, action) = (name.get_ref().clone().into_owned(), option.get_action().clone());
     let values = match (value.get_ref(), &action) {
         (DeValue::Boolean(yes), ArgAction::SetTrue) => {
             return Ok(yes.then(|| format!("--{name}").into()).into_iter().collect());

@@ -139,11 +139,12 @@ fn check_histograms(parsed: &Parsed, text: &str) {
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let (name, labels, value) = sample(line);
         let Some(family) = name.strip_suffix("_bucket") else { continue };
-        let (bounds, others): (Vec<_>, Vec<_>) = labels.into_iter().partition(|(label, _)| label == "le");
-        let [(_, bound)] = &bounds[..] else { panic!("no bound: {line}") };
+        let [(label, bound), ..] = &labels[..] else { panic!("no bound: {line}") };
+        assert_eq!(label, "le", "{line}");
         let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse().unwrap() };
-        let others: Vec<_> = others.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
-        let labels = if others.is_empty() { String::new() } else { format!("{{{}}}", others.join(",")) };
+        // As they are written, but for the first.
+        let rest = line.split_once("\",").map_or("", |(_, rest)| rest.rsplit_once(' ').unwrap().0);
+        let labels = if rest.is_empty() { String::new() } else { format!("{{{rest}") };
         let (series, value) = (format!("{family}#{labels}"), value.parse::<f64>().unwrap());
         if let Some((before, its, count)) = &last {
             assert!(*before == series && *its < bound && *count <= value, "{line}");
