@@ -231,12 +231,13 @@ impl Answers {
         let mut health = serde_json::json!({
             "status": if reason.is_some() { "failing" } else { "ok" },
             "source": self.facts.source,
+            // Of this instant: a snapshot may be a little older than what was seen of this request.
+            "events": self.pulse.events(),
         });
         if let Some(reason) = reason {
             health["reason"] = reason.into();
         }
         if let Some(totals) = snapshot.map(|snapshot| snapshot.totals) {
-            health["events"] = totals.events.into();
             health["lost"] = totals.losses.lost().into();
             health["missed"] = totals.losses.missed().into();
             health["dropped"] = totals.losses.dropped().into();

@@ -111,6 +111,7 @@ impl Sink for Feed {
 pub(super) struct Pulse {
     /// The time of the newest event, in nanoseconds of `CLOCK_MONOTONIC`.
     event_ns: AtomicU64,
+    events: AtomicU64,
     read_bytes: AtomicU64,
     programs: Mutex<Vec<Program>>,
 }
@@ -118,6 +119,11 @@ pub(super) struct Pulse {
 impl Pulse {
     pub(super) fn event_ns(&self) -> u64 {
         self.event_ns.load(Ordering::Relaxed)
+    }
+
+    /// Events that the source has told.
+    pub(super) fn events(&self) -> u64 {
+        self.events.load(Ordering::Relaxed)
     }
 
     pub(super) fn read_bytes(&self) -> u64 {
@@ -143,6 +149,7 @@ impl Felt {
     }
 
     fn feel(&mut self, events: &[Event], tick: &Tick) {
+        self.pulse.events.fetch_add(events.len() as u64, Ordering::Relaxed);
         if let Some(newest_ns) = events.iter().map(|event| event.at_ns).max() {
             self.pulse.event_ns.fetch_max(newest_ns, Ordering::Relaxed);
         }
