@@ -14,6 +14,7 @@ use std::{
 use nix::time::{ClockId, clock_gettime};
 use sockwatch::{
     pipeline::{self, Limits, Totals},
+    privilege::Sandbox,
     recording::{
         Said,
         header::Header,
@@ -62,6 +63,7 @@ fn record(path: &Path, level: i32) -> Result<(Duration, Duration), Box<dyn Error
         level,
         rotation: Rotation::default(),
         max_bytes: None,
+        sandbox: Sandbox::Off,
     };
     let mut recorder = Recorder::start(Header::default(), options)?;
     let mut stream = Stream::default();

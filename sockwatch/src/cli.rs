@@ -3,6 +3,7 @@
 mod diagnose;
 mod export;
 mod list;
+mod privilege;
 mod record;
 mod report;
 mod top;
@@ -19,6 +20,7 @@ pub(crate) use self::{
     diagnose::{Aggregate, DiagnoseArgs},
     export::{ExportArgs, ExportFormat},
     list::{At, ListArgs},
+    privilege::SandboxArgs,
     record::{InfoArgs, RecordArgs, ReplayArgs},
     report::ReportArgs,
     top::TopArgs,
@@ -100,6 +102,21 @@ pub(crate) enum Command {
     /// Print docs/metrics.md.
     #[command(hide = true)]
     MetricsFormat,
+    /// Print docs/privileges.md.
+    #[command(hide = true)]
+    Privileges,
+    /// Write man pages into a directory.
+    #[command(hide = true)]
+    ManPages {
+        /// It must exist.
+        directory: PathBuf,
+    },
+    /// Print what completes this program's command lines in a shell.
+    #[command(hide = true)]
+    Completions {
+        /// Which.
+        shell: clap_complete::Shell,
+    },
     /// Print the probe table as JSON.
     #[command(hide = true)]
     Probes,
@@ -214,6 +231,9 @@ pub(crate) struct CollectArgs {
     /// Take only this alternative of a probe, or leave it out: accept=syscall, drop=off. `doctor` lists them.
     #[arg(long, value_name = "PROBE=ALTERNATIVE", value_parser = choice)]
     pub(crate) probe: Vec<(String, String)>,
+    /// What is dropped once it runs.
+    #[command(flatten)]
+    pub(crate) sandbox: SandboxArgs,
     /// Attach the program that does nothing, too.
     #[arg(long, hide = true)]
     pub(crate) with_empty_probe: bool,
@@ -229,6 +249,7 @@ impl Default for CollectArgs {
             buffer: None,
             no_handshake: false,
             probe: Vec::new(),
+            sandbox: SandboxArgs::default(),
             with_empty_probe: false,
         }
     }
@@ -293,6 +314,9 @@ pub(crate) struct AuditArgs {
     /// How to print.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
+    /// What is dropped once it runs.
+    #[command(flatten)]
+    pub(crate) sandbox: SandboxArgs,
 }
 
 /// What to show and where.

@@ -12,6 +12,7 @@ pub mod kernel;
 pub mod metrics;
 pub mod monotonic;
 pub mod pipeline;
+pub mod privilege;
 pub mod process;
 pub mod recording;
 pub mod sink;

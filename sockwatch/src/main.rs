@@ -36,6 +36,9 @@ fn main() -> ExitCode {
         Command::RecordingFormat => command::info::format(),
         Command::ExportFormat => command::export::format(),
         Command::MetricsFormat => command::serve::metrics(),
+        Command::Privileges => command::packages::privileges(),
+        Command::ManPages { directory } => command::packages::man_pages(&directory),
+        Command::Completions { shell } => command::packages::completions(shell),
         Command::Probes => command::probes::run(),
         Command::ExplainIndex => command::explain::index(),
     };

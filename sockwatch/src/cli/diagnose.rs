@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use super::{FilterArgs, Format, choice, duration, latency, ring_bytes};
+use super::{FilterArgs, Format, SandboxArgs, choice, duration, latency, ring_bytes};
 
 /// Whether the kernel side counts connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -38,7 +38,7 @@ Where nobody connected there is nothing to judge: that is said, and the exit cod
 Exit codes: 0 healthy, 1 findings, 2 error.")]
 pub(crate) struct DiagnoseArgs {
     /// Judge a recording instead (`sockwatch record`); of a rotated one, all of its files. What threads did is not in it.
-    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["duration", "no_blame", "flame_graph", "aggregate", "latency", "buffer", "probe"])]
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["duration", "no_blame", "flame_graph", "aggregate", "latency", "buffer", "probe", "no_sandbox"])]
     pub(crate) recording: Vec<PathBuf>,
     /// Which sockets.
     #[command(flatten)]
@@ -72,4 +72,7 @@ pub(crate) struct DiagnoseArgs {
     /// Take only this alternative of a probe, or leave it out: accept=syscall, drop=off. `doctor` lists them.
     #[arg(long, value_name = "PROBE=ALTERNATIVE", value_parser = choice)]
     pub(crate) probe: Vec<(String, String)>,
+    /// What is dropped once it runs.
+    #[command(flatten)]
+    pub(crate) sandbox: SandboxArgs,
 }

@@ -12,6 +12,7 @@ use sockwatch::{
     kernel::check::kernel_release,
     kernel::session::{Telling, Threads},
     pipeline::{self, Limits, Totals},
+    privilege::role::TRACE,
     sink::{
         Show, Why,
         json::Json,
@@ -54,13 +55,15 @@ pub(crate) fn run(args: &AuditArgs) -> anyhow::Result<ExitCode> {
         if !live.tells_cookies() {
             bail!("without BTF the kernel does not tell which of its sockets is which: nothing can be compared");
         }
-        live.reconcile(Reconciler::start(&resolved.filter, Schedule::AtRandom(args.interval), Scope::All)?);
+        let (schedule, sandbox) = (Schedule::AtRandom(args.interval), args.sandbox.wanted());
+        live.reconcile(Reconciler::start(&resolved.filter, schedule, Scope::All, sandbox)?);
         start::warn(&live);
         tell(format_args!(
             "auditing for {} s, a listing every {} ms on average",
             args.duration.as_secs_f64(),
             args.interval.as_millis()
         ));
+        start::confine_main(&TRACE, &live, sandbox);
         let limits = Limits { duration: Some(args.duration), connections: None };
         let totals = match args.format {
             Format::Text => {

@@ -1,6 +1,8 @@
 //! `sockwatch doctor`: what this machine allows, each probe with the alternative taken and what is lost, and a self-test
 //! with a real connection.
 
+mod privileges;
+
 use std::{
     collections::HashMap,
     fmt,
@@ -15,7 +17,7 @@ use serde::Serialize;
 use sockwatch::{
     kernel::{
         btf::{Btf, VMLINUX},
-        check::{self, CAPABILITIES, Capabilities},
+        check,
         layout::Layout,
         refusal::Refusal,
         session::{self, Options, Outcome, Telling, Threads, Tried, Yardstick, default_ring_bytes},
@@ -31,6 +33,7 @@ use sockwatch::{
     },
 };
 
+use self::privileges::ThreadReport;
 use super::{filter::to_wire, start::runtime};
 use crate::cli::{DoctorArgs, Format};
 
@@ -101,6 +104,8 @@ struct Report {
     verdict: Status,
     checks: Vec<Check>,
     probes: Vec<ProbeReport>,
+    /// What each thread of a live run keeps.
+    threads: Vec<ThreadReport>,
     /// With `--all`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     alternatives: Vec<AlternativeReport>,
@@ -125,7 +130,9 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
 
 fn examine(args: &DoctorArgs) -> anyhow::Result<Report> {
     let tracefs = tracefs::ensure();
-    let mut checks = vec![kernel(), btf(), tracefs_check(tracefs), capabilities(), lockdown(), security_modules()];
+    let mut checks = vec![kernel(), btf(), tracefs_check(tracefs)];
+    checks.extend(privileges::capabilities());
+    checks.extend([lockdown(), security_modules()]);
     let listener =
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on loopback for the self-test")?;
     let port = listener.local_addr()?.port();
@@ -138,13 +145,15 @@ fn examine(args: &DoctorArgs) -> anyhow::Result<Report> {
         telling: Telling::Events,
         threads: Threads::Ignored,
     };
-    let mut probes = Vec::new();
+    let (mut probes, mut threads) = (Vec::new(), Vec::new());
     runtime()?.block_on(async {
         match Live::start(&options, Duration::from_millis(20)) {
             Ok(mut live) => {
                 checks.push(ok("ring buffers", format!("{} KiB for each CPU", options.ring_bytes >> 10)));
                 probes = live.outcomes().iter().map(probe_report).collect();
                 checks.push(self_test(&mut live, &listener).await);
+                threads = privileges::threads(&live);
+                checks.extend(privileges::sandbox(&threads));
             }
             Err(error) => {
                 let fix = "run as root, or see `sockwatch trace --source ebpf` for what to grant".to_owned();
@@ -157,7 +166,7 @@ fn examine(args: &DoctorArgs) -> anyhow::Result<Report> {
     let worst = checks.iter().map(|check| check.status).chain(probes.iter().map(|probe| probe.status)).max();
     let alternatives = tried.into_iter().map(alternative_report).collect();
     let absent_fields = args.all.then(|| Layout::resolve(Btf::of_running_kernel().ok().as_ref()).absent);
-    Ok(Report { verdict: worst.unwrap_or(Status::Ok), checks, probes, alternatives, absent_fields })
+    Ok(Report { verdict: worst.unwrap_or(Status::Ok), checks, probes, threads, alternatives, absent_fields })
 }
 
 fn ok(name: &'static str, found: String) -> Check {
@@ -191,20 +200,6 @@ fn tracefs_check(tracefs: Tracefs) -> Check {
             fix: Some("mount -t tracefs tracefs /sys/kernel/tracing".into()),
         },
     }
-}
-
-fn capabilities() -> Check {
-    let held = Capabilities::of_self();
-    let names: Vec<_> = CAPABILITIES.iter().map(|(name, _)| *name).filter(|name| held.has(name)).collect();
-    let found = if names.is_empty() { "none of those that matter".into() } else { names.join(" ") };
-    let missing = held.missing();
-    let (status, fix) = if missing.is_empty() {
-        (Status::Ok, None)
-    } else {
-        let fix = "sudo setcap cap_bpf,cap_perfmon,cap_dac_read_search+ep PATH/TO/sockwatch";
-        (Status::Unusable, Some(format!("{} missing: {fix}", missing.join(" and "))))
-    };
-    Check { name: "capabilities", status, found, fix }
 }
 
 fn lockdown() -> Check {
@@ -362,6 +357,7 @@ fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
             writeln!(out, "{:26} {}: {}", "", refused.alternative, refused.reason)?;
         }
     }
+    privileges::print(&report.threads, out)?;
     if !report.alternatives.is_empty() {
         writeln!(out, "\n{:17} {:11} ATTACHES", "PROBE", "ALTERNATIVE")?;
     }

@@ -9,6 +9,7 @@ pub(crate) mod filter;
 pub(crate) mod info;
 pub(crate) mod lab;
 pub(crate) mod list;
+pub(crate) mod packages;
 pub(crate) mod pending;
 pub(crate) mod probes;
 pub(crate) mod record;

@@ -12,6 +12,7 @@ use anyhow::ensure;
 use sockwatch::{
     kernel::check::kernel_release,
     monotonic::{now_ns, wall_offset_ns},
+    privilege::Sandbox,
     recording::{
         header::Header,
         writer::{Options, Recorder, Rotation, Sync, Written},
@@ -41,6 +42,7 @@ pub(crate) fn run(args: &RecordArgs) -> anyhow::Result<ExitCode> {
         let source = start::source(&args.collect, &resolved)?;
         let recorder = Recorder::start(header(&source, &args.filter), options)?;
         source.announce(&args.collect);
+        source.confine(args.collect.sandbox.wanted());
         let mut recorded = Recorded::new(source, recorder);
         let recording = record(&mut recorded, args.duration, stop.wait()).await;
         let unrecorded = recorded.unrecorded();
@@ -62,7 +64,7 @@ pub(crate) fn run(args: &RecordArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// How to write a file that nothing was said of but its name.
-pub(crate) fn plain(path: &Path) -> Options {
+pub(crate) fn plain(path: &Path, sandbox: Sandbox) -> Options {
     Options {
         path: path.to_owned(),
         force: false,
@@ -71,6 +73,7 @@ pub(crate) fn plain(path: &Path) -> Options {
         level: 1,
         rotation: Rotation::default(),
         max_bytes: None,
+        sandbox,
     }
 }
 
@@ -93,7 +96,7 @@ fn options(args: &RecordArgs) -> anyhow::Result<Options> {
         level: args.compress,
         rotation,
         max_bytes: args.max_size,
-        ..plain(&args.output)
+        ..plain(&args.output, args.collect.sandbox.wanted())
     })
 }
 

@@ -10,6 +10,12 @@ use sockwatch::{
         session::{Choice, Options, Outcome, StartError, Telling, Threads, Yardstick, default_ring_bytes},
         tracefs,
     },
+    privilege::{
+        Sandbox,
+        capability::{least_setcap, setcap},
+        confine,
+        role::{POLL, Role, TRACE},
+    },
     source::{
         Source, SourceError, TableNews, Tick,
         live::Live,
@@ -26,12 +32,21 @@ use super::{
 use crate::cli::{CollectArgs, Reconcile, SourceName};
 
 /// What `--source ebpf` needs, for the error that says so.
-const HOW_TO_GRANT: &str = "\
-eBPF needs root, or CAP_BPF and CAP_PERFMON, and CAP_DAC_READ_SEARCH for tracepoints by tracefs:
-  sudo sockwatch trace ...                                                  as root
-  sudo setcap cap_bpf,cap_perfmon,cap_dac_read_search+ep PATH/TO/sockwatch  for every user
-  docker run --cap-add BPF --cap-add PERFMON --cap-add DAC_READ_SEARCH ...  in a container
-`sockwatch doctor` says what is missing; `--source poll` works without.";
+fn how_to_grant() -> String {
+    let program = "$(command -v sockwatch)";
+    let (all, least) = (setcap(program), least_setcap(program));
+    format!(
+        "\
+eBPF needs root, or CAP_BPF and CAP_PERFMON on the program's file, and others for more (docs/privileges.md):
+  sudo sockwatch trace ...                       as root
+  {all}
+                                                 for every user who may run it
+  {least}
+                                                 the least: one network namespace, no owners of other users' sockets
+  docker run --cap-add BPF --cap-add PERFMON ... in a container, as root
+`sockwatch doctor` says what is missing; `--source poll` works without."
+    )
+}
 
 /// A started source.
 pub(crate) enum Started {
@@ -97,6 +112,15 @@ impl Started {
         }
     }
 
+    /// Confines the main thread to what it needs from now on. Everything that it writes to must be open.
+    pub(crate) fn confine(&self, sandbox: Sandbox) {
+        match self {
+            Self::Live(live) => confine_main(&TRACE, live, sandbox),
+            Self::Poll(_) if sandbox == Sandbox::On => drop(confine(&POLL, &[], || true)),
+            Self::Poll(_) => {}
+        }
+    }
+
     /// Says on stderr, in one line, that everything is in place and what the source is.
     pub(crate) fn announce(&self, args: &CollectArgs) {
         match self {
@@ -106,6 +130,14 @@ impl Started {
                 args.interval.as_millis()
             )),
         }
+    }
+}
+
+/// Confines the main thread of a live run to what it needs from now on. What a kernel cannot do is no reason not to go on:
+/// `doctor` says it.
+pub(crate) fn confine_main(role: &Role, live: &Live, sandbox: Sandbox) {
+    if sandbox == Sandbox::On {
+        confine(role, &[], || live.may_read());
     }
 }
 
@@ -150,7 +182,7 @@ fn warn_of(outcome: &Outcome) {
 
 /// Says what needs to be granted.
 pub(crate) fn refused(error: &anyhow::Error) -> anyhow::Error {
-    anyhow!("cannot trace by eBPF: {error:#}\n\n{HOW_TO_GRANT}")
+    anyhow!("cannot trace by eBPF: {error:#}\n\n{}", how_to_grant())
 }
 
 /// Starts what was asked for, for the caller to announce once all else is in place, too. `auto` falls back to polling and says why.
@@ -193,7 +225,8 @@ pub(crate) fn live(
     let mut live = Live::start(&options, args.latency)?;
     remember_owned(&mut live, &resolved.owners)?;
     if let (Reconcile::Every(interval), true) = (args.reconcile, live.tells_cookies()) {
-        live.reconcile(Reconciler::start(&resolved.filter, Schedule::Every(interval), Scope::All)?);
+        let schedule = Schedule::Every(interval);
+        live.reconcile(Reconciler::start(&resolved.filter, schedule, Scope::All, args.sandbox.wanted())?);
     }
     Ok(live)
 }

@@ -52,14 +52,16 @@ pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
             // Last: an error before leaves no empty file behind.
             let output = output(&args.show)?;
             source.announce(&args.collect);
+            source.confine(args.collect.sandbox.wanted());
             let totals = show(&mut source, &args.show, clock, origin, limits, output, stop.wait()).await?;
             summary(&totals, source.bytes());
             return Ok(ExitCode::SUCCESS);
         };
-        let recorder = Recorder::start(header, record::plain(path))?;
+        let recorder = Recorder::start(header, record::plain(path, args.collect.sandbox.wanted()))?;
         // Nothing is in it yet: no empty recording is left behind.
         let output = output(&args.show).inspect_err(|_| drop(fs::remove_file(path)))?;
         source.announce(&args.collect);
+        source.confine(args.collect.sandbox.wanted());
         let mut recorded = Recorded::new(source, recorder);
         let shown = show(&mut recorded, &args.show, clock, origin, limits, output, stop.wait()).await;
         // Whatever happened to the output.

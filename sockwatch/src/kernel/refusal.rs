@@ -5,6 +5,7 @@ use std::io;
 use aya::{EbpfError, programs::ProgramError};
 
 use super::{check, probes::Hook};
+use crate::privilege::capability;
 
 /// Why an alternative was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,7 +65,7 @@ const EPERM: i32 = 1;
 const EACCES: i32 = 13;
 
 fn not_permitted() -> Refusal {
-    let missing = check::Capabilities::of_self().missing();
+    let missing = capability::missing(capability::held());
     if !missing.is_empty() {
         return Refusal::Capability(missing.join(" and "));
     }

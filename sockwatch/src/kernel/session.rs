@@ -2,7 +2,7 @@
 
 mod starter;
 
-use std::{collections::HashMap, fs, io, os::fd::AsRawFd};
+use std::{collections::HashMap, fs, io, os::fd::AsRawFd, thread};
 
 use aya::{
     Ebpf,
@@ -19,7 +19,10 @@ use super::{
     tallies::Tallies,
     threads,
 };
-use crate::tcp::{loss::Losses, reset::ResetReasons};
+use crate::{
+    privilege::{Confined, Role, confine},
+    tcp::{loss::Losses, reset::ResetReasons},
+};
 
 /// The smallest and largest ring buffer.
 pub const RING_BYTES: std::ops::RangeInclusive<u32> = 64 << 10..=1 << 30;
@@ -224,6 +227,18 @@ impl Session {
     /// Whether sockets are told apart by cookie. Without BTF only by address, which no listing tells.
     pub fn tells_cookies(&self) -> bool {
         self.tells_cookies
+    }
+
+    /// Whether the kernel lets the calling thread read maps, with the capabilities that it has now.
+    pub fn may_read(&self) -> bool {
+        !threads::is_refused(self.counted.get(&0, 0).err())
+    }
+
+    /// What a thread of this role could still do here: one is confined, and asked.
+    pub fn confined(&self, role: &Role) -> Option<Confined> {
+        let counted = &self.counted;
+        let may_read = || !threads::is_refused(counted.get(&0, 0).err());
+        thread::scope(|scope| scope.spawn(|| confine(role, &[], may_read)).join().ok())
     }
 
     /// What this kernel's numbers of reasons for a RST mean.

@@ -69,6 +69,11 @@ impl Threads {
         self.samples.as_ref()
     }
 
+    /// Whether the kernel lets the calling thread read and write maps, with the capabilities that it has now.
+    pub fn may_read(&self) -> bool {
+        !is_refused(self.watched.get(&0, 0).err())
+    }
+
     /// Watches a process.
     ///
     /// # Errors
@@ -93,6 +98,12 @@ impl Threads {
     pub fn now(&self) -> Vec<Stacked> {
         self.threads.iter().filter_map(|entry| Some(entry.ok()?.1.0)).collect()
     }
+}
+
+/// Whether an error is for want of a capability.
+pub(super) fn is_refused(error: Option<MapError>) -> bool {
+    let Some(MapError::SyscallError(error)) = error else { return false };
+    error.io_error.kind() == io::ErrorKind::PermissionDenied
 }
 
 fn read<T: Plain>(bytes: &[u8]) -> Option<T> {

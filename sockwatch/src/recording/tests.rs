@@ -16,6 +16,7 @@ use super::{
     writer::{Options, Recorder, Rotation, Sync, WriteError},
 };
 use crate::{
+    privilege::Sandbox,
     process::{Process, cgroup::Workload, names::Named},
     source::{TableNews, Tick},
     tcp::{
@@ -189,6 +190,7 @@ impl Scratch {
             level: 1,
             rotation: Rotation::default(),
             max_bytes: None,
+            sandbox: Sandbox::Off,
         }
     }
 

@@ -22,6 +22,7 @@ use self::files::Files;
 use super::{batch::Batch, header::Header, schema::schema};
 use crate::{
     monotonic::{now_ns, wall_offset_ns},
+    privilege::{self, Sandbox},
     process::names::Named,
     source::{TableNews, Tick},
     tcp::{event::Event, loss::Losses},
@@ -56,6 +57,8 @@ pub struct Options {
     pub rotation: Rotation,
     /// How many bytes to write at most.
     pub max_bytes: Option<u64>,
+    /// Whether the thread that writes confines itself.
+    pub sandbox: Sandbox,
 }
 
 /// When written data is forced to the disk (fsync).
@@ -171,13 +174,22 @@ impl Recorder {
     /// If it cannot be created, or exists already.
     pub fn start(header: Header, options: Options) -> Result<Self, WriteError> {
         let flush_every = options.flush_every;
+        let (sandbox, writes_in) = (options.sandbox, files::directory(&options));
         let schema = schema(header.to_metadata());
         let mut files = Files::new(header, options);
         files.begin()?;
         let status = Arc::new(Mutex::new(Status { written: files.written(), failed: None }));
         let (batches, todo) = mpsc::sync_channel(MOST_WAITING);
         let told = Arc::clone(&status);
-        let work = move || write_all(files, &todo, &told);
+        let work = move || {
+            if sandbox == Sandbox::On {
+                let writable: Vec<_> = writes_in.into_iter().collect();
+                let may_write = || writable.iter().all(|directory| files::may_write(directory));
+                // What a kernel cannot do is no reason not to go on: `doctor` says it.
+                privilege::confine(&privilege::role::RECORD, &writable, may_write);
+            }
+            write_all(files, &todo, &told);
+        };
         let thread = thread::Builder::new().name("record".into()).spawn(work).map_err(WriteError::Thread)?;
         Ok(Self {
             batch: Batch::default(),

@@ -16,6 +16,7 @@ use crate::{
         threads::Threads,
     },
     monotonic::now_ns,
+    privilege::{Confined, Role},
     tcp::{decode::decode, event::Event, loss::Losses, reset::ResetReasons},
 };
 
@@ -87,6 +88,16 @@ impl Live {
     /// What became of each probe.
     pub fn outcomes(&self) -> &[Outcome] {
         self.session.outcomes()
+    }
+
+    /// Whether the kernel lets the calling thread read what the kernel side counts, with the capabilities that it has now.
+    pub fn may_read(&self) -> bool {
+        self.session.may_read()
+    }
+
+    /// What a thread of this role could still do here.
+    pub fn confined(&self, role: &Role) -> Option<Confined> {
+        self.session.confined(role)
     }
 
     /// What watches threads, once; `None` if it was not asked for.

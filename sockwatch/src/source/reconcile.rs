@@ -19,6 +19,7 @@ use super::{SourceError, TableNews, Tick};
 use crate::{
     diagnosis::look::Look,
     monotonic::now_ns,
+    privilege::{self, Sandbox},
     tcp::{
         event::{Event, EventKind},
         filter::Filter,
@@ -130,16 +131,20 @@ struct Report {
 }
 
 impl Reconciler {
-    /// Starts the thread. The first round begins at once: with every namespace that can be found, unless the filter names
-    /// some.
+    /// Starts the thread, which confines itself if it is to. The first round begins at once: with every namespace that can be
+    /// found, unless the filter names some.
     ///
     /// # Errors
     /// If the thread cannot be started.
-    pub fn start(filter: &Filter, schedule: Schedule, scope: Scope) -> Result<Self, SourceError> {
+    pub fn start(filter: &Filter, schedule: Schedule, scope: Scope, sandbox: Sandbox) -> Result<Self, SourceError> {
         let (orders, todo) = mpsc::channel();
         let (done, rounds) = mpsc::channel();
         let mut lister = Lister::new(filter.clone(), scope);
         let work = move || {
+            if sandbox == Sandbox::On {
+                // What a kernel cannot do is no reason not to go on: `doctor` says it.
+                privilege::confine(&privilege::role::RECONCILE, &[], || true);
+            }
             for order in todo {
                 if done.send(lister.work(&order)).is_err() {
                     return;
@@ -333,7 +338,7 @@ mod tests {
             ..Filter::default()
         };
         let every = Schedule::Every(Duration::from_secs(3600));
-        let mut reconciler = Reconciler::start(&filter, every, Scope::All).unwrap().looking();
+        let mut reconciler = Reconciler::start(&filter, every, Scope::All, Sandbox::On).unwrap().looking();
         next_round(&mut reconciler);
         assert!(reconciler.owes());
         assert_eq!(next_round(&mut reconciler).listings.len(), 1);
@@ -354,7 +359,7 @@ mod tests {
     #[test]
     fn without_looks_nothing_is_owed() {
         let mut reconciler =
-            Reconciler::start(&Filter::default(), Schedule::Every(Duration::ZERO), Scope::All).unwrap();
+            Reconciler::start(&Filter::default(), Schedule::Every(Duration::ZERO), Scope::All, Sandbox::Off).unwrap();
         assert!(!reconciler.owes());
         assert!(reconciler.take_looks().is_empty());
     }

@@ -23,6 +23,7 @@ use crate::{
     diagnosis::blame::{Deed, Stack, Suspect, What},
     kernel::threads::{Record, Threads},
     monotonic::now_ns,
+    privilege::{self, Sandbox},
     tcp::event::SocketKey,
 };
 
@@ -55,14 +56,18 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Begins.
+    /// Begins; the thread confines itself if it is to.
     ///
     /// # Errors
     /// If no thread can be started.
-    pub fn start(threads: Threads) -> io::Result<Self> {
+    pub fn start(threads: Threads, sandbox: Sandbox) -> io::Result<Self> {
         let (orders, ordered) = channel();
         let (tell, news) = channel();
         let work = move || {
+            if sandbox == Sandbox::On {
+                // What a kernel cannot do is no reason not to go on: `doctor` says it.
+                privilege::confine(&privilege::role::THREADS, &[], || threads.may_read());
+            }
             Watching {
                 threads,
                 tell,

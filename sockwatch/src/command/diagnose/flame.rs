@@ -16,6 +16,8 @@ use crate::command::tell;
 #[derive(Debug)]
 pub(super) struct FlameGraph {
     path: PathBuf,
+    /// Open from the beginning: later nothing may be opened for writing.
+    file: File,
     existed: bool,
 }
 
@@ -23,23 +25,26 @@ impl FlameGraph {
     /// Looks whether the file can be written.
     pub(super) fn at(path: &Path) -> anyhow::Result<Self> {
         let existed = path.exists();
-        File::options().create(true).append(true).open(path).with_context(|| cannot_write(path))?;
-        Ok(Self { path: path.to_owned(), existed })
+        let file = File::options().create(true).append(true).open(path).with_context(|| cannot_write(path))?;
+        Ok(Self { path: path.to_owned(), file, existed })
     }
 
     /// Draws, if anybody waited.
     pub(super) fn draw(self, report: &Report) -> anyhow::Result<()> {
-        let Self { path, existed } = &self;
+        let Self { path, file, existed } = &self;
         let blamed = report.listeners.iter().filter_map(|listener| Some((listener.local, listener.blame.as_ref()?)));
         let stacks = flame::folded(blamed);
         if stacks.is_empty() {
             if !existed {
-                fs::remove_file(path).with_context(|| cannot_write(path))?;
+                // In somebody else's directory an empty file stays.
+                let _ = fs::remove_file(path);
             }
             tell(format_args!("sockwatch: no flame graph: while threads were watched nobody waited for accept()"));
             return Ok(());
         }
-        fs::write(path, self.content(&stacks)?).with_context(|| cannot_write(path))?;
+        let content = self.content(&stacks)?;
+        let mut file = file;
+        file.set_len(0).and_then(|()| file.write_all(&content)).with_context(|| cannot_write(path))?;
         tell(format_args!("sockwatch: flame graph in {}", path.display()));
         Ok(())
     }

@@ -23,6 +23,10 @@ use sockwatch::{
     },
     monotonic::now_ns,
     pipeline::{self, Limits, Totals},
+    privilege::{
+        Sandbox,
+        role::{DIAGNOSE, DIAGNOSE_DRAWING},
+    },
     sink::Sink,
     source::{
         counters,
@@ -101,10 +105,13 @@ pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
             Telling::Events => Scope::All,
             Telling::Tallies => Scope::Listeners,
         };
-        live.reconcile(Reconciler::start(&resolved.filter, Schedule::Every(COMPARE_EVERY), scope)?.looking());
+        let (schedule, sandbox) = (Schedule::Every(COMPARE_EVERY), args.sandbox.wanted());
+        live.reconcile(Reconciler::start(&resolved.filter, schedule, scope, sandbox)?.looking());
         let counting = live.take_tallies().map(|tallies| Counting::start(tallies, &resolved.filter)).transpose()?;
         start::announce(&live);
-        let watcher = watcher(&mut live);
+        let watcher = watcher(&mut live, sandbox);
+        let role = if flame_graph.is_some() { &DIAGNOSE_DRAWING } else { &DIAGNOSE };
+        start::confine_main(role, &live, sandbox);
         let cpu_before = cpu_time();
         let mut watch = Watch::new(Diagnosis::new(now_ns(), nanoseconds(args.slow)), watcher, counting, args.duration);
         let limits = Limits { duration: Some(args.duration), connections: None };
@@ -187,7 +194,7 @@ fn probes(args: &DiagnoseArgs, telling: Telling) -> Vec<(String, String)> {
 }
 
 /// What watches threads, if the kernel lets it; it says so if not.
-fn watcher(live: &mut Live) -> Option<Watcher> {
+fn watcher(live: &mut Live, sandbox: Sandbox) -> Option<Watcher> {
     let without = |why: &dyn std::fmt::Display| {
         tell(format_args!("sockwatch: warning: what keeps threads from accept() is not told: {why}"));
     };
@@ -195,7 +202,7 @@ fn watcher(live: &mut Live) -> Option<Watcher> {
     if let Some(refusal) = threads.without_samples() {
         tell(format_args!("sockwatch: warning: what threads run is only told by where they lose their CPU: {refusal}"));
     }
-    Watcher::start(threads).map_err(|error| without(&error)).ok()
+    Watcher::start(threads, sandbox).map_err(|error| without(&error)).ok()
 }
 
 /// A terminal's width; a file has no end of a line.

@@ -8,6 +8,10 @@ use std::{
 };
 
 use arrow_array::RecordBatch;
+use nix::{
+    fcntl::{AT_FDCWD, AtFlags},
+    unistd::{AccessFlags, faccessat},
+};
 
 use super::{Options, WriteError, Written, file::Recording};
 use crate::{
@@ -144,6 +148,21 @@ impl Files {
     }
 }
 
+/// The directory in which files will be made after the first; none if there will be one file only.
+pub(super) fn directory(options: &Options) -> Option<PathBuf> {
+    options.rotation.rotates().then(|| parent(&options.path).to_owned())
+}
+
+/// Whether the calling thread may make files there.
+pub(super) fn may_write(directory: &Path) -> bool {
+    let write = AccessFlags::W_OK | AccessFlags::X_OK;
+    faccessat(AT_FDCWD, directory, write, AtFlags::AT_EACCESS).is_ok()
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// `web.swr` is followed by `web-20261121T093000Z-0001.swr` and so on: their order is that of their names.
 fn part(path: &Path, stamp: &str, part: u32) -> PathBuf {
     let (stem, extension) = stem(path);
@@ -160,7 +179,6 @@ fn stem(path: &Path) -> (String, String) {
 /// The files that are called after a path, oldest first, with their size.
 fn parts(path: &Path) -> Vec<(PathBuf, u64)> {
     let (stem, extension) = stem(path);
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let is_part = |name: &str| {
         let middle = name.strip_prefix(&format!("{stem}-")).and_then(|rest| rest.strip_suffix(extension.as_str()));
         middle.is_some_and(|middle| {
@@ -170,7 +188,7 @@ fn parts(path: &Path) -> Vec<(PathBuf, u64)> {
             digits(day) && digits(time) && digits(part) && part.len() >= 4
         })
     };
-    let files = fs::read_dir(directory).into_iter().flatten().flatten();
+    let files = fs::read_dir(parent(path)).into_iter().flatten().flatten();
     let ours = files.filter(|file| is_part(&file.file_name().to_string_lossy()));
     let mut parts: Vec<_> = ours.filter_map(|file| Some((file.path(), file.metadata().ok()?.len()))).collect();
     parts.sort();

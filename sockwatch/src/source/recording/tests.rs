@@ -3,6 +3,7 @@ use std::{fs, path::PathBuf};
 use super::*;
 use crate::{
     pipeline::{self, Limits},
+    privilege::Sandbox,
     process::names::Names,
     recording::{
         header::Header,
@@ -127,6 +128,7 @@ fn a_lab_replayed_is_a_lab_traced() {
             level: 1,
             rotation: Rotation::default(),
             max_bytes: None,
+            sandbox: Sandbox::Off,
         };
         let (lab, ended) = Lab::of(&fs::read_to_string(&file).unwrap());
         let mut recorded = Recorded::new(lab, Recorder::start(Header::default(), options).unwrap());
@@ -172,6 +174,7 @@ fn plain(path: &std::path::Path) -> Options {
         level: 1,
         rotation: Rotation::default(),
         max_bytes: None,
+        sandbox: Sandbox::Off,
     }
 }
 

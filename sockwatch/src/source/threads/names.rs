@@ -11,7 +11,9 @@ use blazesym::{
     },
 };
 
-use crate::{diagnosis::blame::Frame, tcp::event::is_unprintable};
+use rustix::thread::CapabilitySet;
+
+use crate::{diagnosis::blame::Frame, privilege::capability, tcp::event::is_unprintable};
 
 /// Names that are remembered.
 const MOST: usize = 1 << 18;
@@ -59,7 +61,8 @@ impl Names {
     fn look_up(&self, pid: u32, addresses: &[u64]) -> Vec<Symbolized<'_>> {
         let by = |debug_syms| {
             let mut process = Process::new(pid.into());
-            process.map_files = nix::unistd::geteuid().is_root();
+            // A file that was deleted or replaced is only found there.
+            process.map_files = capability::held().contains(CapabilitySet::SYS_ADMIN);
             process.debug_syms = debug_syms;
             self.symbolizer.symbolize(&Source::Process(process), Input::AbsAddr(addresses))
         };
