@@ -40,6 +40,33 @@ mod tests {
     use super::*;
     use std::fs;
 
+    /// What the documents tell people to type is parsed as it stands, up to a pipe or a redirection.
+    #[test]
+    fn commands_of_documents_are_consistent() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+        let mut count = 0;
+        // Not there in a package of the crate alone.
+        for document in fs::read_dir(directory).into_iter().flatten() {
+            let path = document.unwrap().path();
+            if path.extension().is_none_or(|extension| extension != "md") {
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            for line in text.lines().filter(|line| line.starts_with("    ")) {
+                let line = line.trim().trim_start_matches("sudo ").trim_start_matches("sh -c '").trim_end_matches('\'');
+                let is_sentence = |word: &&str| !["|", ">", "..."].contains(word);
+                if line.starts_with("sockwatch ") {
+                    let words = line.split_whitespace().take_while(is_sentence);
+                    if let Err(error) = <Cli as clap::Parser>::try_parse_from(words) {
+                        panic!("{}: {line}: {error}", path.display());
+                    }
+                    count += 1;
+                }
+            }
+        }
+        assert!(count == 0 || count > 20, "{count}");
+    }
+
     #[test]
     fn each_subcommand_has_a_page() {
         let directory = std::env::temp_dir().join(format!("sockwatch-man-{}", std::process::id()));

@@ -23,7 +23,6 @@ This page is made by `cargo xtask gen` from the tables in `sockwatch/src/privile
 const GRANT: &str = "
 Linux 5.8 is the oldest with `CAP_BPF` and `CAP_PERFMON`. `CAP_SYS_ADMIN` holds both. Who has all of them can become root in
 one way or another: give the file to a group, and to nobody else.
-
 ";
 
 const KEPT: &str = "

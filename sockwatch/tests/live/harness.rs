@@ -282,6 +282,11 @@ impl Trace {
         trace
     }
 
+    /// The process that traces.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Reads until a line fits.
     pub(crate) fn until(&mut self, what: &str, fits: impl Fn(&Line) -> bool) {
         self.until_count(1, what, fits);

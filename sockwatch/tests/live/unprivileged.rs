@@ -14,15 +14,15 @@ use crate::{
 };
 
 /// nobody
-const USER: u32 = 65534;
+pub(crate) const USER: u32 = 65534;
 
 /// The program where every user can run it; removed on drop.
-struct Copy {
+pub(crate) struct Copy {
     directory: PathBuf,
 }
 
 impl Copy {
-    fn new(tag: &str) -> Self {
+    pub(crate) fn new(tag: &str) -> Self {
         let directory = std::env::temp_dir().join(format!("sockwatch-{}-{tag}", std::process::id()));
         fs::create_dir(&directory).unwrap();
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
@@ -37,12 +37,12 @@ impl Copy {
         copy
     }
 
-    fn program(&self) -> PathBuf {
+    pub(crate) fn program(&self) -> PathBuf {
         self.directory.join("sockwatch")
     }
 
     /// The program as that user, without root's groups and capabilities.
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(self.program());
         command.uid(USER).gid(USER).current_dir("/");
         command
