@@ -1,4 +1,5 @@
-//! `cargo xtask dist`: the program as one static file that runs on every kernel and distribution.
+//! `cargo xtask dist`: the program as one static file that runs on every kernel and distribution, and what is made of it: a
+//! Debian package, a bill of materials, checksums.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{musl, shell};
+use crate::{musl, packages, shell};
 
 /// How often a start is timed.
 const STARTS: usize = 5;
@@ -24,6 +25,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let path = build(&workspace, &options.arch)?;
     let size = std::fs::metadata(&path).with_context(|| format!("cannot read {}", path.display()))?.len();
     println!("{}: {:.1} MiB, static", path.display(), size as f64 / f64::from(1 << 20));
+    for made in packages::make(&workspace, &path, &options.arch)?.iter().skip(1) {
+        println!("{}", made.display());
+    }
     if options.arch != std::env::consts::ARCH {
         return Ok(());
     }

@@ -14,12 +14,20 @@ const EXPORTS_SCRIPT: &str = "sockwatch/tests/recordings/export.py";
 const SPARK_SCRIPT: &str = "sockwatch/tests/recordings/spark.py";
 
 /// Of versions that this was tried with; a later one may be taken any time.
-const LIBRARIES: &[&str] =
-    &["pyarrow>=21", "polars>=1.30", "duckdb>=1.3", "perfetto>=0.16", "protobuf", "pyspark>=4,<5"];
+const LIBRARIES: &[&str] = &[
+    "pyarrow>=21",
+    "polars>=1.30",
+    "duckdb>=1.3",
+    "perfetto>=0.16",
+    "protobuf",
+    "pyspark>=4,<5",
+    "cyclonedx-python-lib[json-validation]>=9",
+    "pyyaml",
+];
 
 /// Compares what they see with what sockwatch sees.
 pub(crate) fn check(workspace: &Path) -> Result<()> {
-    let python = environment(workspace)?;
+    let python = python(workspace)?;
     let mut info = shell::cargo(workspace);
     info.args(["run", "--quiet", "--package", "sockwatch", "--", "info", "--format", "json", FILE]);
     let info = shell::read(&mut info, "sockwatch must build")?;
@@ -61,14 +69,14 @@ fn exports(workspace: &Path, python: &Path) -> Result<()> {
 }
 
 /// A python of our own with the libraries in it.
-fn environment(workspace: &Path) -> Result<std::path::PathBuf> {
+pub(crate) fn python(workspace: &Path) -> Result<std::path::PathBuf> {
     // Spark runs on it.
     if shell::probe(Command::new("java").arg("-version")).is_none() {
         setup::install(&["default-jre-headless"])?;
     }
     let directory = shell::target_directory(workspace).join("python");
     let python = directory.join("bin/python");
-    let imports = ["-c", "import pyarrow, polars, duckdb, perfetto, pyspark"];
+    let imports = ["-c", "import pyarrow, polars, duckdb, perfetto, pyspark, cyclonedx, jsonschema, yaml"];
     if python.is_file() && shell::probe(Command::new(&python).args(imports)).is_some() {
         return Ok(python);
     }

@@ -11,6 +11,7 @@ mod fuzz;
 mod generated;
 mod musl;
 mod prometheus;
+mod packages;
 mod setup;
 mod shell;
 mod test;

@@ -153,7 +153,7 @@ fn is_version(said: &str) -> bool {
     said.split_whitespace().nth(1) == Some(LINKER_VERSION)
 }
 
-fn is_debian() -> bool {
+pub(crate) fn is_debian() -> bool {
     std::fs::read_to_string("/etc/os-release").is_ok_and(|release| names_debian(&release))
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{browser, ebpf, elsewhere, fuzz, generated, prometheus, setup, shell, tidy, vm};
+use crate::{browser, ebpf, elsewhere, fuzz, generated, packages, prometheus, setup, shell, tidy, vm};
 
 enum Outcome {
     Passed,
@@ -35,6 +35,7 @@ const STEPS: &[Step] = &[
     Step { name: "recordings elsewhere", run: |workspace| passed(elsewhere::check(workspace)) },
     Step { name: "reports in a browser", run: |workspace| passed(browser::check(workspace)) },
     Step { name: "metrics in Prometheus", run: metrics_in_prometheus },
+    Step { name: "packages", run: |workspace| passed(packages::check(workspace)) },
     Step { name: "fuzz", run: |workspace| passed(fuzz::check(workspace, FUZZING)) },
     Step { name: "tests", run: |workspace| passed(tests(workspace)) },
     Step { name: "tests on other kernels", run: other_kernels },
