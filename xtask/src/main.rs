@@ -46,7 +46,9 @@ enum Task {
     Tidy,
     /// Run the live tests on other kernels, in virtual machines
     Vm(vm::Options),
-    /// Build the static release binary
+    /// Make and check packages with the debug build, as CI does
+    Packages,
+    /// Build the static release binary, a Debian package, a bill of materials and checksums
     Dist(dist::Options),
     /// Measure what tracing costs, beside tracing nothing and beside other tools
     Bench(bench::Options),
@@ -74,6 +76,7 @@ fn run(task: Task) -> Result<()> {
         Task::Gen(options) => generated::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Tidy => tidy::run(),
+        Task::Packages => shell::workspace().and_then(|workspace| packages::check(&workspace)),
         Task::Dist(options) => dist::run(&options),
         Task::Vm(options) => vm::run(&options),
         Task::Bench(options) => bench::run(&options),

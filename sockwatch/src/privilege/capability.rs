@@ -101,7 +101,7 @@ pub const USES: &[Use] = &[
         used_for: "raise RLIMIT_MEMLOCK, against which Linux 5.8 to 5.10 count maps",
         without: "on those kernels: eBPF, unless `ulimit -l` is unlimited",
         sees_more: false,
-        granted: true,
+        granted: false,
     },
     Use {
         set: CapabilitySet::SETPCAP,

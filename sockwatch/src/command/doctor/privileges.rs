@@ -35,13 +35,18 @@ pub(super) fn capabilities() -> Vec<Check> {
         return vec![Check { name: "capabilities", status: Status::Unusable, found, fix }];
     }
     let is_missed = |it: &&Use| it.need == Need::Optional && it.granted && it.sees_more && !held.contains(it.set);
-    let mut checks = vec![ok("capabilities", found)];
-    checks.extend(USES.iter().filter(is_missed).map(|it| Check {
+    let missed = USES.iter().filter(is_missed).map(|it| Check {
         name: it.name,
         status: Status::Reduced,
         found: format!("missing; lost: {}", it.without),
-        fix: Some(fix.clone()),
-    }));
+        fix: None,
+    });
+    let mut checks = vec![ok("capabilities", found)];
+    checks.extend(missed);
+    // Once, below the last of them.
+    if let Some(last) = checks.last_mut().filter(|last| last.status == Status::Reduced) {
+        last.fix = Some(fix);
+    }
     checks
 }
 
