@@ -55,7 +55,7 @@ pub(crate) struct ServingArgs {
     /// file.
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
-    /// So many listeners have series of their own; the others are summed in listener=\"other\".
+    /// So many listeners have series of their own; the others are summed in one, `other`.
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = listeners)]
     pub(crate) max_listeners: usize,
     /// Take options that are neither here nor in the environment from this file (TOML); SIGHUP reads it again.
