@@ -6,8 +6,8 @@ mod list;
 mod privilege;
 mod record;
 mod report;
-mod top;
 mod serve;
+mod top;
 mod values;
 
 use std::{path::PathBuf, time::Duration};
@@ -23,8 +23,8 @@ pub(crate) use self::{
     privilege::SandboxArgs,
     record::{InfoArgs, RecordArgs, ReplayArgs},
     report::ReportArgs,
-    top::TopArgs,
     serve::ServeArgs,
+    top::TopArgs,
     values::Reconcile,
 };
 use crate::command::lab;

@@ -11,7 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::shell;
+use crate::{musl, shell};
 
 /// Files that the program embeds: without them `cargo install` would fail.
 const EMBEDDED: &[&str] =
@@ -40,7 +40,11 @@ pub(crate) fn check(workspace: &Path) -> Result<()> {
     }
     std::fs::create_dir_all(&directory).context("cannot make a directory for packages")?;
     let program = directory.join("sockwatch");
-    std::fs::copy(debug_program(workspace)?, &program).context("cannot copy the program")?;
+    // A debugger's part of it is most of it, and would take minutes to compress.
+    let stripped = musl::stripped(&debug_program(workspace)?)?;
+    std::fs::write(&program, stripped).context("cannot write the program")?;
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&program, executable).context("cannot write the program")?;
     let made = make(workspace, &program, std::env::consts::ARCH)?;
     let [_, package, bill] = made.as_slice() else { anyhow::bail!("three files are made, not {}", made.len()) };
     deb::check(package, &directory.join("root"))?;

@@ -4,7 +4,7 @@ use clap::Args;
 use sockwatch::privilege::Sandbox;
 
 /// Whether to drop anything.
-#[derive(Args, Clone, Copy, Debug, Default)]
+#[derive(Args, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SandboxArgs {
     /// Keep all privileges while running: no dropped capabilities, no Landlock, no seccomp. For trouble only; docs/privileges.md
     /// says what each does.

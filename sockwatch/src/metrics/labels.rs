@@ -12,7 +12,7 @@ pub(super) const UNKNOWN: &str = "unknown";
 pub(super) const ROLES: [Role; 4] = [Role::Active, Role::Passive, Role::Listener, Role::Unknown];
 
 /// The words of the column END, by [`end_at`].
-pub(super) const ENDS: [&str; 16] = [
+pub(super) const ENDS: [&str; 17] = [
     "local-fin",
     "peer-fin",
     "both-fin",
@@ -29,6 +29,7 @@ pub(super) const ENDS: [&str; 16] = [
     "vanished",
     "abandoned",
     UNKNOWN,
+    "duplicate",
 ];
 
 pub(super) const fn role_at(role: Role) -> usize {
@@ -66,6 +67,7 @@ const fn ending_at(ending: Ending) -> usize {
         Ending::ListenerClosed => 11,
         Ending::Stopped => 12,
         Ending::Vanished => 13,
+        Ending::Duplicate => 16,
     }
 }
 
@@ -94,6 +96,7 @@ mod tests {
             Ending::ListenerClosed,
             Ending::Stopped,
             Ending::Vanished,
+            Ending::Duplicate,
         ];
         for ending in endings {
             assert_eq!(ENDS[ending_at(ending)], ending.word());

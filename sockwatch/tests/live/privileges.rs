@@ -7,7 +7,7 @@ use std::{
     net::{TcpListener, TcpStream},
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use rustix::{
@@ -22,7 +22,7 @@ use crate::{
     harness::{Trace, assert_stories, choices, shared, skip, sockwatch},
     netns::Netns,
     unprivileged::{Copy, USER},
-    workload::{STORIES, converse, place},
+    workload::{STORIES, converse, converse_with, place},
 };
 
 /// `VFS_CAP_REVISION_2`, with the effective bit.
@@ -196,7 +196,14 @@ impl Drop for Scratch {
 fn check_rotation(mut command: Command, directory: &Path) {
     command.args(["record", "--source", "ebpf", "--duration", "3s", "--rotate-every", "500ms", "--flush", "200ms"]);
     command.args(["--keep", "2", "--output"]).arg(directory.join("web.swr")).args(choices());
-    let output = command.output().unwrap();
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let address = place();
+    let listener = TcpListener::bind(address).unwrap();
+    // A file without events is not ended for another.
+    while child.try_wait().unwrap().is_none() {
+        converse_with(&listener, address);
+    }
+    let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{said}");
     let files: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
