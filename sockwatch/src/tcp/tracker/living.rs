@@ -4,6 +4,7 @@ use super::Tracker;
 use crate::tcp::{
     connection::{Connection, Role},
     event::SocketKey,
+    minisock::{Minisock, TIME_WAIT_NS},
     queue::QueueFigures,
     state::TcpState,
     update::Subject,
@@ -84,9 +85,17 @@ impl Tracker {
         sockets.chain(minisocks.map(|minisock| Living {
             subject: minisock.subject,
             state: minisock.state,
-            since_ns: (!minisock.adopted).then_some(minisock.since_ns),
+            since_ns: (!minisock.adopted).then(|| began_ns(minisock)),
             first_seen_ns: minisock.since_ns,
             kind: Kind::Minisock { expires_ns: minisock.expires_ns },
         }))
+    }
+}
+
+/// When its state began: of one that a listing showed in `TIME_WAIT` first, its end tells.
+fn began_ns(minisock: &Minisock) -> u64 {
+    match minisock.state {
+        TcpState::TimeWait => minisock.since_ns.min(minisock.expires_ns.saturating_sub(TIME_WAIT_NS)),
+        _orphan => minisock.since_ns,
     }
 }
