@@ -79,11 +79,10 @@ fn reads_maps_without() -> bool {
     (numbers.next().unwrap(), numbers.next().unwrap()) >= (5, 19)
 }
 
-/// Once the first line is written everything is in place and dropped, and a listed socket comes from a thread that has dropped,
-/// too.
+/// Once the first line is written everything is in place and dropped, and a listed socket, one that was there before, comes from
+/// a thread that has dropped, too.
 #[track_caller]
 fn check_dropped(trace: &mut Trace) {
-    let listener = TcpListener::bind(place()).unwrap();
     trace.until("a listed socket", |line| line.is("listed"));
     let statuses = statuses(trace.pid());
     for (name, status) in &statuses {
@@ -98,12 +97,12 @@ fn check_dropped(trace: &mut Trace) {
     assert_eq!(bits(main, "CapEff"), kept);
     let looks = CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH;
     assert_eq!(bits(&statuses["reconcile"], "CapEff"), looks);
-    drop(listener);
 }
 
 #[test]
 fn root_drops_what_it_does_not_need() {
     let Some(machine) = shared("root_drops_what_it_does_not_need") else { return };
+    let _listed = TcpListener::bind(place()).unwrap();
     let mut trace = Trace::start(machine, &["--latency", "5ms"]);
     if trace.probes.taken("state") != "btf" {
         return skip("root_drops_what_it_does_not_need", "without BTF nothing is listed");
@@ -162,6 +161,7 @@ fn an_ordinary_user_traces_with_what_is_granted() {
 fn an_ordinary_user_drops_what_was_granted() {
     let Some(machine) = shared("an_ordinary_user_drops_what_was_granted") else { return };
     let Some(copy) = capable("drops", granted()) else { return };
+    let _listed = TcpListener::bind(place()).unwrap();
     let mut command = copy.command();
     command.args(["trace", "--source", "ebpf", "--format", "json", "--latency", "5ms"]).args(choices());
     let mut trace = Trace::spawn(machine, command);
