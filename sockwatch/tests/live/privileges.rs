@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     fs,
-    net::{TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -99,11 +99,18 @@ fn check_dropped(trace: &mut Trace) {
     assert_eq!(bits(&statuses["reconcile"], "CapEff"), looks);
 }
 
+/// Where to listen to be listed, and the port to ask for: beside other tests' floods.
+fn listed() -> (SocketAddr, String) {
+    let address = place();
+    (address, address.port().to_string())
+}
+
 #[test]
 fn root_drops_what_it_does_not_need() {
     let Some(machine) = shared("root_drops_what_it_does_not_need") else { return };
-    let _listed = TcpListener::bind(place()).unwrap();
-    let mut trace = Trace::start(machine, &["--latency", "5ms"]);
+    let (address, port) = listed();
+    let _listener = TcpListener::bind(address).unwrap();
+    let mut trace = Trace::start(machine, &["--latency", "5ms", "--port", &port]);
     if trace.probes.taken("state") != "btf" {
         return skip("root_drops_what_it_does_not_need", "without BTF nothing is listed");
     }
@@ -114,7 +121,8 @@ fn root_drops_what_it_does_not_need() {
 #[test]
 fn nothing_is_dropped_without_a_sandbox() {
     let Some(machine) = shared("nothing_is_dropped_without_a_sandbox") else { return };
-    let mut trace = Trace::start(machine, &["--no-sandbox"]);
+    let (_, port) = listed();
+    let mut trace = Trace::start(machine, &["--no-sandbox", "--port", &port]);
     trace.until("the first line", |line| line.is("start"));
     let own = capability::held();
     for (name, status) in statuses(trace.pid()) {
@@ -161,9 +169,12 @@ fn an_ordinary_user_traces_with_what_is_granted() {
 fn an_ordinary_user_drops_what_was_granted() {
     let Some(machine) = shared("an_ordinary_user_drops_what_was_granted") else { return };
     let Some(copy) = capable("drops", granted()) else { return };
-    let _listed = TcpListener::bind(place()).unwrap();
+    let (address, port) = listed();
+    let _listener = TcpListener::bind(address).unwrap();
     let mut command = copy.command();
-    command.args(["trace", "--source", "ebpf", "--format", "json", "--latency", "5ms"]).args(choices());
+    command
+        .args(["trace", "--source", "ebpf", "--format", "json", "--latency", "5ms", "--port", &port])
+        .args(choices());
     let mut trace = Trace::spawn(machine, command);
     if trace.probes.taken("state") != "btf" {
         return skip("an_ordinary_user_drops_what_was_granted", "without BTF nothing is listed");
