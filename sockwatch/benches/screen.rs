@@ -13,9 +13,10 @@ use ratatui::{
 };
 use sockwatch::{
     sink::Sight,
+    overview::{Model, Place},
     tcp::{decode::decode, tracker::Tracker},
     tui::{
-        Model, Place, Theme, Ui,
+        Theme, Ui,
         draw::{Scene, draw},
     },
 };

@@ -1,7 +1,7 @@
 //! sockwatch: see what happens to TCP sockets inside the Linux kernel, over time.
 //!
 //! Data flows one way: a [`source`] reports events, [`tcp::order`] sorts them, [`tcp::tracker`] makes timelines of them,
-//! a [`sink`] or the [`tui`] shows them; [`diagnosis`] judges them. Everything in [`tcp`] is pure and may be embedded elsewhere. [`explain`] says what the words mean.
+//! a [`sink`] or the [`tui`] (of an [`overview`]) shows them; [`diagnosis`] judges them. Everything in [`tcp`] is pure and may be embedded elsewhere. [`explain`] says what the words mean.
 #![deny(unsafe_code)]
 
 pub mod chronicle;
@@ -11,6 +11,7 @@ pub mod export;
 pub mod kernel;
 pub mod metrics;
 pub mod monotonic;
+pub mod overview;
 pub mod pipeline;
 pub mod privilege;
 pub mod process;

@@ -13,6 +13,7 @@ use anyhow::{Context, bail};
 use ratatui::crossterm::event;
 use sockwatch::{
     monotonic::{now_ns, wall_offset_ns},
+    overview::{Model, Place},
     pipeline::{self, Limits, Totals},
     process::names::Names,
     recording::{Mark, Said},
@@ -27,7 +28,7 @@ use sockwatch::{
     },
     tcp::update::Update,
     tui::{
-        Action, Model, Place, Theme, Ui,
+        Action, Theme, Ui,
         draw::{self, Playing, Scene},
     },
 };

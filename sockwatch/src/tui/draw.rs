@@ -15,9 +15,10 @@ use ratatui::{
     widgets::Paragraph,
 };
 
-use super::{Model, Page, Theme, Ui, ui::Drawn};
+use super::{Page, Theme, Ui, ui::Drawn};
 use crate::{
     diagnosis::words::{Grouped, time},
+    overview::Model,
     sink::{Sight, time_of_day::utc},
 };
 
@@ -81,13 +82,13 @@ pub fn draw(frame: &mut Frame<'_>, scene: &Scene<'_>, ui: &mut Ui) {
 /// `web-1 eBPF 09:30:05 UTC  1,204 events/s  lost 0 missed 0 dropped 0`; what was lost is never out of sight.
 fn first_line(scene: &Scene<'_>, width: u16) -> Line<'static> {
     let Scene { model, theme, .. } = scene;
-    let losses = &model.totals.losses;
+    let losses = &model.totals().losses;
     let lost = format!("lost {} missed {} dropped {}", losses.lost(), losses.missed(), losses.dropped());
     let is_complete = losses.lost() + losses.missed() + losses.dropped() == 0;
     let last = model.last();
-    let clock = utc(scene.sight.now_ns.saturating_add(model.place.wall_offset_ns));
+    let clock = utc(scene.sight.now_ns.saturating_add(model.place().wall_offset_ns));
     let clock = clock.get(11..19).unwrap_or_default().to_owned();
-    let mut place = format!("{} {}", model.place.host, model.place.source);
+    let mut place = format!("{} {}", model.place().host, model.place().source);
     let figures = format!("{} events/s {} ended/s", Grouped(last.events), Grouped(last.ended));
     let room = usize::from(width).saturating_sub(lost.len() + figures.len() + 20);
     place = place.chars().take(room.max(8)).collect();
@@ -102,7 +103,7 @@ fn first_line(scene: &Scene<'_>, width: u16) -> Line<'static> {
 
 /// Where in the recording it is. Returns the bar's place.
 fn draw_bar(frame: &mut Frame<'_>, scene: &Scene<'_>, playing: Playing, area: Rect) -> Rect {
-    let (from_ns, to_ns) = scene.model.place.span_ns.unwrap_or((0, 1));
+    let (from_ns, to_ns) = scene.model.place().span_ns.unwrap_or((0, 1));
     let (at_ns, whole_ns) = (playing.at_ns.saturating_sub(from_ns), to_ns.saturating_sub(from_ns).max(1));
     let sign = match (playing.is_over, scene.is_paused) {
         (true, _) => "end",

@@ -5,8 +5,10 @@ use ratatui::{
     layout::{Position, Rect},
 };
 
-use super::{Words, WordsError};
-use crate::tcp::event::SocketKey;
+use crate::{
+    overview::{Column, Order, Words, WordsError},
+    tcp::event::SocketKey,
+};
 
 /// Lines that the wheel moves.
 const WHEEL: isize = 3;
@@ -43,28 +45,6 @@ impl Page {
             Self::Findings => "Findings",
         }
     }
-}
-
-/// What connections are put in order by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Column {
-    State,
-    Local,
-    Remote,
-    Age,
-    Wait,
-    Process,
-}
-
-impl Column {
-    pub(super) const ALL: [Self; 6] = [Self::State, Self::Local, Self::Remote, Self::Age, Self::Wait, Self::Process];
-}
-
-/// Which comes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Order {
-    pub(super) by: Column,
-    pub(super) descending: bool,
 }
 
 /// One of them, closely.

@@ -13,12 +13,9 @@ use super::{
 };
 use crate::{
     diagnosis::words::{Grouped, time},
+    overview::{Column, age_ns, choose, wait_ns},
     tcp::tracker::{Kind, Living},
-    tui::{
-        Ui,
-        rows::{age_ns, choose, wait_ns},
-        ui::{Column, Detail},
-    },
+    tui::{Ui, ui::Detail},
 };
 
 const COLUMNS: [table::Column; 6] = [

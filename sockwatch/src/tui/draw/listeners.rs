@@ -14,16 +14,13 @@ use super::{
 };
 use crate::{
     diagnosis::{
-        course::Step,
         measure::Measured,
         words::{Grouped, time},
     },
+    overview::rates,
     tcp::{event::SocketKey, queue::Age},
     tui::{Ui, ui::Detail},
 };
-
-/// Seconds that rates are of.
-const RATE_OF: usize = 5;
 
 /// What a bar of queue is as wide as.
 const BAR: usize = 10;
@@ -126,18 +123,6 @@ pub(super) fn bar(depth: u32, limit: Option<u32>) -> String {
     let limit = limit.unwrap_or(0).max(1);
     let full = (u64::from(depth) * BAR as u64).div_ceil(u64::from(limit)).min(BAR as u64) as usize;
     "█".repeat(full) + &"·".repeat(BAR - full)
-}
-
-/// Arrivals and accepts per second, of the last few.
-fn rates(listener: &Measured) -> (u64, u64) {
-    let steps = &listener.course.steps;
-    let seconds = (listener.course.width_ns / 1_000_000_000).max(1);
-    // The last is not over yet.
-    let whole = steps.split_last().map_or(&[][..], |(_, whole)| whole);
-    let last = &whole[whole.len().saturating_sub(RATE_OF)..];
-    let over = (last.len() as u64 * seconds).max(1);
-    let sum = |of: fn(&Step) -> u64| last.iter().map(of).sum::<u64>().div_ceil(over);
-    (sum(|step| step.arrived), sum(|step| step.accepted))
 }
 
 /// What the columns have no room for.

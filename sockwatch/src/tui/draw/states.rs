@@ -55,7 +55,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, scene: &Scene<'_>, ui: &mut Ui, area: 
 fn draw_state(frame: &mut Frame<'_>, scene: &Scene<'_>, state: TcpState, area: Rect) {
     let style = scene.theme.state(state);
     let most = scene.model.course(state).max().unwrap_or(0);
-    let now = scene.model.last().states[state as usize];
+    let now = scene.model.last().sockets(state);
     let cells = vec![
         (state.to_string(), style),
         (Grouped(now.into()).to_string(), Style::new()),

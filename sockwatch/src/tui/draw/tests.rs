@@ -8,9 +8,10 @@ use ratatui::{
 
 use super::*;
 use crate::{
+    overview::Place,
     pipeline::Totals,
     tcp::{notation, order::Order, tracker::Tracker},
-    tui::{Action, Place},
+    tui::Action,
 };
 
 const SLOW_NS: u64 = 100_000_000;

@@ -2,26 +2,56 @@
 
 use std::net::IpAddr;
 
-use super::{
-    ui::{Column, Order},
-    words::Words,
-};
+use super::words::Words;
 use crate::tcp::{
     endpoint::Endpoint,
     tracker::{Kind, Living, Tracker},
 };
 
-/// What is on the screen.
-pub(super) struct Chosen<'a> {
+/// What connections are put in order by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Column {
+    /// The state's name.
+    State,
+    /// This end.
+    Local,
+    /// The other end.
+    Remote,
+    /// How long it has been in its state.
+    Age,
+    /// How long it waited for accept(), or has so far.
+    Wait,
+    /// The owner's name.
+    Process,
+}
+
+impl Column {
+    /// All of them, as they stand in a table.
+    pub const ALL: [Self; 6] = [Self::State, Self::Local, Self::Remote, Self::Age, Self::Wait, Self::Process];
+}
+
+/// Which comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// By this.
+    pub by: Column,
+    /// The greatest first.
+    pub descending: bool,
+}
+
+/// Those that are shown.
+#[derive(Debug)]
+pub struct Chosen<'a> {
     /// How many fit the filter.
-    pub(super) fitting: usize,
+    pub fitting: usize,
     /// How many there are.
-    pub(super) all: usize,
-    pub(super) rows: Vec<Living<'a>>,
+    pub all: usize,
+    /// The rows.
+    pub rows: Vec<Living<'a>>,
 }
 
 /// The rows from `first` on.
-pub(super) fn choose<'a>(
+pub fn choose<'a>(
     tracker: &'a Tracker,
     now_ns: u64,
     words: &Words,
@@ -74,12 +104,12 @@ fn end(end: Endpoint) -> u128 {
 }
 
 /// How long it has been in its state, at least.
-pub(super) fn age_ns(living: &Living<'_>, now_ns: u64) -> u64 {
+pub fn age_ns(living: &Living<'_>, now_ns: u64) -> u64 {
     now_ns.saturating_sub(living.since_ns.unwrap_or(living.first_seen_ns))
 }
 
 /// How long it waited for accept(), or has so far.
-pub(super) fn wait_ns(living: &Living<'_>, now_ns: u64) -> Option<u64> {
+pub fn wait_ns(living: &Living<'_>, now_ns: u64) -> Option<u64> {
     let queued = living.connection()?.queued?;
     match living.kind {
         Kind::Queued(_) => queued.at_ns.map(|at_ns| now_ns.saturating_sub(at_ns)),

@@ -7,6 +7,8 @@ use foldhash::fast::FixedState;
 use crate::{
     diagnosis::{
         Diagnosis, Report,
+        course::Step,
+        measure::Measured,
         ports::Settings,
         waits::{Spread, Waits},
     },
@@ -30,7 +32,7 @@ const WINDOW_NS: u64 = 30 * SECOND_NS;
 const MOST_LISTENERS: usize = 4096;
 
 /// Seconds that are remembered.
-pub(super) const REMEMBERED: usize = 300;
+pub const REMEMBERED: usize = 300;
 
 const STATES: usize = ALL.len() + 1;
 
@@ -79,12 +81,21 @@ impl Recent {
 }
 
 /// Counts of a second.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Second {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Second {
     /// Sockets by state's number, at its end.
-    pub(super) states: [u32; STATES],
-    pub(super) events: u64,
-    pub(super) ended: u64,
+    states: [u32; STATES],
+    /// Events.
+    pub events: u64,
+    /// Connections that ended.
+    pub ended: u64,
+}
+
+impl Second {
+    /// Sockets in a state, at its end.
+    pub fn sockets(&self, state: TcpState) -> u32 {
+        self.states[state as usize]
+    }
 }
 
 /// A connection that somebody looks at.
@@ -99,7 +110,7 @@ struct Watched {
 /// All that is kept.
 #[derive(Debug)]
 pub struct Model {
-    pub(super) place: Place,
+    place: Place,
     diagnosis: Diagnosis,
     report: Option<Report>,
     settings: HashMap<u32, Settings>,
@@ -109,7 +120,7 @@ pub struct Model {
     counted_ns: u64,
     events_before: u64,
     ended: u64,
-    pub(super) totals: Totals,
+    totals: Totals,
     watched: Option<Watched>,
 }
 
@@ -161,6 +172,16 @@ impl Model {
         self.totals = *totals;
     }
 
+    /// Where all of it comes from.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// What was seen, and lost.
+    pub fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
     /// Of a recording: its beginning and its end.
     pub fn span_ns(&self) -> Option<(u64, u64)> {
         self.place.span_ns
@@ -204,31 +225,33 @@ impl Model {
         true
     }
 
-    pub(super) fn report(&self) -> Option<&Report> {
+    /// Listeners, findings and ports, as of the last second; `None` before the first.
+    pub fn report(&self) -> Option<&Report> {
         self.report.as_ref()
     }
 
     /// The seconds that are remembered, the oldest first.
-    pub(super) fn seconds(&self) -> impl DoubleEndedIterator<Item = &Second> + ExactSizeIterator {
+    pub fn seconds(&self) -> impl DoubleEndedIterator<Item = &Second> + ExactSizeIterator {
         self.seconds.iter()
     }
 
     /// The last of them.
-    pub(super) fn last(&self) -> Second {
+    pub fn last(&self) -> Second {
         self.seconds.back().copied().unwrap_or_default()
     }
 
     /// How many were in a state, second by second.
-    pub(super) fn course(&self, state: TcpState) -> impl DoubleEndedIterator<Item = u64> + ExactSizeIterator {
-        self.seconds.iter().map(move |second| second.states[state as usize].into())
+    pub fn course(&self, state: TcpState) -> impl DoubleEndedIterator<Item = u64> + ExactSizeIterator {
+        self.seconds.iter().map(move |second| second.sockets(state).into())
     }
 
     /// Waits of the last 30 to 60 seconds.
-    pub(super) fn waits(&self, listener: SocketKey) -> Option<Waits> {
+    pub fn waits(&self, listener: SocketKey) -> Option<Waits> {
         self.recent.get(&listener).map(Recent::all)
     }
 
-    pub(super) fn spread(&self, listener: SocketKey) -> Option<Spread> {
+    /// The same in a few figures; `None` if there were none.
+    pub fn spread(&self, listener: SocketKey) -> Option<Spread> {
         self.waits(listener)?.spread()
     }
 
@@ -238,7 +261,22 @@ impl Model {
     }
 
     /// How the connection that is looked at ended.
-    pub(super) fn end_of_watched(&self) -> Option<&Connection> {
+    pub fn end_of_watched(&self) -> Option<&Connection> {
         self.watched.as_ref()?.end.as_deref()
     }
+}
+
+/// Seconds that rates are of.
+const RATE_OF: usize = 5;
+
+/// Arrivals and accepts per second at a listener, of the last few.
+pub fn rates(listener: &Measured) -> (u64, u64) {
+    let steps = &listener.course.steps;
+    let seconds = (listener.course.width_ns / SECOND_NS).max(1);
+    // The last is not over yet.
+    let whole = steps.split_last().map_or(&[][..], |(_, whole)| whole);
+    let last = &whole[whole.len().saturating_sub(RATE_OF)..];
+    let over = (last.len() as u64 * seconds).max(1);
+    let sum = |of: fn(&Step) -> u64| last.iter().map(of).sum::<u64>().div_ceil(over);
+    (sum(|step| step.arrived), sum(|step| step.accepted))
 }
