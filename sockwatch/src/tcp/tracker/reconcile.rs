@@ -1,8 +1,8 @@
 //! Compares what we believe with the kernel's own table, and takes its word.
 //!
 //! A listing is no instant: each of its records was written at some time within a window. A record agrees if we believed
-//! in its state at any time within the window, widened by a tolerance for what two CPUs' clocks and the tracepoint (it fires
-//! before the state is stored) leave open. Conversely, what we believed in throughout a listing must be in it; the kernel walks
+//! in its state at any time within the window, widened by a tolerance for what two CPUs' clocks leave open, and backwards by more,
+//! since the tracepoint fires before the state is stored. Conversely, what we believed in throughout a listing must be in it; the kernel walks
 //! its table without stopping it, and may skip a neighbour of one that goes, so only a second listing proves an absence.
 //!
 //! The table does not hold what waits dead in an accept queue; requests (`NEW_SYN_RECV`) in it are nobody's state yet.
@@ -36,6 +36,11 @@ use super::NAMELESS;
 
 /// How far a record's window is widened on both sides, in nanoseconds.
 pub const TOLERANCE_NS: u64 = 3_000_000;
+
+/// A transition is told before the state is stored. Whoever is kept from its CPU between the two (a virtual machine's CPU is at
+/// times) stores it that much later, and until then the table has a state that its socket has left. What was missed shows as the
+/// opposite: the table is ahead of us.
+const LATE_NS: u64 = 100_000_000;
 
 /// An absence that so many listings in a row agree on is proved.
 const PROOF: u8 = 2;
@@ -148,7 +153,7 @@ impl Tracker {
         history: &History,
         events: &mut Vec<Event>,
     ) {
-        let window = (record.from_ns.saturating_sub(TOLERANCE_NS), record.to_ns.saturating_add(TOLERANCE_NS));
+        let window = (record.from_ns.saturating_sub(LATE_NS), record.to_ns.saturating_add(TOLERANCE_NS));
         if let TcpState::Close | TcpState::BoundInactive = record.state {
             // Not in the table any more, or not yet.
             return;
