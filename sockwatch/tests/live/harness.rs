@@ -370,6 +370,11 @@ impl Trace {
         Ended::checked(std::mem::take(&mut self.seen), &said)
     }
 
+    /// For whoever reads why a test has failed: what it said last is its summary.
+    fn tell(&self) {
+        println!("{}", self.said.last().map_or("", String::as_str));
+    }
+
     fn collect(&mut self) -> (ExitStatus, Vec<String>) {
         loop {
             match self.lines.recv_timeout(patience()) {
@@ -380,13 +385,22 @@ impl Trace {
         }
         let status = self.child.wait().unwrap();
         self.said.extend(self.stderr.iter());
+        self.tell();
         (status, self.said.clone())
     }
 }
 
 impl Drop for Trace {
     fn drop(&mut self) {
-        // Already gone, unless the test failed.
+        // Already gone, unless the test failed: then what it lost and missed is of interest.
+        if std::thread::panicking() && kill(Pid::from_raw(self.child.id().try_into().unwrap()), Signal::SIGINT).is_ok()
+        {
+            let deadline = Instant::now() + patience();
+            while let Ok(line) = self.stderr.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                self.said.push(line);
+            }
+            self.tell();
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -80,13 +80,21 @@ impl Reader {
             counts.skipped.push(reason.to_owned());
             return Some(format!("{variant:10} skipped {reason}"));
         }
+        if line.starts_with("again, ") {
+            return Some(format!("{variant:10} {line}"));
+        }
         if let Some(probes) = line.strip_prefix("tracing by eBPF: ") {
             counts.probes = probes.split(' ').map(str::to_owned).collect();
             return None;
         }
         if let Some((name, outcome)) = line.strip_prefix("test ").and_then(|line| line.rsplit_once(" ... ")) {
             match outcome {
-                "ok" => counts.passed += 1,
+                "ok" => {
+                    counts.passed += 1;
+                    // It was run again.
+                    counts.failed.retain(|failed| failed != name);
+                }
+                "FAILED" if counts.failed.iter().any(|failed| failed == name) => {}
                 "FAILED" => counts.failed.push(name.to_owned()),
                 _ => return None,
             }
@@ -229,6 +237,18 @@ mod tests {
         assert_eq!(reader.column.faults(&["default"]), ["default: d failed"]);
         assert_eq!(reader.column.release, "6.1");
         assert_eq!(reader.column.absent_fields, Some(vec!["segs_out".to_owned()]));
+    }
+
+    /// A test that passes when it is run again has passed; one that fails again has failed once.
+    #[test]
+    fn what_is_run_again_counts_by_its_last_run() {
+        let run = |text: &str| {
+            let reader = read(&format!("@sockwatch run x\ntest a ... FAILED\nfailures:\nagain, since: a\n{text}"));
+            let counts = &reader.column.tests["x"];
+            (counts.passed, counts.failed.clone(), reader.column.failures())
+        };
+        assert_eq!(run("test a ... ok\n@sockwatch ran x 0"), (1, Vec::new(), Vec::new()));
+        assert_eq!(run("test a ... FAILED\n@sockwatch ran x 101"), (0, vec!["a".into()], vec!["x: a failed".into()]));
     }
 
     #[test]
