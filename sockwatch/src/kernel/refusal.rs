@@ -3,6 +3,10 @@
 use std::io;
 
 use aya::{EbpfError, programs::ProgramError};
+use rustix::{
+    process::{Resource, getrlimit},
+    thread::CapabilitySet,
+};
 
 use super::{check, probes::Hook};
 use crate::privilege::capability;
@@ -31,6 +35,13 @@ pub enum Refusal {
     /// Everything is permitted, and it was refused all the same.
     #[error("refused by a security module (EPERM without a word from the verifier)")]
     SecurityModule,
+    /// The same where memory may not be locked: maps count as such before Linux 5.11.
+    #[error(
+        "refused without a word from the verifier: before Linux 5.11 maps count as locked memory, of which {0} KiB are \
+         allowed here (`ulimit -l unlimited` as root, LimitMEMLOCK= in a unit, or CAP_SYS_RESOURCE); after that by a \
+         security module"
+    )]
+    LockedMemory(u64),
     /// The verifier's last word.
     #[error("rejected by the verifier: {0}")]
     Verifier(String),
@@ -69,9 +80,12 @@ fn not_permitted() -> Refusal {
     if !missing.is_empty() {
         return Refusal::Capability(missing.join(" and "));
     }
-    match check::lockdown() {
-        Some(mode) => Refusal::Lockdown(mode),
-        None => Refusal::SecurityModule,
+    let limit =
+        getrlimit(Resource::Memlock).current.filter(|_| !capability::held().contains(CapabilitySet::SYS_RESOURCE));
+    match (check::lockdown(), limit) {
+        (Some(mode), _) => Refusal::Lockdown(mode),
+        (None, Some(bytes)) => Refusal::LockedMemory(bytes / 1024),
+        (None, None) => Refusal::SecurityModule,
     }
 }
 

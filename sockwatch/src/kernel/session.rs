@@ -20,7 +20,7 @@ use super::{
     threads,
 };
 use crate::{
-    privilege::{Confined, Role, confine},
+    privilege::{Calls, Confined, Role, confine},
     tcp::{loss::Losses, reset::ResetReasons},
 };
 
@@ -237,8 +237,8 @@ impl Session {
     /// What a thread of this role could still do here: one is confined, and asked.
     pub fn confined(&self, role: &Role) -> Option<Confined> {
         let counted = &self.counted;
-        let may_read = || !threads::is_refused(counted.get(&0, 0).err());
-        thread::scope(|scope| scope.spawn(|| confine(role, &[], may_read)).join().ok())
+        let works = || !role.calls.contains(&Calls::Maps) || !threads::is_refused(counted.get(&0, 0).err());
+        thread::scope(|scope| scope.spawn(|| confine(role, &[], works)).join().ok())
     }
 
     /// What this kernel's numbers of reasons for a RST mean.
