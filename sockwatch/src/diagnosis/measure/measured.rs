@@ -133,9 +133,9 @@ impl Measured {
         self.slow.saturating_add(self.turned_away()).max(u64::from(self.still_waiting)).max(1)
     }
 
-    /// So many per second of the run, in tenths.
+    /// So many per second of the run, in tenths. A run of less than a second says nothing of what a second brings.
     pub fn tenths_per_second(&self, count: u64) -> u64 {
-        let tenths = u128::from(count) * 10_000_000_000 / u128::from(self.watched_ns.max(1));
+        let tenths = u128::from(count) * 10_000_000_000 / u128::from(self.watched_ns.max(1_000_000_000));
         u64::try_from(tenths).unwrap_or(u64::MAX)
     }
 }
