@@ -12,8 +12,8 @@ use ratatui::{
     crossterm::event::{KeyCode, KeyEvent, KeyModifiers},
 };
 use sockwatch::{
-    sink::Sight,
     overview::{Model, Place},
+    sink::Sight,
     tcp::{decode::decode, tracker::Tracker},
     tui::{
         Theme, Ui,

@@ -54,7 +54,8 @@ pub(crate) enum Command {
     Trace(Box<TraceArgs>),
     /// Say in plain words whether connections wait for accept(), and why, with evidence and what to change.
     Diagnose(Box<DiagnoseArgs>),
-    /// Answer a monitoring system: queue waits, accept queues, endings and losses as Prometheus metrics, all the time.
+    /// Answer browsers and monitoring systems: queue waits, accept queues, endings and losses as a page, JSON and Prometheus metrics,
+    /// all the time.
     Serve(Box<ServeArgs>),
     /// Write what `trace` sees to a file, to be replayed, looked at and queried.
     Record(Box<RecordArgs>),
@@ -99,6 +100,9 @@ pub(crate) enum Command {
     /// Print docs/export.md.
     #[command(hide = true)]
     ExportFormat,
+    /// Print docs/openapi.json.
+    #[command(hide = true)]
+    Openapi,
     /// Print docs/metrics.md.
     #[command(hide = true)]
     MetricsFormat,

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         Command::InfoSchema => command::schema::print::<command::info::Info>(),
         Command::RecordingFormat => command::info::format(),
         Command::ExportFormat => command::export::format(),
+        Command::Openapi => command::serve::api::print(),
         Command::MetricsFormat => command::serve::metrics(),
         Command::Privileges => command::packages::privileges(),
         Command::ManPages { directory } => command::packages::man_pages(&directory),

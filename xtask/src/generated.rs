@@ -17,6 +17,7 @@ const GENERATED: &[Generated] = &[
     Generated { file: "docs/list.schema.json", print: |workspace| sockwatch(workspace, "list-schema") },
     Generated { file: "docs/diagnose.schema.json", print: |workspace| sockwatch(workspace, "diagnose-schema") },
     Generated { file: "docs/info.schema.json", print: |workspace| sockwatch(workspace, "info-schema") },
+    Generated { file: "docs/openapi.json", print: |workspace| sockwatch(workspace, "openapi") },
     Generated { file: "docs/recording.md", print: |workspace| sockwatch(workspace, "recording-format") },
     Generated { file: "docs/export.md", print: |workspace| sockwatch(workspace, "export-format") },
     Generated { file: "docs/metrics.md", print: |workspace| sockwatch(workspace, "metrics-format") },

@@ -1,17 +1,18 @@
 //! The words of `serve`.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Arg, Args};
 
-use super::{CollectArgs, FilterArgs};
+use super::{CollectArgs, FilterArgs, duration};
 
 /// `sockwatch serve`
 #[derive(Args, Debug)]
 #[command(mut_args(with_variable))]
 #[command(after_help = "Examples:
   sockwatch serve                                    every listener of this machine, for a Prometheus on it
-  curl http://127.0.0.1:29798/metrics                what it tells (docs/metrics.md explains each metric)
+  xdg-open http://127.0.0.1:29798/                   a page that shows what happens
+  curl http://127.0.0.1:29798/metrics                what it tells Prometheus (docs/metrics.md explains each metric)
   curl http://127.0.0.1:29798/healthz                200 while events are taken in, else 503 and why
   sockwatch serve --port 8080,8443                   two ports only
   sockwatch serve --config /etc/sockwatch.toml       with settings from a file
@@ -58,6 +59,9 @@ pub(crate) struct ServingArgs {
     /// So many listeners have series of their own; the others are summed in one, `other`.
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = listeners)]
     pub(crate) max_listeners: usize,
+    /// From which wait in the accept queue on a connection counts as slow, on the page.
+    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = duration)]
+    pub(crate) slow: Duration,
     /// Take options that are neither here nor in the environment from this file (TOML); SIGHUP reads it again.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,

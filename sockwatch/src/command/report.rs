@@ -38,11 +38,12 @@ use crate::cli::ReportArgs;
 /// The page, with places for the rest: `{{css}}`.
 const PAGE: &str = include_str!("report/page.html");
 const PARTS: &[(&str, &str)] = &[
-    ("css", include_str!("report/page.css")),
+    ("css", include_str!("page/page.css")),
+    ("common", include_str!("page/common.js")),
     ("script", include_str!("report/page.js")),
-    ("uplot", include_str!("report/uPlot.iife.min.js")),
-    ("uplot_css", include_str!("report/uPlot.min.css")),
-    ("uplot_licence", include_str!("report/uPlot.LICENSE")),
+    ("uplot", include_str!("page/uPlot.iife.min.js")),
+    ("uplot_css", include_str!("page/uPlot.min.css")),
+    ("uplot_licence", include_str!("page/uPlot.LICENSE")),
 ];
 
 /// What the page's script reads.

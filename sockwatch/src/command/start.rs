@@ -114,9 +114,15 @@ impl Started {
 
     /// Confines the main thread to what it needs from now on. Everything that it writes to must be open.
     pub(crate) fn confine(&self, sandbox: Sandbox) {
+        let role = if matches!(self, Self::Live(_)) { &TRACE } else { &POLL };
+        self.confine_to(role, sandbox);
+    }
+
+    /// The same, of a command with a role of its own.
+    pub(crate) fn confine_to(&self, role: &Role, sandbox: Sandbox) {
         match self {
-            Self::Live(live) => confine_main(&TRACE, live, sandbox),
-            Self::Poll(_) if sandbox == Sandbox::On => drop(confine(&POLL, &[], || true)),
+            Self::Live(live) => confine_main(role, live, sandbox),
+            Self::Poll(_) if sandbox == Sandbox::On => drop(confine(role, &[], || true)),
             Self::Poll(_) => {}
         }
     }

@@ -15,6 +15,7 @@ use sockwatch::{
     monotonic::{now_ns, wall_offset_ns},
     overview::{Model, Place},
     pipeline::{self, Limits, Totals},
+    privilege::role::TOP,
     process::names::Names,
     recording::{Mark, Said},
     sink::{
@@ -83,6 +84,7 @@ fn live(args: &TopArgs) -> anyhow::Result<Seen> {
         };
         let model = Model::new(place, now_ns(), diagnose::nanoseconds(args.slow));
         let mut top = Top::open(args, model, None, true)?;
+        source.confine_to(&TOP, args.collect.sandbox.wanted());
         let wishes = Rc::clone(&top.wishes);
         let over = async {
             tokio::select! {

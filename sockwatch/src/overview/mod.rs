@@ -3,6 +3,7 @@
 //! is read from it at that instant, so that nothing is kept twice.
 
 mod model;
+mod recap;
 mod rows;
 mod words;
 

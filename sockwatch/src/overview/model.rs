@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use foldhash::fast::FixedState;
 
+use super::recap::recap;
 use crate::{
     diagnosis::{
         Diagnosis, Report,
@@ -111,6 +112,7 @@ struct Watched {
 #[derive(Debug)]
 pub struct Model {
     place: Place,
+    began_ns: u64,
     diagnosis: Diagnosis,
     report: Option<Report>,
     settings: HashMap<u32, Settings>,
@@ -129,6 +131,7 @@ impl Model {
     pub fn new(place: Place, began_ns: u64, slow_ns: u64) -> Self {
         Self {
             place,
+            began_ns,
             diagnosis: Diagnosis::new(began_ns, slow_ns),
             report: None,
             settings: HashMap::new(),
@@ -140,6 +143,19 @@ impl Model {
             totals: Totals::default(),
             watched: None,
         }
+    }
+
+    /// Begins in the middle of a run, with what there is already.
+    pub fn amid(place: Place, sight: &Sight<'_>, totals: &Totals, slow_ns: u64) -> Self {
+        let mut model = Self::new(place, sight.now_ns, slow_ns);
+        (model.totals, model.events_before) = (*totals, totals.events);
+        recap(sight, &mut |update| model.take(update));
+        model
+    }
+
+    /// When it began, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub fn began_ns(&self) -> u64 {
+        self.began_ns
     }
 
     /// Takes an update in.

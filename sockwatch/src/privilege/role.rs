@@ -77,6 +77,36 @@ pub const DIAGNOSE_DRAWING: Role = Role {
     ..DIAGNOSE
 };
 
+/// The main thread of `top`, whether it polls or not.
+pub const TOP: Role = Role {
+    name: "main of `top`",
+    does: "reads events, or lists sockets; reads settings of namespaces; draws, and hears keys",
+    keeps: LOOK,
+    spare: MAPS,
+    calls: &[Calls::Maps, Calls::Table, Calls::Namespaces, Calls::Terminal],
+    files: Files::Readable,
+};
+
+/// The main thread of `serve`, whether it polls or not.
+pub const SERVE: Role = Role {
+    name: "main of `serve`",
+    does: "reads events, or lists sockets; reads settings of namespaces; reads its configuration again",
+    keeps: LOOK,
+    spare: MAPS,
+    calls: &[Calls::Maps, Calls::Table, Calls::Namespaces],
+    files: Files::Readable,
+};
+
+/// The thread of `serve` that answers clients.
+pub const HTTP: Role = Role {
+    name: "http, of `serve`",
+    does: "accepts clients and answers them",
+    keeps: CapabilitySet::empty(),
+    spare: None,
+    calls: &[Calls::Accepting],
+    files: Files::Named,
+};
+
 /// The thread that lists the kernel's socket tables.
 pub const RECONCILE: Role = Role {
     name: "reconcile",
@@ -111,4 +141,4 @@ pub const THREADS: Role = Role {
 };
 
 /// All of them.
-pub const ROLES: &[Role] = &[TRACE, POLL, DIAGNOSE, DIAGNOSE_DRAWING, RECONCILE, RECORD, THREADS];
+pub const ROLES: &[Role] = &[TRACE, POLL, DIAGNOSE, DIAGNOSE_DRAWING, TOP, SERVE, HTTP, RECONCILE, RECORD, THREADS];

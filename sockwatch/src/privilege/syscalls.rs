@@ -23,6 +23,10 @@ pub enum Calls {
     Writing,
     /// Remove files.
     Removing,
+    /// Set up the terminal, and give it back as it was.
+    Terminal,
+    /// Accept connections at a socket that listens, and see them off.
+    Accepting,
 }
 
 impl Calls {
@@ -35,6 +39,8 @@ impl Calls {
             Self::Descriptors => "pidfd_getfd()",
             Self::Writing => "opening files for writing",
             Self::Removing => "removing files",
+            Self::Terminal => "setting up the terminal",
+            Self::Accepting => "accepting connections",
         }
     }
 }
@@ -142,6 +148,9 @@ const OLDER: &[c_long] = &[];
 /// off before it is closed (PERF_EVENT_IOC_DISABLE, as drivers number it on these architectures).
 const IOCTLS: [u64; 6] = [0x5401, 0x802c_542a, 0x5413, 0x5421, 0x5451, 0x2401];
 
+/// TCSETS, TCSETSW and TCSETSF, and the same with any speed (TCSETS2, TCSETSW2, TCSETSF2).
+const TERMINAL_IOCTLS: [u64; 6] = [0x5402, 0x5403, 0x5404, 0x402c_542b, 0x402c_542c, 0x402c_542d];
+
 /// Commands of prctl(): names of threads and of memory (PR_SET_VMA), and what this thread itself is.
 const PRCTLS: [u64; 4] = [15, 16, 0x5356_4d41, 39];
 
@@ -245,6 +254,23 @@ fn add(rules: &mut Rules, group: Calls) -> Result<(), seccompiler::BackendError>
             rules.insert(libc::SYS_unlinkat, Vec::new());
             #[cfg(target_arch = "x86_64")]
             rules.insert(libc::SYS_unlink, Vec::new());
+            Ok(())
+        }
+        Calls::Terminal => {
+            TERMINAL_IOCTLS.iter().try_for_each(|request| allow(rules, libc::SYS_ioctl, &[If::Is(1, *request)]))
+        }
+        Calls::Accepting => {
+            let calls = [
+                libc::SYS_accept4,
+                libc::SYS_getsockname,
+                libc::SYS_getpeername,
+                libc::SYS_getsockopt,
+                libc::SYS_setsockopt,
+                libc::SYS_sendmsg,
+                libc::SYS_recvmsg,
+                libc::SYS_shutdown,
+            ];
+            rules.extend(calls.map(|call| (call, Vec::new())));
             Ok(())
         }
     }

@@ -1,6 +1,7 @@
 //! The command line's edges: what needs no root and no eBPF.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod page;
 mod recordings;
 mod serve;
 

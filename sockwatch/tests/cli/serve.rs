@@ -20,18 +20,18 @@ use nix::{
 use crate::refused_as;
 
 /// Whatever takes longer is broken.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Until an address may ask again for as much as it can at once.
 const RECOVERY: Duration = Duration::from_secs(3);
 
-const TOKEN: &str = "correct-horse-battery-staple";
+pub(crate) const TOKEN: &str = "correct-horse-battery-staple";
 
 /// A file that is gone when the test is.
-struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new(tag: &str, text: &str, mode: u32) -> Self {
+    pub(crate) fn new(tag: &str, text: &str, mode: u32) -> Self {
         let scratch = Self(std::env::temp_dir().join(format!("sockwatch-cli-{}-{tag}", std::process::id())));
         scratch.write(text);
         fs::set_permissions(&scratch.0, fs::Permissions::from_mode(mode)).unwrap();
@@ -42,7 +42,7 @@ impl Scratch {
         fs::write(&self.0, text).unwrap();
     }
 
-    fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.0.to_str().unwrap()
     }
 }
@@ -54,15 +54,15 @@ impl Drop for Scratch {
 }
 
 /// A service that polls.
-struct Service {
+pub(crate) struct Service {
     child: Child,
     stderr: Receiver<String>,
     said: Vec<String>,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl Service {
-    fn start(arguments: &[&str]) -> Self {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
         Self::with(arguments, &[])
     }
 
@@ -96,7 +96,7 @@ impl Service {
     }
 
     /// Sends this, and reads until the end. What was read before a reset counts.
-    fn ask(&self, request: &str) -> String {
+    pub(crate) fn ask(&self, request: &str) -> String {
         let mut client = TcpStream::connect(self.address).unwrap();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
         client.write_all(request.as_bytes()).unwrap();
@@ -108,14 +108,14 @@ impl Service {
         status(&self.ask(&format!("{line} HTTP/1.1\r\nhost: sockwatch\r\n{headers}\r\n")))
     }
 
-    fn metrics(&self, headers: &str) -> String {
+    pub(crate) fn metrics(&self, headers: &str) -> String {
         let answer = self.ask(&format!("GET /metrics HTTP/1.1\r\nhost: sockwatch\r\n{headers}\r\n"));
         assert_eq!(status(&answer), 200, "{answer}");
         answer
     }
 
     /// Lets the limit of requests forget us: nothing is said meanwhile.
-    fn recover(&self) {
+    pub(crate) fn recover(&self) {
         assert!(self.stderr.recv_timeout(RECOVERY).is_err());
     }
 
@@ -123,7 +123,7 @@ impl Service {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
     }
 
-    fn finish(mut self, signal: Signal) {
+    pub(crate) fn finish(mut self, signal: Signal) {
         self.signal(signal);
         assert!(self.child.wait().unwrap().success(), "{:?}", self.said);
     }
@@ -151,17 +151,17 @@ fn read_all(client: &mut TcpStream) -> String {
 }
 
 /// 0 if there is none.
-fn status(answer: &str) -> u16 {
+pub(crate) fn status(answer: &str) -> u16 {
     answer.strip_prefix("HTTP/1.1 ").map_or(0, |rest| rest[..3].parse().unwrap())
 }
 
 #[track_caller]
-fn counted(metrics: &str, sample: &str) -> u64 {
+pub(crate) fn counted(metrics: &str, sample: &str) -> u64 {
     let line = metrics.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("no {sample} in {metrics}")).parse().unwrap()
 }
 
-fn refused(reason: &str) -> String {
+pub(crate) fn refused(reason: &str) -> String {
     format!("sockwatch_http_refused_total{{reason=\"{reason}\"}}")
 }
 

@@ -19,6 +19,7 @@ mod netns;
 mod network;
 mod output;
 mod owners;
+mod page;
 mod privileges;
 mod probes;
 mod puppet;

@@ -8,6 +8,7 @@ use std::{
 
 use crate::{
     harness::{choices, patience, shared, skip, sockwatch},
+    privileges::assert_confined,
     workload::place,
 };
 
@@ -30,6 +31,13 @@ impl Terminal {
         let output = Command::new("tmux").args(["-L", &self.socket]).args(arguments).output().unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// The program that the shell runs.
+    fn program(&self) -> u32 {
+        let shell = self.tmux(&["display-message", "-p", "#{pane_pid}"]);
+        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", shell.trim())).unwrap();
+        children.trim().parse().unwrap()
     }
 
     fn press(&self, keys: &[&str]) {
@@ -92,6 +100,7 @@ fn a_full_queue_is_seen_and_the_terminal_comes_back() {
     terminal.press(&[&format!("{}; echo ended $?", command(&arguments)), "Enter"]);
     // They were there before: the first listing tells.
     terminal.until("three wait", |screen| screen.contains(&address.to_string()) && screen.contains(" 3/"));
+    assert_confined(terminal.program());
     // One more, as it happens.
     let _fourth = TcpStream::connect(address).unwrap();
     terminal.until("four wait", |screen| screen.contains(" 4/"));

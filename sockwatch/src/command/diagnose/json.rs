@@ -13,11 +13,11 @@ use sockwatch::{
         ports::{self, PortUse},
         waits,
     },
-    tcp::{event, queue::Age},
+    tcp::{event, loss, queue::Age},
 };
 
 use self::blame::Blame;
-use super::{Measuring, verdict};
+use super::{Measuring, verdict, word};
 
 /// The version of this format. What is not known is absent, never null. A field may be added within a version; one that changes
 /// or goes makes a new version.
@@ -64,7 +64,7 @@ pub(crate) struct Report {
 
 /// Something that is wrong.
 #[derive(Serialize, JsonSchema)]
-struct Finding {
+pub(crate) struct Finding {
     /// Its name; `sockwatch explain NAME` tells more.
     name: &'static str,
     /// The network namespace's inode number.
@@ -88,7 +88,7 @@ struct Finding {
 
 /// A listener; each socket of those that share an address (SO_REUSEPORT) is one. Times are in nanoseconds.
 #[derive(Serialize, JsonSchema)]
-struct Listener {
+pub(crate) struct Listener {
     /// The network namespace's inode number.
     netns: u32,
     /// Its cookie.
@@ -182,7 +182,7 @@ struct Listener {
 
 /// Local ports that connections to one destination take.
 #[derive(Serialize, JsonSchema)]
-struct Ports {
+pub(crate) struct Ports {
     /// The network namespace's inode number.
     netns: u32,
     /// This end's address.
@@ -206,7 +206,7 @@ struct Ports {
 
 /// Durations, in nanoseconds.
 #[derive(Serialize, JsonSchema)]
-struct Spread {
+pub(crate) struct Spread {
     /// How many.
     count: u64,
     /// The mean.
@@ -298,7 +298,7 @@ struct Step {
 
 /// What was not seen, as in the last line of a trace.
 #[derive(Serialize, JsonSchema)]
-struct Losses {
+pub(crate) struct Losses {
     /// The kernel side could not deliver it.
     lost: u64,
     /// Runs of a program that the kernel skipped.
@@ -334,18 +334,12 @@ pub(super) fn value(report: &diagnosis::Report, measuring: &Measuring) -> anyhow
 
 impl Report {
     fn of(report: &diagnosis::Report, measuring: &Measuring) -> Self {
-        let nothing = report.listeners.iter().all(|listener| listener.waits() == 0);
-        let losses = &report.losses;
         Self {
             version: VERSION,
             sockwatch: env!("CARGO_PKG_VERSION"),
             kernel: measuring.kernel.clone(),
             recorded_on: measuring.recorded_on.clone(),
-            verdict: match report.findings.is_empty() {
-                false => "findings",
-                true if nothing => "nothing-seen",
-                true => "healthy",
-            },
+            verdict: word(report),
             sentence: verdict(report),
             ran_ns: report.ran_ns,
             slow_ns: report.slow_ns,
@@ -354,18 +348,24 @@ impl Report {
             ports: report.ports.iter().take(MOST_PORTS).map(Ports::from).collect(),
             unattributed: report.unattributed,
             aggregated: report.is_counted,
-            losses: Losses {
-                lost: losses.lost(),
-                missed: losses.missed(),
-                dropped: losses.dropped(),
-                late: losses.late,
-                repaired: losses.repaired,
-            },
+            losses: Losses::from(&report.losses),
             cost: Costs {
                 events: report.events,
                 bytes: measuring.bytes,
                 cpu_ns: u64::try_from(measuring.cpu.as_nanos()).unwrap_or(u64::MAX),
             },
+        }
+    }
+}
+
+impl From<&loss::Losses> for Losses {
+    fn from(losses: &loss::Losses) -> Self {
+        Self {
+            lost: losses.lost(),
+            missed: losses.missed(),
+            dropped: losses.dropped(),
+            late: losses.late,
+            repaired: losses.repaired,
         }
     }
 }

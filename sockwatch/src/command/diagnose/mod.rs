@@ -2,7 +2,7 @@
 
 mod defer;
 mod flame;
-mod json;
+pub(crate) mod json;
 pub(crate) mod ports;
 mod recorded;
 mod text;
@@ -331,8 +331,18 @@ impl Sink for Watch {
     }
 }
 
+/// The verdict in a word.
+pub(crate) fn word(report: &Report) -> &'static str {
+    let nothing = report.listeners.iter().all(|listener| listener.waits() == 0);
+    match report.findings.is_empty() {
+        false => "findings",
+        true if nothing => "nothing-seen",
+        true => "healthy",
+    }
+}
+
 /// The first sentence of every report: what was lost comes first, since all else stands on it.
-fn verdict(report: &Report) -> String {
+pub(crate) fn verdict(report: &Report) -> String {
     use sockwatch::diagnosis::words::{count, time};
     let mut said = String::new();
     let lost = report.losses.lost() + report.losses.missed() + report.losses.dropped();

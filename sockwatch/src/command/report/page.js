@@ -1,76 +1,13 @@
-'use strict';
-// Everything foreign goes into the page as text, never as markup.
+// A recording, as it was read.
 const data = JSON.parse(document.getElementById('data').textContent);
 const now = data.after, before = data.before;
-const by = id => document.getElementById(id);
-const color = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-
-function make(tag, attributes, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes || {})) {
-    if (name === 'class') element.className = value;
-    else if (name.startsWith('on')) element.addEventListener(name.slice(2), value);
-    else element.setAttribute(name, value);
-  }
-  for (const child of children) if (child !== undefined && child !== null) element.append(child);
-  return element;
-}
-
-// Numbers as people read them.
-const digits = (value, unit) => (value < 10 ? value.toFixed(1) : value.toFixed(0)).replace(/\.0$/, '') + ' ' + unit;
-function time(ns) {
-  if (ns === undefined || ns === null) return '';
-  if (ns < 0) return '-' + time(-ns);
-  if (ns < 1e3) return digits(ns, 'ns');
-  if (ns < 1e6) return digits(ns / 1e3, 'µs');
-  if (ns < 1e9) return digits(ns / 1e6, 'ms');
-  return ns < 120e9 ? digits(ns / 1e9, 's') : digits(ns / 60e9, 'min');
-}
-const count = value => value === undefined || value === null ? '' : value.toLocaleString('en');
-const clock = unix_ms => new Date(unix_ms).toISOString().replace('T', ' ').replace('Z', '');
+// All of the recording.
+const whole = () => { const began = now.started_unix_ms / 1e3; return [began, began + Math.max(1e-3, now.lasted_ns / 1e9)]; };
 const stamp = ns => clock(now.started_unix_ms + ns / 1e6).slice(11, 23);
 const spread = (listener, name) => listener.wait ? listener.wait[name] : undefined;
 
-function table(element, columns, rows) {
-  const head = make('tr', {}, ...columns.map(column => make('th', { scope: 'col', class: column.number ? 'number' : '' }, column.title)));
-  const body = rows.map(row => make('tr', row.attributes || {}, ...columns.map((column, index) =>
-    make('td', { class: column.number ? 'number' : column.class || '' }, row.cells[index]))));
-  element.replaceChildren(make('thead', {}, head), make('tbody', {}, ...body));
-}
-
-// Charts: each can be drawn again, in another width or other colours.
-const charts = [];
-function chart(holder, options) {
-  const drawn = { holder, options };
-  charts.push(drawn);
-  draw(drawn);
-}
-function draw(drawn) {
-  if (drawn.plot) drawn.plot.destroy();
-  const { series, data, scales, axes, height, hooks } = drawn.options();
-  const axis = { stroke: color('--quiet'), grid: { stroke: color('--line'), width: 1 }, ticks: { stroke: color('--line') } };
-  const began = now.started_unix_ms / 1e3;
-  drawn.plot = new uPlot({
-    width: Math.max(320, drawn.holder.clientWidth || 900),
-    height: height || 240,
-    tzDate: unix => uPlot.tzDate(new Date(unix * 1e3), 'Etc/UTC'),
-    scales: { x: { time: true, range: [began, began + Math.max(1e-3, now.lasted_ns / 1e9)] }, ...scales },
-    axes: [{ ...axis, values: (_, splits, __, ___, step) => splits.map(unix => clock(unix * 1e3).slice(11, step < 1 ? 23 : step < 60 ? 19 : 16)) }, ...axes.map(more => ({ ...axis, size: 70, ...more }))],
-    series: [{ label: 'UTC', value: (_, unix) => unix === null ? '--' : clock(unix * 1e3).slice(11, 21) }, ...series],
-    hooks: hooks || {},
-  }, [data[0], ...data.slice(1).map(values => [...values, values.at(-1) ?? null])], drawn.holder);
-  drawn.plot.root.setAttribute('role', 'img');
-  drawn.plot.root.setAttribute('aria-label', drawn.holder.previousElementSibling.textContent);
-}
-const redraw = () => charts.forEach(draw);
-let pending = 0;
-addEventListener('resize', () => { clearTimeout(pending); pending = setTimeout(redraw, 100); });
-matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => { redraw(); connections(); });
-
 // Where steps begin, and where the last one ends.
 const steps = (step_ns, length, began_ns = 0) => Array.from({ length: length + 1 }, (_, index) => (now.started_unix_ms + Math.min(began_ns + index * step_ns, now.lasted_ns) / 1e6) / 1e3);
-const line = (label, name, more) => ({ label, stroke: color(name), width: 1.5, points: { show: false }, paths: uPlot.paths.stepped({ align: 1 }), ...more });
-
 function heading() {
   const files = now.files.join(', ');
   document.title = 'sockwatch report: ' + files;
@@ -83,14 +20,7 @@ function heading() {
   by('losses').textContent = lines.join(' ');
   by('verdict').textContent = now.diagnosis.sentence;
   by('verdict').className = now.diagnosis.verdict;
-  by('findings').replaceChildren(...now.diagnosis.findings.map((finding, index) => {
-    const list = (title, items) => items.length === 0 ? undefined : make('div', {}, make('h3', {}, title), make('ul', {}, ...items.map(item => make('li', {}, item))));
-    const box = make('details', { class: 'finding' },
-      make('summary', {}, make('span', { class: 'name' }, finding.name), ' ' + finding.sentence),
-      make('div', {}, list('Evidence', finding.evidence), list('What it is not', finding.rules_out), list('What to change', finding.fix)));
-    box.open = index === 0;
-    return box;
-  }));
+  by('findings').replaceChildren(...now.diagnosis.findings.map((finding, index) => findingBox(finding, index === 0)));
   by('colophon').textContent = `Made by sockwatch ${data.sockwatch} from a recording of sockwatch ${now.sockwatch} (${now.source}; ${now.probes}). `
     + `${count(now.diagnosis.cost.events)} events, ${count(now.diagnosis.losses.repaired)} repaired from the kernel's own table.`;
 }
@@ -139,6 +69,7 @@ function waits() {
   };
   const value = (_, s) => s === null ? '--' : time(s * 1e9);
   return {
+    range: whole(),
     height: 300,
     data: [xs, seconds(heat.p50_ns), seconds(heat.p90_ns), seconds(heat.p99_ns), seconds(heat.max_ns)],
     series: [line('p50', '--s2', { value }), line('p90', '--s6', { value, show: false }), line('p99', '--s1', { value }), line('longest', '--s4', { value, show: false })],
@@ -154,6 +85,7 @@ function queue() {
   const rate = name => course.steps.map(step => step[name] / (course.step_ns / 1e9));
   const per_second = (_, value) => value === null ? '--' : count(Math.round(value)) + '/s';
   return {
+    range: whole(),
     data: [xs, course.steps.map(step => step.depth), course.steps.map(step => step.limit ?? null), rate('arrived'), rate('accepted')],
     series: [
       line('depth', '--s0', { fill: `rgb(${color('--heat')} / 0.15)` }), line('limit', '--s4', { dash: [6, 4] }),
@@ -164,12 +96,11 @@ function queue() {
   };
 }
 
-const stateNames = ['ESTABLISHED', 'TIME_WAIT', 'CLOSE_WAIT', 'FIN_WAIT1', 'FIN_WAIT2', 'SYN_RECV', 'SYN_SENT', 'LAST_ACK', 'CLOSING', 'LISTEN'];
-const stateColor = state => '--s' + Math.max(0, ({ ESTABLISHED: 2, TIME_WAIT: 6, CLOSE_WAIT: 4, FIN_WAIT1: 1, FIN_WAIT2: 7, SYN_RECV: 3, SYN_SENT: 5, LAST_ACK: 8, CLOSING: 9, LISTEN: 0 })[state] ?? 9);
 function states() {
   const { step_ns, states } = now.course.states;
   const length = states.length === 0 ? 0 : states[0][1].length;
   return {
+    range: whole(),
     data: [steps(step_ns, length), ...states.map(([, values]) => values)],
     series: states.map(([name]) => line(name, stateColor(name), { value: (_, value) => value === null ? '--' : count(value) })),
     // As good as logarithmic, with room for none.
@@ -189,22 +120,6 @@ function connections() {
   table(by('connections'), columns, fitting.map(it => ({
     cells: [stamp(it.from_ns), it.local, it.remote, it.owner || '', time(it.wait_ns), time(it.to_ns - it.from_ns), bar(it), it.why || it.end || ''],
   })));
-}
-
-// A connection's states, the whole width its own time; the thin line is its time in the accept queue.
-function bar(it) {
-  const lasted = Math.max(1, it.to_ns - it.from_ns), place = ns => (100 * (ns - it.from_ns) / lasted).toFixed(2) + '%';
-  const title = it.states.map(([state, from, to]) => `${state} ${time(to - from)}`).join(', ');
-  const box = make('div', { class: 'bar', role: 'img', 'aria-label': title, title });
-  const span = (from, to, css) => { const part = make('span', css); part.style.left = place(from); part.style.width = (100 * (to - from) / lasted).toFixed(2) + '%'; return part; };
-  for (const [state, from, to] of it.states) { const part = span(from, to, {}); part.style.background = `var(${stateColor(state)})`; box.append(part); }
-  if (it.queued_ns !== undefined && it.wait_ns > 0) box.append(span(it.queued_ns, Math.min(it.to_ns, it.queued_ns + it.wait_ns), { class: 'queue' }));
-  return box;
-}
-
-function legend() {
-  const swatch = state => { const box = make('span', { class: 'swatch' }); box.style.background = `var(${stateColor(state)})`; return [box, state]; };
-  by('legend').replaceChildren(...stateNames.flatMap(swatch), ' The thin line is the time in the accept queue.');
 }
 
 function causes() {
@@ -255,6 +170,7 @@ function changes() {
   table(by('changes-table'), [{ title: '' }, { title: 'Before', number: true }, { title: 'Now', number: true }, { title: 'Change', number: true }], rows);
 }
 
+redraws.push(connections);
 heading();
 changes();
 listeners();

@@ -1,4 +1,4 @@
-//! What is answered: `/metrics`, `/healthz`, or why not.
+//! What is answered: `/metrics`, `/healthz`, the live page and what it reads, or why not.
 
 use std::{
     net::IpAddr,
@@ -7,18 +7,20 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
     header::{ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE},
 };
+use serde::Serialize;
 use sockwatch::{
     metrics::{
         Cost, Scrape, Snapshot,
         text::{self, Format},
     },
     monotonic::now_ns,
+    overview::Model,
+    sink::Sight,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -26,9 +28,12 @@ use tokio::{
 };
 
 use super::{
+    api::{self, Asked, Connections, History, ListenerDetail, Mistake, Mistaken, Overview, Timeline},
     cost,
     feed::{Order, Pulse},
     limits::Rates,
+    page,
+    stream::{self, Body, Streams},
     token::Token,
 };
 
@@ -38,7 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// A connection that came before is seen by now, or no events come.
 const SEEN_WITHIN_NS: u64 = 2_000_000_000;
 
-type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Body>;
 
 /// Why a client was turned away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +69,7 @@ const REFUSALS: [(Refusal, &str); 6] = [
 /// What does not change.
 #[derive(Clone, Debug)]
 pub(super) struct Facts {
-    pub(super) kernel: String,
-    pub(super) source: &'static str,
+    pub(super) place: api::Place,
     pub(super) started_s: f64,
     /// Every connection of this machine is seen, those of this server, too: by eBPF, without a filter.
     pub(super) sees_all: bool,
@@ -86,6 +90,7 @@ pub(super) struct Answers {
     token: RwLock<Option<Token>>,
     rates: Mutex<Rates>,
     counts: Mutex<Counts>,
+    streams: Streams,
     began: Instant,
 }
 
@@ -98,6 +103,7 @@ impl Answers {
             token: RwLock::new(token),
             rates: Mutex::default(),
             counts: Mutex::default(),
+            streams: Streams::default(),
             began: Instant::now(),
         }
     }
@@ -116,27 +122,32 @@ impl Answers {
     }
 
     /// Answers a request, and counts it.
-    pub(super) async fn answer(&self, request: &Request<Incoming>, client: IpAddr) -> Answer {
-        let path = match request.uri().path() {
+    pub(super) async fn answer(self: &Arc<Self>, request: &Request<Incoming>, client: IpAddr) -> Answer {
+        let path = request.uri().path();
+        let part = page::part(path);
+        let kind = match path {
             "/metrics" => "/metrics",
             "/healthz" => "/healthz",
-            "/" => "/",
+            _ if part.is_some() => "/",
+            _ if path.starts_with(api::PREFIX) => api::PREFIX,
             _ => "other",
         };
-        let answer = match self.turn_away(request, client) {
-            Some(answer) => answer,
-            None => match path {
+        let answer = match (self.turn_away(request, client, part.is_some()), part) {
+            (Some(answer), _) => answer,
+            (None, Some(part)) => page::answer_part(part),
+            (None, None) => match kind {
                 "/metrics" => self.metrics(request.headers().get(ACCEPT)).await,
                 "/healthz" => self.health().await,
-                "/" => plain(StatusCode::OK, "sockwatch: /metrics and /healthz are here\n"),
-                _ => plain(StatusCode::NOT_FOUND, "nothing is here but /metrics and /healthz\n"),
+                api::PREFIX => self.api(path, request.uri().query()).await,
+                _ => plain(StatusCode::NOT_FOUND, "here are /, /metrics, /healthz and /api/openapi.json\n"),
             },
         };
-        self.count(path, answer.status());
+        self.count(kind, answer.status());
         answer
     }
 
-    fn turn_away(&self, request: &Request<Incoming>, client: IpAddr) -> Option<Answer> {
+    /// The page itself is no secret: whoever has the token tells it there.
+    fn turn_away(&self, request: &Request<Incoming>, client: IpAddr, is_page: bool) -> Option<Answer> {
         let admitted = self.rates.lock().unwrap_or_else(PoisonError::into_inner).admit(client, self.began.elapsed());
         if !admitted {
             self.refuse(Refusal::Rate);
@@ -146,7 +157,12 @@ impl Answers {
         }
         let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
         let token = self.token.read().unwrap_or_else(PoisonError::into_inner);
-        if token.as_ref().is_some_and(|token| !token.admits(authorization)) {
+        if token.is_none() && request.uri().path().starts_with(api::PREFIX) && !page::is_meant(request) {
+            let words =
+                "ask by an address or as localhost: any page of the web could use another name for this machine";
+            return Some(mistaken(StatusCode::FORBIDDEN, words));
+        }
+        if !is_page && token.as_ref().is_some_and(|token| !token.admits(authorization)) {
             self.refuse(Refusal::Token);
             let mut answer = plain(StatusCode::UNAUTHORIZED, "send `Authorization: Bearer` and the token\n");
             answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -188,13 +204,82 @@ impl Answers {
         timeout(PATIENCE, asked).await.ok().flatten()
     }
 
+    async fn api(self: &Arc<Self>, path: &str, query: Option<&str>) -> Answer {
+        let asked = match Asked::parse(path, query) {
+            Ok(asked) => asked,
+            Err(Mistaken::Path) => return mistaken(StatusCode::NOT_FOUND, "no such path: /api/openapi.json has them"),
+            Err(Mistaken::Value(error)) => return mistaken(StatusCode::BAD_REQUEST, error),
+        };
+        let place = self.facts.place.clone();
+        let told = match asked {
+            Asked::Description => Some(api::openapi()),
+            Asked::Live => return self.live(),
+            Asked::Overview => self.look(move |sight, model| Overview::of(sight, model, &place)).await,
+            Asked::History => self.look(|sight, model| Some(History::of(sight, model))).await,
+            Asked::Connections { words, order, limit } => {
+                self.look(move |sight, _| Some(Connections::of(sight, &words, order, limit))).await
+            }
+            Asked::Listener(key) => self.look(move |_, model| Some(ListenerDetail::of(model, key))).await,
+            Asked::Connection(key, incarnation) => {
+                self.look(move |sight, model| Some(Timeline::of(sight, model, key, incarnation))).await
+            }
+        };
+        match told {
+            Some(Ok(text)) if text == "null" => mistaken(StatusCode::NOT_FOUND, "it is gone"),
+            Some(Ok(text)) => answer(StatusCode::OK, "application/json", text),
+            Some(Err(error)) => mistaken(StatusCode::INTERNAL_SERVER_ERROR, error),
+            None => mistaken(StatusCode::SERVICE_UNAVAILABLE, STUCK.trim_end()),
+        }
+    }
+
+    /// Has the loop look, and writes what it saw as JSON; `None` if nobody tells.
+    async fn look<T: Serialize + Send + 'static>(
+        &self,
+        how: impl FnOnce(&Sight<'_>, &mut Model) -> Option<T> + Send + 'static,
+    ) -> Option<serde_json::Result<String>> {
+        let (to, told) = oneshot::channel();
+        let question = Order::Look(Box::new(move |sight, model| {
+            // Who asked may have gone.
+            let _ = to.send(how(sight, model));
+        }));
+        let asked = async {
+            self.orders.send(question).await.ok()?;
+            told.await.ok().flatten()
+        };
+        Some(serde_json::to_string(&timeout(PATIENCE, asked).await.ok().flatten()?))
+    }
+
+    /// How everything is, each second, for as long as the client takes it.
+    fn live(self: &Arc<Self>) -> Answer {
+        let Some((mut writer, body)) = self.streams.open() else {
+            self.refuse(Refusal::Clients);
+            return mistaken(StatusCode::SERVICE_UNAVAILABLE, "too many others look");
+        };
+        let answers = Arc::clone(self);
+        tokio::spawn(async move {
+            loop {
+                let place = answers.facts.place.clone();
+                let told = answers.look(move |sight, model| Overview::of(sight, model, &place)).await;
+                let Some(Ok(text)) = told else { return };
+                if !writer.event("overview", &text).await {
+                    return;
+                }
+                tokio::time::sleep(stream::EVERY).await;
+            }
+        });
+        let mut answer = Response::new(body);
+        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        answer
+    }
+
     fn cost(&self) -> Cost {
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let refused = REFUSALS.iter().zip(counts.refused).map(|((_, word), count)| (*word, count));
         Cost {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            kernel: self.facts.kernel.clone(),
-            source: self.facts.source.to_owned(),
+            kernel: self.facts.place.kernel.clone(),
+            source: self.facts.place.source.to_owned(),
             started_s: self.facts.started_s,
             cpu_s: cost::cpu_s(),
             resident_bytes: cost::resident_bytes(),
@@ -230,7 +315,7 @@ impl Answers {
         let status = if reason.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
         let mut health = serde_json::json!({
             "status": if reason.is_some() { "failing" } else { "ok" },
-            "source": self.facts.source,
+            "source": self.facts.place.source,
             // Of this instant: a snapshot may be a little older than what was seen of this request.
             "events": self.pulse.events(),
         });
@@ -253,8 +338,13 @@ fn plain(status: StatusCode, text: &str) -> Answer {
     answer(status, "text/plain; charset=utf-8", text.to_owned())
 }
 
-fn answer(status: StatusCode, content_type: &'static str, text: String) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(text)));
+fn mistaken(status: StatusCode, error: impl std::fmt::Display) -> Answer {
+    let text = serde_json::to_string(&Mistake::new(error)).unwrap_or_default();
+    answer(status, "application/json", text)
+}
+
+pub(super) fn answer(status: StatusCode, content_type: &'static str, text: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Body::whole(text));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

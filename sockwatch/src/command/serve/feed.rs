@@ -22,6 +22,7 @@ use sockwatch::{
 };
 use tokio::sync::{mpsc, oneshot};
 
+use super::view::{Question, View};
 use crate::command::start::Started;
 
 /// A snapshot is told to everybody who asks within this time: a look at all sockets takes time where there are many.
@@ -37,8 +38,10 @@ const PROGRAMS_NS: u64 = 1_000_000_000;
 pub(super) enum Order {
     /// What was counted until now.
     Tell(oneshot::Sender<Arc<Snapshot>>),
-    /// From now on other settings.
-    Change(Box<Change>),
+    /// What somebody looks at.
+    Look(Question),
+    /// From now on other settings; it is told when they are in force.
+    Change(Box<Change>, oneshot::Sender<()>),
 }
 
 /// Settings that can change while events are taken in.
@@ -47,19 +50,22 @@ pub(super) struct Change {
     pub(super) selection: Option<Selection>,
     /// Listeners with series of their own.
     pub(super) max_listeners: usize,
+    /// From which wait on a connection is slow.
+    pub(super) slow_ns: u64,
 }
 
 /// Counts, and tells whoever asks.
 pub(super) struct Feed {
     metrics: Metrics,
+    view: View,
     selection: Option<Selection>,
     orders: mpsc::Receiver<Order>,
     last: Option<Arc<Snapshot>>,
 }
 
 impl Feed {
-    pub(super) fn new(metrics: Metrics, orders: mpsc::Receiver<Order>) -> Self {
-        Self { metrics, selection: None, orders, last: None }
+    pub(super) fn new(metrics: Metrics, view: View, orders: mpsc::Receiver<Order>) -> Self {
+        Self { metrics, view, selection: None, orders, last: None }
     }
 
     fn snapshot(&mut self, sight: &Sight<'_>) -> Arc<Snapshot> {
@@ -78,23 +84,30 @@ impl Sink for Feed {
     }
 
     fn update(&mut self, update: &Update) -> io::Result<()> {
+        self.view.take(update);
         self.metrics.update(update)
     }
 
     fn tick(&mut self, totals: &Totals) -> io::Result<()> {
+        self.view.count(totals);
         self.metrics.tick(totals)
     }
 
     fn look(&mut self, sight: &Sight<'_>) -> io::Result<()> {
+        self.view.look(sight);
         while let Ok(order) = self.orders.try_recv() {
             match order {
                 // Who asked may have gone.
                 Order::Tell(to) => drop(to.send(self.snapshot(sight))),
-                Order::Change(change) => {
-                    let Change { selection, max_listeners } = *change;
+                Order::Look(question) => self.view.answer(sight, question),
+                Order::Change(change, done) => {
+                    let Change { selection, max_listeners, slow_ns } = *change;
+                    self.view.set_slow(slow_ns);
                     self.selection = selection;
                     self.metrics.limit(max_listeners);
                     self.last = None;
+                    // Who asked may have gone.
+                    let _ = done.send(());
                 }
             }
         }
@@ -146,6 +159,10 @@ impl Felt {
     pub(super) fn new(source: Started) -> (Self, Arc<Pulse>) {
         let pulse = Arc::new(Pulse::default());
         (Self { source, pulse: Arc::clone(&pulse), programs_ns: 0 }, pulse)
+    }
+
+    pub(super) fn source(&self) -> &Started {
+        &self.source
     }
 
     fn feel(&mut self, events: &[Event], tick: &Tick) {

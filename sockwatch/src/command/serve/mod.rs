@@ -1,12 +1,16 @@
 //! `sockwatch serve`: counts all the time, and answers a monitoring system.
 
 mod answer;
+pub(crate) mod api;
 mod config;
 mod cost;
 mod feed;
 mod limits;
+mod page;
 mod server;
+mod stream;
 mod token;
+mod view;
 
 use std::{
     ffi::OsString,
@@ -19,17 +23,24 @@ use anyhow::Context;
 use sockwatch::{
     metrics::{Arrivals, Metrics, document},
     monotonic::{now_ns, wall_offset_ns},
+    overview::Place,
     pipeline::{self, Limits},
+    privilege::role::SERVE,
     process::names::Names,
 };
-use tokio::{signal::unix::Signal, sync::mpsc};
+use tokio::{
+    signal::unix::Signal,
+    sync::{mpsc, oneshot},
+};
 
 use self::{
     answer::{Answers, Facts},
     feed::{Change, Feed, Felt, Order},
     server::Server,
+    view::View,
 };
 use super::{
+    diagnose::nanoseconds,
     filter, record, replay,
     signals::{Stop, hangups},
     start::{self, Started},
@@ -53,9 +64,9 @@ pub(crate) fn run(given: &ServeArgs) -> anyhow::Result<ExitCode> {
     start::runtime()?.block_on(async {
         let (stop, hangups) = (Stop::of_a_service()?, hangups()?);
         let source = start::source(&args.collect, &resolved)?;
+        let header = record::header(&source, &args.filter);
         let facts = Facts {
-            kernel: record::header(&source, &args.filter).kernel,
-            source: source.name(),
+            place: api::Place { kernel: header.kernel, source: source.name() },
             started_s: now_ns().saturating_add(wall_offset_ns()) as f64 / 1e9,
             sees_all: matches!(source, Started::Live(_)) && args.filter.words().is_empty(),
         };
@@ -65,9 +76,14 @@ pub(crate) fn run(given: &ServeArgs) -> anyhow::Result<ExitCode> {
         source.announce(&args.collect);
         let (mut source, pulse) = Felt::new(source);
         let answers = Arc::new(Answers::new(facts, orders.clone(), Arc::clone(&pulse), token));
-        let server = Server::start(listener, Arc::clone(&answers))?;
-        tell(format_args!("serving http://{address}/metrics and /healthz (SIGTERM ends it)"));
-        let mut feed = Feed::new(metrics, received);
+        let server = Server::start(listener, Arc::clone(&answers), args.collect.sandbox.wanted())?;
+        tell(format_args!("serving http://{address}/ and /metrics, /healthz, /api/openapi.json (SIGTERM ends it)"));
+        // The server's thread has begun: it keeps what this one must not.
+        source.source().confine_to(&SERVE, args.collect.sandbox.wanted());
+        let place =
+            Place { source: header.source, host: header.host, wall_offset_ns: header.wall_offset_ns, span_ns: None };
+        let view = View::new(Arc::new(place), nanoseconds(args.serving.slow));
+        let mut feed = Feed::new(metrics, view, received);
         let totals = tokio::select! {
             ended = pipeline::run(&mut source, &mut feed, Limits::default(), stop.wait()) => ended?,
             never = reload(hangups, &words, args, &answers, &orders) => match never {},
@@ -109,7 +125,8 @@ async fn reload(
         }
         match change(words, begun, answers) {
             Ok(change) => {
-                if orders.send(Order::Change(Box::new(change))).await.is_ok() {
+                let (done, is_done) = oneshot::channel();
+                if orders.send(Order::Change(Box::new(change), done)).await.is_ok() && is_done.await.is_ok() {
                     tell(format_args!("sockwatch: the configuration was read again"));
                 }
             }
@@ -143,7 +160,8 @@ fn change(words: &[OsString], begun: &ServeArgs, answers: &Answers) -> anyhow::R
         ));
     }
     answers.set_token(token);
-    Ok(Change { selection: (first != now).then_some(selection), max_listeners: args.serving.max_listeners })
+    let slow_ns = nanoseconds(args.serving.slow);
+    Ok(Change { selection: (first != now).then_some(selection), max_listeners: args.serving.max_listeners, slow_ns })
 }
 
 fn warn(what: &str) {

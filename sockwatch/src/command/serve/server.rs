@@ -6,7 +6,10 @@
 use std::{
     convert::Infallible,
     net::{SocketAddr, TcpListener},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -14,13 +17,17 @@ use std::{
 use anyhow::Context;
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use sockwatch::privilege::{Sandbox, confine, role::HTTP};
 use tokio::{
     net::{TcpListener as Listener, TcpStream},
     sync::{Semaphore, oneshot},
     time::{sleep, timeout},
 };
 
-use super::answer::{Answers, Refusal};
+use super::{
+    answer::{Answers, Refusal},
+    stream::Body,
+};
 
 /// Clients at once.
 const MOST_CLIENTS: usize = 64;
@@ -32,6 +39,9 @@ const MOST_HEADERS: usize = 64;
 /// A client has so long to send its request, and so long until it has taken the answer.
 const HEADER_TIME: Duration = Duration::from_secs(5);
 const REQUEST_TIME: Duration = Duration::from_secs(10);
+
+/// An answer that goes on ends after so long.
+const STREAM_TIME: Duration = Duration::from_secs(600);
 
 /// Where accept() fails, all descriptors are in use: others give some back.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -60,7 +70,7 @@ pub(super) fn bind(listen: SocketAddr) -> anyhow::Result<TcpListener> {
 
 impl Server {
     /// Answers from now on.
-    pub(super) fn start(listener: TcpListener, answers: Arc<Answers>) -> anyhow::Result<Self> {
+    pub(super) fn start(listener: TcpListener, answers: Arc<Answers>, sandbox: Sandbox) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("cannot start the HTTP server's runtime")?;
         let (stop, stopped) = oneshot::channel();
@@ -69,6 +79,10 @@ impl Server {
             Listener::from_std(listener).context("cannot wait for clients")?
         };
         let thread = thread::Builder::new().name("http".into()).spawn(move || {
+            if sandbox == Sandbox::On {
+                // What a kernel cannot do is no reason not to go on: `doctor` says it.
+                confine(&HTTP, &[], || true);
+            }
             runtime.block_on(accept(listener, answers, stopped));
             // What is still being answered is not worth waiting for.
             runtime.shutdown_background();
@@ -118,9 +132,14 @@ async fn accept(listener: Listener, answers: Arc<Answers>, mut stopped: oneshot:
 
 /// One request, unless it is none.
 async fn converse(stream: TcpStream, client: SocketAddr, answers: Arc<Answers>) {
+    let goes_on = AtomicBool::new(false);
     let service = service_fn(|request: Request<Incoming>| {
-        let answers = Arc::clone(&answers);
-        async move { Ok::<_, Infallible>(answers.answer(&request, client.ip()).await) }
+        let (answers, goes_on) = (Arc::clone(&answers), &goes_on);
+        async move {
+            let answer = answers.answer(&request, client.ip()).await;
+            goes_on.store(matches!(answer.body(), Body::Parts(_)), Ordering::Relaxed);
+            Ok::<_, Infallible>(answer)
+        }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -128,7 +147,16 @@ async fn converse(stream: TcpStream, client: SocketAddr, answers: Arc<Answers>) 
         .max_buf_size(MOST_HEADER_BYTES)
         .max_headers(MOST_HEADERS)
         .keep_alive(false);
-    let refusal = match timeout(REQUEST_TIME, http.serve_connection(TokioIo::new(stream), service)).await {
+    let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
+    let mut served = timeout(REQUEST_TIME, connection.as_mut()).await;
+    if served.is_err() && goes_on.load(Ordering::Relaxed) {
+        served = timeout(STREAM_TIME, connection).await;
+        if served.is_err() {
+            // Long enough: the client asks again.
+            return;
+        }
+    }
+    let refusal = match served {
         Ok(Ok(())) => return,
         Ok(Err(error)) if error.is_parse_too_large() => Refusal::Header,
         Ok(Err(error)) if error.is_parse() => Refusal::Malformed,

@@ -1,11 +1,14 @@
 //! The terminal, as it was, whatever ends the program.
 
-use std::io::{self, stdout};
+use std::{
+    io::{self, stdout},
+    time::Duration,
+};
 
 use ratatui::{
     DefaultTerminal, Frame,
     crossterm::{
-        event::{DisableMouseCapture, EnableMouseCapture},
+        event::{self, DisableMouseCapture, EnableMouseCapture},
         execute,
     },
 };
@@ -26,6 +29,8 @@ impl Screen {
         let terminal = ratatui::try_init()?;
         let screen = Self { terminal };
         execute!(stdout(), EnableMouseCapture)?;
+        // What hears keys and signals is opened by the first look, and a thread that has confined itself could not.
+        event::poll(Duration::ZERO)?;
         Ok(screen)
     }
 
