@@ -1,7 +1,9 @@
-//! The report is opened by a browser: it draws everything, finds nothing wrong with itself, and its filter works.
+//! The pages are opened by a browser: they draw everything, find nothing wrong with themselves, and their filters work.
 
-use std::path::Path;
-use std::process::Command;
+mod devtools;
+mod live;
+
+use std::{path::Path, process::Command};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -21,32 +23,33 @@ pub(crate) fn check(workspace: &Path) -> Result<()> {
     report.args(["run", "--quiet", "--package", "sockwatch", "--", "report", FILE, "--force", "--compare", FILE]);
     shell::run(report.arg("--output").arg(&page), "sockwatch must make a page of it")?;
 
-    let all = open(browser, &page, "")?;
+    let url = |fragment: &str| format!("file://{}{fragment}", page.display());
+    let open = |fragment: &str| open(browser, &url(fragment));
+    let all = open("")?;
     let rows = rows(&all);
     ensure!(rows > 1, "the page tells {rows} connections");
     ensure!(all.matches("<canvas").count() == 3, "the page has {} charts, not 3", all.matches("<canvas").count());
     ensure!(all.contains("<h2 id=\"verdict\" class=\""), "the page has no verdict");
     ensure!(all.contains("most in ESTABLISHED"), "the page compares nothing");
 
-    let some = open(browser, &page, "#which=slowest&filter=54090")?;
+    let some = open("#which=slowest&filter=54090")?;
     ensure!(self::rows(&some) == 1, "the filter leaves {} of {rows} connections, not 1", self::rows(&some));
-    let none = open(browser, &page, "#which=slowest&filter=54090+nobody")?;
+    let none = open("#which=slowest&filter=54090+nobody")?;
     ensure!(self::rows(&none) == 0, "the filter leaves {} connections that do not fit", self::rows(&none));
-    Ok(())
+    if !shell::is_root() {
+        println!("the live page was not opened: it takes root");
+        return Ok(());
+    }
+    live::check(workspace, browser, &directory)
 }
 
 /// The page as the browser has it once its script has run. Whatever the script complains of is an error.
-fn open(browser: &str, page: &Path, fragment: &str) -> Result<String> {
+fn open(browser: &str, url: &str) -> Result<String> {
     let mut command = Command::new(browser);
     // A machine for tests has neither a user for it nor a GPU.
-    command.args([
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--enable-logging=stderr",
-        "--virtual-time-budget=5000",
-    ]);
-    let output = command.arg("--dump-dom").arg(format!("file://{}{fragment}", page.display())).output();
+    command.args(["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]);
+    command.arg("--virtual-time-budget=5000");
+    let output = command.arg("--dump-dom").arg(url).output();
     let output = output.with_context(|| format!("cannot start {browser}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
     if let Some(complaint) = said.lines().find(|line| line.contains("CONSOLE")) {

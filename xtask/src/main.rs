@@ -12,6 +12,8 @@ mod generated;
 mod musl;
 mod packages;
 mod prometheus;
+mod score;
+mod service;
 mod setup;
 mod shell;
 mod test;
@@ -37,7 +39,7 @@ enum Task {
     /// Rebuild the committed kernel-side object
     Ebpf(ebpf::Options),
     /// Everything CI checks: formatting, lints, generated files, import rules, tests
-    Test,
+    Test(test::Options),
     /// Regenerate the files that the sockwatch binary prints
     Gen(generated::Options),
     /// Run the property tests with other random input, for a while
@@ -50,6 +52,8 @@ enum Task {
     Packages,
     /// Build the static release binary, a Debian package, a bill of materials and checksums
     Dist(dist::Options),
+    /// Score `diagnose` on servers that are ill or well, real ones among them
+    Score(score::Options),
     /// Measure what tracing costs, beside tracing nothing and beside other tools
     Bench(bench::Options),
     /// Open, accept and close loopback connections (the benchmark runs this as a process of its own)
@@ -72,10 +76,11 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Setup => setup::run(),
         Task::Ebpf(options) => ebpf::run(&options),
-        Task::Test => test::run(),
+        Task::Test(options) => test::run(&options),
         Task::Gen(options) => generated::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Tidy => tidy::run(),
+        Task::Score(options) => score::run(&options),
         Task::Packages => shell::workspace().and_then(|workspace| packages::check(&workspace)),
         Task::Dist(options) => dist::run(&options),
         Task::Vm(options) => vm::run(&options),

@@ -33,7 +33,7 @@ const STEPS: &[Step] = &[
     Step { name: "build", run: |workspace| passed(build(workspace)) },
     Step { name: "gen --check", run: |workspace| passed(generated::check(workspace)) },
     Step { name: "recordings elsewhere", run: |workspace| passed(elsewhere::check(workspace)) },
-    Step { name: "reports in a browser", run: |workspace| passed(browser::check(workspace)) },
+    Step { name: "pages in a browser", run: |workspace| passed(browser::check(workspace)) },
     Step { name: "metrics in Prometheus", run: metrics_in_prometheus },
     Step { name: "packages", run: |workspace| passed(packages::check(workspace)) },
     Step { name: "fuzz", run: |workspace| passed(fuzz::check(workspace, FUZZING)) },
@@ -41,10 +41,22 @@ const STEPS: &[Step] = &[
     Step { name: "tests on other kernels", run: other_kernels },
 ];
 
-pub(crate) fn run() -> Result<()> {
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Only steps whose names contain this
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    step: String,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
     let workspace = shell::workspace()?;
     let began = Instant::now();
-    for step in STEPS {
+    let steps: Vec<_> = STEPS.iter().filter(|step| step.name.contains(&options.step)).collect();
+    if steps.is_empty() {
+        let names: Vec<_> = STEPS.iter().map(|step| step.name).collect();
+        bail!("--step {}: there are {}", options.step, names.join(", "));
+    }
+    for step in &steps {
         let step_began = Instant::now();
         let outcome = (step.run)(&workspace).with_context(|| format!("step `{}` failed", step.name))?;
         let seconds = step_began.elapsed().as_secs_f64();
@@ -53,7 +65,7 @@ pub(crate) fn run() -> Result<()> {
             Outcome::Skipped(reason) => println!("[{}] skipped: {reason}", step.name),
         }
     }
-    println!("all {} steps done in {:.1} s", STEPS.len(), began.elapsed().as_secs_f64());
+    println!("all {} steps done in {:.1} s", steps.len(), began.elapsed().as_secs_f64());
     Ok(())
 }
 

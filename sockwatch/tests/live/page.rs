@@ -51,7 +51,11 @@ fn a_full_queue_from_before_is_told() {
     assert!(its(&overview).unwrap()["oldest_ns"].as_u64().unwrap() > 0, "{overview}");
     // Nobody accepts: the evidence grows from then on.
     let found = until(&mut service, "/api/v1/overview", |told| told["findings"][0]["name"] == "nobody-accepts");
-    assert_eq!((&found["verdict"], &found["findings"][0]["local"]), (&"findings".into(), &own.as_str().into()), "{found}");
+    assert_eq!(
+        (&found["verdict"], &found["findings"][0]["local"]),
+        (&"findings".into(), &own.as_str().into()),
+        "{found}"
+    );
 
     clients.push(TcpStream::connect(address).unwrap());
     until(&mut service, "/api/v1/overview", |told| deep(4)(its(told)));

@@ -6,6 +6,7 @@
 mod accepting;
 mod connections;
 mod healthy;
+mod real;
 mod server;
 mod ward;
 
@@ -53,7 +54,8 @@ fn every_patient_gets_its_verdict() {
 
 /// Those whose turn it is; `SOCKWATCH_LIVE_PATIENT` is part of the name of those who are wanted, if only some are.
 fn invited(ward: &Ward) -> Vec<Patient> {
-    let all = [healthy::patients(), accepting::patients(), connections::patients()].into_iter().flatten();
+    let all =
+        [healthy::patients(), accepting::patients(), connections::patients(), real::patients()].into_iter().flatten();
     let wanted = std::env::var("SOCKWATCH_LIVE_PATIENT").unwrap_or_default();
     let all = all.filter(|patient| patient.name.contains(&wanted));
     if std::env::var("SOCKWATCH_LIVE_SCORE").is_ok_and(|form| form == "full") {

@@ -67,6 +67,7 @@ enum Program {
 pub(super) const CONNECTIONS: &str = "sockwatch-connections";
 pub(super) const JSON: &str = "sockwatch-json";
 pub(super) const RECORDING: &str = "sockwatch-record";
+pub(super) const SERVING: &str = "sockwatch-serve";
 pub(super) const AGGREGATED: &str = "diagnose-aggregate";
 pub(super) const BLAMING: &str = "diagnose-blame";
 
@@ -94,6 +95,13 @@ pub(super) const CONTENDERS: &[Contender] = &[
         counted: Counted::Replay,
         reports: Reports::Ends,
         command: Program::Sockwatch("record", &["--force", "--output"]),
+    },
+    Contender {
+        name: SERVING,
+        ready: Ready::Announced,
+        counted: Counted::Summary,
+        reports: Reports::Ends,
+        command: Program::Sockwatch("serve", &["--listen", "127.0.0.1:0"]),
     },
     diagnose("diagnose", &["--aggregate=never", "--no-blame", "--duration", "10m", "--format", "json"]),
     diagnose(AGGREGATED, &["--aggregate", "--no-blame", "--duration", "10m", "--format", "json"]),

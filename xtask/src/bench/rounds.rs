@@ -7,7 +7,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
-use super::contender::{self, AGGREGATED, BLAMING, CONNECTIONS, CONTENDERS, Contender, Counted, JSON, RECORDING};
+use super::contender::{
+    self, AGGREGATED, BLAMING, CONNECTIONS, CONTENDERS, Contender, Counted, JSON, RECORDING, SERVING,
+};
 use super::load::Load;
 use super::output::{self, Lines, Losses};
 use super::statistics::{median, range, rotated};
@@ -237,9 +239,11 @@ fn collect(results: &Results, numbers: &mut Numbers) {
     let recordings = results.turns.get(RECORDING).into_iter().flatten().filter_map(|turn| turn.tracing.as_ref());
     let sizes = recordings.map(|tracing| tracing.output_bytes as f64 / tracing.events.max(1) as f64);
     numbers.bytes_per_event = median(sizes);
+    numbers.serving_ratio = median(ratios(results, SERVING));
     numbers.aggregated_ratio = median(ratios(results, AGGREGATED));
     numbers.blaming_ratio = median(ratios(results, BLAMING));
-    let turns = [CONNECTIONS, JSON, RECORDING].into_iter().filter_map(|name| results.turns.get(name)).flatten();
+    let turns =
+        [CONNECTIONS, JSON, RECORDING, SERVING].into_iter().filter_map(|name| results.turns.get(name)).flatten();
     let lost: Vec<_> = turns.filter_map(|turn| turn.tracing.as_ref()).map(|tracing| tracing.losses.lost).collect();
     numbers.lost = (!lost.is_empty()).then(|| lost.iter().sum());
 }

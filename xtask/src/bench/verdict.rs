@@ -6,6 +6,7 @@ pub(super) struct Numbers {
     pub(super) connections_ratio: Option<f64>,
     pub(super) json_ratio: Option<f64>,
     pub(super) recording_ratio: Option<f64>,
+    pub(super) serving_ratio: Option<f64>,
     pub(super) bytes_per_event: Option<f64>,
     pub(super) aggregated_ratio: Option<f64>,
     pub(super) blaming_ratio: Option<f64>,
@@ -31,6 +32,7 @@ pub(super) fn print(numbers: &Numbers) {
     println!("{}", line("rate with --connections, of nothing's", numbers.connections_ratio, Bound::AtLeast(0.85)));
     println!("{}", line("rate with --format json, of nothing's", numbers.json_ratio, Bound::AtLeast(0.70)));
     println!("{}", line("rate with record, likewise", numbers.recording_ratio, Bound::AtLeast(0.90)));
+    println!("{}", line("rate with serve, likewise", numbers.serving_ratio, Bound::AtLeast(0.95)));
     println!("{}", line("bytes per recorded event", numbers.bytes_per_event, Bound::AtMost(16.0)));
     println!("{}", line("rate with diagnose --aggregate, likewise", numbers.aggregated_ratio, Bound::AtLeast(0.97)));
     println!("{}", line("the same and who is to blame", numbers.blaming_ratio, Bound::AtLeast(0.85)));

@@ -45,13 +45,14 @@ function draw(drawn) {
   if (drawn.plot) drawn.plot.destroy();
   const { series, data, range, scales, axes, height, hooks } = drawn.options();
   drawn.range = range;
+  drawn.width = drawn.holder.clientWidth;
   const axis = { stroke: color('--quiet'), grid: { stroke: color('--line'), width: 1 }, ticks: { stroke: color('--line') } };
   drawn.plot = new uPlot({
-    width: Math.max(320, drawn.holder.clientWidth || 900),
+    width: Math.max(320, drawn.width || 900),
     height: height || 240,
     tzDate: unix => uPlot.tzDate(new Date(unix * 1e3), 'Etc/UTC'),
     scales: { x: { time: true, range: () => drawn.range }, ...scales },
-    axes: [{ ...axis, values: (_, splits, __, ___, step) => splits.map(unix => clock(unix * 1e3).slice(11, step < 1 ? 23 : step < 60 ? 19 : 16)) }, ...axes.map(more => ({ ...axis, size: 70, ...more }))],
+    axes: [{ ...axis, space: 80, values: (_, splits, __, ___, step) => splits.map(unix => clock(unix * 1e3).slice(11, step < 1 ? 23 : step < 60 ? 19 : 16)) }, ...axes.map(more => ({ ...axis, size: 70, ...more }))],
     series: [{ label: 'UTC', value: (_, unix) => unix === null ? '--' : clock(unix * 1e3).slice(11, 21) }, ...series],
     hooks: hooks || {},
   }, values(data), drawn.holder);
@@ -61,6 +62,8 @@ function draw(drawn) {
 const values = data => [data[0], ...data.slice(1).map(values => [...values, values.at(-1) ?? null])];
 // Other values in the same chart: what points at it stays.
 function refresh(drawn) {
+  // It may have been drawn while its place was hidden.
+  if (drawn.width !== drawn.holder.clientWidth) return draw(drawn);
   const { data, range } = drawn.options();
   drawn.range = range;
   drawn.plot.setData(values(data));

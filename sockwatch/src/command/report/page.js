@@ -105,7 +105,7 @@ function states() {
     series: states.map(([name]) => line(name, stateColor(name), { value: (_, value) => value === null ? '--' : count(value) })),
     // As good as logarithmic, with room for none.
     scales: { y: { distr: 4, asinh: 1, range: (_, low, high) => [0, Math.max(1, high * 1.2)] } },
-    axes: [{ values: (_, splits) => splits.map(value => value === null ? '' : count(value)) }],
+    axes: [{ values: (_, splits) => splits.map(value => value === null || value < 0 ? '' : count(value)) }],
   };
 }
 

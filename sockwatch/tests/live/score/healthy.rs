@@ -1,12 +1,9 @@
 //! Servers that are well, under load: nothing may be found.
 
 use std::{
-    fs,
     io::{Read, Write},
     net::{Ipv6Addr, Shutdown, SocketAddr, TcpStream},
-    process::Command,
     thread,
-    time::Instant,
 };
 
 use super::{
@@ -15,7 +12,6 @@ use super::{
 };
 use crate::{
     diagnose::Verdict,
-    harness::patience,
     workload::{free_port, linger_zero, place},
 };
 
@@ -44,10 +40,6 @@ pub(super) fn patients() -> Vec<Patient> {
         }),
         Patient::healthy(Language::C, "sockets that share an address", |ward| shared(ward, Language::C, 3)),
         Patient::healthy(Language::Python, "sockets that share an address", |ward| shared(ward, Language::Python, 2)),
-        Patient::healthy(Language::Python, "http.server", http_server),
-        Patient::healthy(Language::Program("node"), "http", node),
-        Patient::healthy(Language::Program("nginx"), "files", nginx),
-        Patient::healthy(Language::Program("redis-server"), "PING", redis),
     ]
 }
 
@@ -138,92 +130,4 @@ fn shared(ward: &Ward, language: Language, workers: usize) -> Option<Verdict> {
         clients(address, 100).iter_mut().for_each(|client| assert_eq!(client.read(&mut [0]).unwrap(), 0))
     });
     Some(diagnosis.interrupt())
-}
-
-/// Somebody else's server, from when it listens.
-fn program(ward: &Ward, command: Command, address: SocketAddr, visit: impl Fn()) -> Option<Verdict> {
-    let _program = ward.workshop.program(command);
-    let asked = Instant::now();
-    while TcpStream::connect(address).is_err() {
-        assert!(asked.elapsed() < patience(), "it does not listen");
-        thread::yield_now();
-    }
-    let diagnosis = ward.diagnose_port(address)?;
-    visit();
-    Some(diagnosis.interrupt())
-}
-
-/// Clients of a web server: each asks for a page that ends with `end` so many times, on a connection each.
-fn browse(address: SocketAddr, clients: usize, times: usize, end: &str) {
-    let ask = || {
-        for _ in 0..times {
-            let mut client = TcpStream::connect(address).unwrap();
-            write!(client, "GET /page.txt HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
-            let mut answer = String::new();
-            client.read_to_string(&mut answer).unwrap();
-            assert!(answer.contains(" 200 OK") && answer.contains(end), "{answer}");
-        }
-    };
-    thread::scope(|scope| (0..clients).for_each(|_| drop(scope.spawn(ask))));
-}
-
-const PAGE: &str = "It is well.\n";
-
-fn http_server(ward: &Ward) -> Option<Verdict> {
-    let address = place();
-    fs::write(ward.workshop.directory().join("page.txt"), PAGE.repeat(1000)).unwrap();
-    let mut command = ward.workshop.python();
-    let port = address.port().to_string();
-    command.args(["-m", "http.server", &port, "--bind", "127.0.0.1"]).current_dir(ward.workshop.directory());
-    program(ward, command, address, || browse(address, 5, 30, PAGE))
-}
-
-fn node(ward: &Ward) -> Option<Verdict> {
-    let address = place();
-    let script = format!(
-        "require('http').createServer((_, answer) => answer.end('{}')).listen({}, '127.0.0.1')",
-        PAGE.trim_end(),
-        address.port()
-    );
-    let mut command = Command::new("node");
-    command.args(["-e", &script]);
-    program(ward, command, address, || browse(address, 8, 50, PAGE.trim_end()))
-}
-
-fn nginx(ward: &Ward) -> Option<Verdict> {
-    let (address, directory) = (place(), ward.workshop.directory());
-    fs::write(directory.join("page.txt"), PAGE).unwrap();
-    let root = directory.display();
-    let configuration = format!(
-        "daemon off; user root; pid {root}/nginx.pid; error_log stderr; worker_processes 2;
-         events {{ worker_connections 512; }}
-         http {{ access_log off; server {{ listen {address}; root {root}; }} }}"
-    );
-    let file = directory.join("nginx.conf");
-    fs::write(&file, configuration).unwrap();
-    let mut command = Command::new("nginx");
-    command.arg("-c").arg(file);
-    program(ward, command, address, || browse(address, 8, 50, PAGE))
-}
-
-fn redis(ward: &Ward) -> Option<Verdict> {
-    let address = place();
-    let mut command = Command::new("redis-server");
-    let port = address.port().to_string();
-    command.args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
-    command.current_dir(ward.workshop.directory());
-    let ask = || {
-        for _ in 0..30 {
-            let mut client = TcpStream::connect(address).unwrap();
-            for _ in 0..20 {
-                client.write_all(b"PING\r\n").unwrap();
-                let mut answer = [0; 7];
-                client.read_exact(&mut answer).unwrap();
-                assert_eq!(&answer, b"+PONG\r\n");
-            }
-        }
-    };
-    program(ward, command, address, || {
-        thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(ask))));
-    })
 }

@@ -41,6 +41,8 @@ pub(super) enum Language {
     C,
     /// A program of that name, from elsewhere.
     Program(&'static str),
+    /// A module of Python, from elsewhere.
+    Module(&'static str),
 }
 
 /// The languages in which our own servers are.
@@ -80,16 +82,26 @@ impl Workshop {
 
     /// Why there is none in this language.
     pub(super) fn lacks(&self, language: Language) -> Option<String> {
-        let is_there = |program: &str| {
-            let path = std::env::var_os("PATH").unwrap_or_default();
-            std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
-        };
         match language {
             Language::Rust => None,
             Language::Python => self.python.is_none().then(|| "no python3".into()),
             Language::C => self.c.is_none().then(|| "no C compiler".into()),
-            Language::Program(program) => (!is_there(program)).then(|| format!("no {program}")),
+            Language::Program(program) => self.program_path(program).is_none().then(|| format!("no {program}")),
+            Language::Module(module) => {
+                let python = self.python.as_ref();
+                let has = |python| Command::new(python).args(["-c", &format!("import {module}")]).output();
+                let has = python.is_some_and(|python| has(python).is_ok_and(|output| output.status.success()));
+                (!has).then(|| format!("no {module} in python3"))
+            }
         }
+    }
+
+    /// Where a program is: in the path, or where Debian keeps PostgreSQL's.
+    pub(super) fn program_path(&self, program: &str) -> Option<PathBuf> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().filter_map(Result::ok);
+        let directories = std::env::split_paths(&path).chain(versions.map(|version| version.path().join("bin")));
+        directories.map(|directory| directory.join(program)).find(|file| file.is_file())
     }
 
     /// A directory that is gone at the end.
@@ -121,6 +133,11 @@ impl Workshop {
             }
             Language::C => Command::new(self.c.as_ref().expect("it is looked for first")),
             Language::Program(program) => Command::new(program),
+            Language::Module(module) => {
+                let mut command = self.python();
+                command.args(["-m", module]);
+                command
+            }
         }
     }
 
@@ -149,8 +166,24 @@ impl Drop for Workshop {
 /// Somebody else's server.
 pub(super) struct Program(Child);
 
+impl Program {
+    pub(super) fn pid(&self) -> i32 {
+        self.0.id().try_into().unwrap()
+    }
+
+    pub(super) fn children(&self) -> Vec<i32> {
+        let pid = self.pid();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        children.split_whitespace().map(|child| child.parse().unwrap()).collect()
+    }
+}
+
 impl Drop for Program {
     fn drop(&mut self) {
+        // Workers outlive a parent that is killed.
+        for child in self.children() {
+            let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
+        }
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
