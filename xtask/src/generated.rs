@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{shell, vm::support};
+use crate::{dashboard, shell, vm::support};
 
 /// A generated file and how it comes about.
 struct Generated {
@@ -24,6 +24,7 @@ const GENERATED: &[Generated] = &[
     Generated { file: "docs/privileges.md", print: |workspace| sockwatch(workspace, "privileges") },
     Generated { file: "sockwatch/docs/explain/README.md", print: |workspace| sockwatch(workspace, "explain-index") },
     Generated { file: "docs/kernel-support.md", print: kernel_support },
+    Generated { file: dashboard::FILE, print: dashboard::print },
 ];
 
 #[derive(clap::Args)]

@@ -4,6 +4,7 @@
 
 mod bench;
 mod browser;
+mod dashboard;
 mod dist;
 mod ebpf;
 mod elsewhere;
@@ -40,7 +41,7 @@ enum Task {
     Ebpf(ebpf::Options),
     /// Everything CI checks: formatting, lints, generated files, import rules, tests
     Test(test::Options),
-    /// Regenerate the files that the sockwatch binary prints
+    /// Regenerate the files that follow from others
     Gen(generated::Options),
     /// Run the property tests with other random input, for a while
     Fuzz(fuzz::Options),
