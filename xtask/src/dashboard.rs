@@ -32,6 +32,17 @@ pub(crate) fn print(_workspace: &Path) -> Result<Vec<u8>> {
     Ok(text)
 }
 
+/// Every query, with what Grafana would put in the place of its variables.
+pub(crate) fn queries() -> Vec<String> {
+    let panels = SECTIONS.iter().flat_map(|section| section.panels);
+    let queries = panels.flat_map(|panel| panel.queries);
+    let replaced = queries.map(|(query, _)| {
+        let query = written_out(query).replace("$__rate_interval", "1m").replace("$__range", "1h");
+        query.replace("$instance", ".*").replace("$listener", ".*")
+    });
+    replaced.collect()
+}
+
 /// A query of the table, with the selectors that nearly all have.
 fn written_out(query: &str) -> String {
     query
@@ -306,6 +317,13 @@ mod tests {
                 assert!(!unit.unwrap().is_empty(), "{}", panel["title"]);
                 assert!(!panel["targets"].as_array().unwrap().is_empty(), "{}", panel["title"]);
             }
+        }
+    }
+
+    #[test]
+    fn queries_have_no_variables_left() {
+        for query in queries() {
+            assert!(!query.contains('$'), "{query}");
         }
     }
 }

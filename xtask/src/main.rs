@@ -49,6 +49,8 @@ enum Task {
     Tidy,
     /// Run the live tests on other kernels, in virtual machines
     Vm(vm::Options),
+    /// Check rules and dashboard with promtool, and as root a run of the debug build with a real Prometheus
+    Prometheus,
     /// Make and check packages with the debug build, as CI does
     Packages,
     /// Build the static release binary, a Debian package, a bill of materials and checksums
@@ -82,6 +84,7 @@ fn run(task: Task) -> Result<()> {
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Tidy => tidy::run(),
         Task::Score(options) => score::run(&options),
+        Task::Prometheus => prometheus::run(),
         Task::Packages => shell::workspace().and_then(|workspace| packages::check(&workspace)),
         Task::Dist(options) => dist::run(&options),
         Task::Vm(options) => vm::run(&options),

@@ -34,6 +34,7 @@ const STEPS: &[Step] = &[
     Step { name: "gen --check", run: |workspace| passed(generated::check(workspace)) },
     Step { name: "recordings elsewhere", run: |workspace| passed(elsewhere::check(workspace)) },
     Step { name: "pages in a browser", run: |workspace| passed(browser::check(workspace)) },
+    Step { name: "rules and dashboard", run: |workspace| passed(prometheus::rules::check(workspace)) },
     Step { name: "metrics in Prometheus", run: metrics_in_prometheus },
     Step { name: "packages", run: |workspace| passed(packages::check(workspace)) },
     Step { name: "fuzz", run: |workspace| passed(fuzz::check(workspace, FUZZING)) },
