@@ -19,6 +19,12 @@ const SHELLS: &[(&str, &str)] = &[
 
 const UNITS: &[&str] = &["sockwatch-record.service", "sockwatch-serve.service"];
 
+/// What docs/monitoring.md tells to load, where its links lead to.
+const VIEWS: &[&str] = &["packaging/prometheus/sockwatch.rules.yml", "packaging/grafana/sockwatch.json"];
+
+/// Where documents are.
+const DOCUMENTS: &str = "usr/share/doc/sockwatch";
+
 /// What is packed before it is packed: the paths of files, and whether they may be run.
 struct Tree(PathBuf);
 
@@ -104,21 +110,23 @@ fn man_pages(tree: &Tree, speaker: &Path) -> Result<()> {
 }
 
 fn documents(tree: &Tree, workspace: &Path) -> Result<()> {
-    const TO: &str = "usr/share/doc/sockwatch";
     for document in std::fs::read_dir(workspace.join("docs")).context("cannot list docs")? {
         let document = document.context("cannot list docs")?;
         let name = document.file_name().to_string_lossy().into_owned();
         if name == "CHANGELOG.md" {
-            tree.copy(&document.path(), &format!("{TO}/changelog"))?;
-            tree.compress(&format!("{TO}/changelog"))?;
+            tree.copy(&document.path(), &format!("{DOCUMENTS}/changelog"))?;
+            tree.compress(&format!("{DOCUMENTS}/changelog"))?;
         } else if document.path().is_file() {
-            tree.copy(&document.path(), &format!("{TO}/docs/{name}"))?;
+            tree.copy(&document.path(), &format!("{DOCUMENTS}/docs/{name}"))?;
         }
     }
-    tree.copy(&workspace.join("README.md"), &format!("{TO}/README.md"))?;
+    tree.copy(&workspace.join("README.md"), &format!("{DOCUMENTS}/README.md"))?;
+    for view in VIEWS {
+        tree.copy(&workspace.join(view), &format!("{DOCUMENTS}/{view}"))?;
+    }
     let license =
         |name: &str| std::fs::read_to_string(workspace.join(name)).with_context(|| format!("cannot read {name}"));
-    tree.write(&format!("{TO}/copyright"), copyright(&license("LICENSE-MIT")?).as_bytes(), 0o644)
+    tree.write(&format!("{DOCUMENTS}/copyright"), copyright(&license("LICENSE-MIT")?).as_bytes(), 0o644)
 }
 
 /// In Debian's format; it has the Apache licence on every machine.
@@ -189,6 +197,9 @@ pub(super) fn check(package: &Path, root: &Path) -> Result<()> {
     .chain(SHELLS.iter().map(|(_, path)| *path))
     {
         ensure!(root.join(file).is_file(), "the package has no {file}");
+    }
+    for view in VIEWS {
+        ensure!(root.join(DOCUMENTS).join(view).is_file(), "the package has no {view}");
     }
     dpkg(&["--purge"], Path::new("sockwatch"))?;
     ensure!(!root.join("usr").exists(), "the package leaves files behind in {}", root.display());
