@@ -1,6 +1,7 @@
 //! Labs' events in, metrics out: the figures are those of the events themselves.
 
 mod strict;
+mod views;
 
 use std::{fs, path::PathBuf, sync::Arc};
 
