@@ -7,25 +7,22 @@ pub(crate) mod rules;
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::Write,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use serde_json::Value;
 
-use crate::{dashboard, shell};
-
-/// Whatever takes longer is broken.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::{
+    dashboard,
+    service::{PATIENCE, Running, end, get, serve},
+    shell,
+};
 
 /// Connections, and how long the server lets them wait: the last few are those that a p99 is about.
 const QUICK: (u32, Duration) = (90, Duration::from_millis(3));
@@ -33,17 +30,6 @@ const SLOW: (u32, Duration) = (10, Duration::from_millis(300));
 
 /// The buckets' bounds around the slow ones, in seconds.
 const BOUNDS: &[f64] = &[0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
-
-/// A process that ends with this one.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Ended already, perhaps.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// Both of CI's steps: for who changes a rule or a panel.
 pub(crate) fn run() -> Result<()> {
@@ -108,27 +94,6 @@ fn views_are_answered(prometheus: u16, listener: &str) -> Result<()> {
     Ok(())
 }
 
-/// `sockwatch serve`, and where it answers.
-fn serve(workspace: &Path, port: u16) -> Result<(Running, SocketAddr)> {
-    let program = shell::target_directory(workspace).join("debug/sockwatch");
-    let mut command = Command::new(&program);
-    command.args(["serve", "--source", "ebpf", "--listen", "127.0.0.1:0", "--port", &port.to_string()]);
-    command.stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
-    let stderr = child.stderr.take().context("no standard error")?;
-    let service = Running(child);
-    let mut lines = BufReader::new(stderr).lines().map_while(Result::ok);
-    let mut said = Vec::new();
-    let address = lines.find_map(|line| {
-        let address = line.strip_prefix("serving http://").and_then(|rest| rest.split('/').next()?.parse().ok());
-        said.push(line);
-        address
-    });
-    // What it says later must not fill the pipe.
-    thread::spawn(move || lines.for_each(drop));
-    Ok((service, address.with_context(|| format!("`sockwatch serve` does not serve: {}", said.join("; ")))?))
-}
-
 /// Clients connect and the server accepts them late; returns the p99 of the waits by this process's clock, in seconds.
 fn load(server: &TcpListener, address: SocketAddr) -> Result<f64> {
     let mut waits = Vec::new();
@@ -145,15 +110,6 @@ fn load(server: &TcpListener, address: SocketAddr) -> Result<f64> {
     waits.sort_unstable_by(f64::total_cmp);
     // The one that 99 of 100 do not exceed, as Prometheus counts: the greatest of all is the p100.
     waits.get((waits.len() * 99).div_ceil(100) - 1).copied().context("no waits")
-}
-
-/// Ends it by SIGTERM, as a service manager does.
-fn end(service: &mut Running) -> Result<()> {
-    let pid = i32::try_from(service.0.id()).context("no such process id")?;
-    kill(Pid::from_raw(pid), Signal::SIGTERM).context("cannot end `sockwatch serve`")?;
-    let status = service.0.wait().context("cannot wait for `sockwatch serve`")?;
-    ensure!(status.success(), "`sockwatch serve` ended with {status}");
-    Ok(())
 }
 
 fn start_prometheus(
@@ -219,18 +175,6 @@ fn ask(prometheus: u16, query: &str) -> Result<Option<f64>> {
     ensure!(answer["status"] == "success", "Prometheus refuses the query: {answer}");
     let value = answer["data"]["result"][0]["value"][1].as_str();
     value.map(|value| value.parse().with_context(|| format!("{value} is no number"))).transpose()
-}
-
-/// The body. HTTP/1.0: it comes in one piece, up to the connection's end.
-fn get(address: SocketAddr, path: &str) -> Result<String> {
-    let mut client = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
-    client.set_read_timeout(Some(PATIENCE)).context("cannot limit the time")?;
-    write!(client, "GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n").context("cannot ask")?;
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).context("cannot read the answer")?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP")?;
-    ensure!(head.split(' ').nth(1) == Some("200"), "{address}{path}: {head}");
-    Ok(body.to_owned())
 }
 
 /// promtool finds nothing wrong with names, types and helps.
