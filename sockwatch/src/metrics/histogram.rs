@@ -61,7 +61,7 @@ impl Histogram {
     }
 
     /// Each bucket's upper bound in seconds, the last one infinite, and how many are in it and in none below.
-    pub(super) fn buckets(&self) -> [(f64, u64); BOUNDS_NS.len() + 1] {
+    pub fn buckets(&self) -> [(f64, u64); BOUNDS_NS.len() + 1] {
         std::array::from_fn(|at| {
             let bound = BOUNDS_NS.get(at).map_or(f64::INFINITY, |ns| *ns as f64 / 1e9);
             (bound, self.counts[at])

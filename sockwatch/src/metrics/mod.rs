@@ -12,6 +12,7 @@
 pub mod document;
 pub mod histogram;
 mod labels;
+pub mod points;
 pub mod series;
 pub mod snapshot;
 mod survey;

@@ -74,6 +74,8 @@ pub struct Series {
     pub errors: Vec<(i32, u64)>,
     /// As of the last look.
     pub now: Now,
+    /// When it began to count from 0, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub since_ns: u64,
     /// Sockets that listen.
     sockets: u64,
     active_ns: u64,
@@ -358,7 +360,7 @@ impl Listeners {
                 *vacant.insert(free)
             }
         };
-        let series = Series { active_ns: at_ns, ..Series::default() };
+        let series = Series { since_ns: at_ns, active_ns: at_ns, ..Series::default() };
         match self.series.get_mut(slot) {
             Some(free) => *free = Some((name, series)),
             None => self.series.push(Some((name, series))),
@@ -402,6 +404,7 @@ impl Listeners {
 impl Series {
     /// Adds what another has counted.
     fn merge(&mut self, other: &Self) {
+        self.since_ns = self.since_ns.min(other.since_ns);
         self.waits.merge(&other.waits);
         self.handshakes.merge(&other.handshakes);
         self.arrivals += other.arrivals;

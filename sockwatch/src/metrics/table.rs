@@ -4,16 +4,12 @@
 use std::fmt;
 
 use nix::errno::Errno;
-use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet},
-    metrics::MetricType,
-    registry,
-};
+use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, metrics::MetricType, registry};
 
 use super::{
     histogram::Histogram,
     labels,
+    points::{Figure, Labels, Points},
     series::{Name, Series},
     snapshot::Scrape,
 };
@@ -57,7 +53,7 @@ impl Unit {
 /// A metric.
 pub struct Row {
     /// Without its unit and without `_total`.
-    name: &'static str,
+    pub name: &'static str,
     /// Its unit.
     pub unit: Unit,
     /// What it is.
@@ -86,6 +82,14 @@ impl Row {
             Kind::Info => format!("{family}_info"),
             Kind::Gauge | Kind::Histogram => family,
         }
+    }
+
+    /// Tells all its series.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn tell(&self, scrape: &Scrape, points: &mut dyn Points) -> fmt::Result {
+        (self.write)(scrape, &mut Writer { points, since_ns: None })
     }
 }
 
@@ -296,41 +300,33 @@ fn losses(losses: &Losses) -> [(&'static str, u64); 14] {
     ]
 }
 
-type Labels<'a> = &'a [(&'a str, &'a str)];
-
 /// Writes the series of one metric.
-struct Writer<'a>(MetricEncoder<'a>);
+struct Writer<'a> {
+    points: &'a mut dyn Points,
+    /// When the figures were 0, if not when sockwatch started.
+    since_ns: Option<u64>,
+}
 
 impl Writer<'_> {
     fn counter(&mut self, labels: Labels<'_>, value: u64) -> fmt::Result {
-        self.labelled(labels, |encoder| encoder.encode_counter::<NoLabelSet, _, f64>(&value, None))
+        self.points.point(labels, Figure::Count(value), self.since_ns)
     }
 
     /// A counter that is no whole number.
     fn seconds(&mut self, labels: Labels<'_>, value: f64) -> fmt::Result {
-        self.labelled(labels, |encoder| encoder.encode_counter::<NoLabelSet, _, f64>(&value, None))
+        self.points.point(labels, Figure::Amount(value), self.since_ns)
     }
 
     fn gauge(&mut self, labels: Labels<'_>, value: f64) -> fmt::Result {
-        self.labelled(labels, |encoder| encoder.encode_gauge(&value))
+        self.points.point(labels, Figure::Level(value), self.since_ns)
     }
 
     fn histogram(&mut self, labels: Labels<'_>, histogram: &Histogram) -> fmt::Result {
-        let (sum, count) = (histogram.sum_ns() as f64 / 1e9, histogram.count());
-        let buckets = histogram.buckets();
-        self.labelled(labels, |encoder| encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None))
+        self.points.point(labels, Figure::Times(histogram), self.since_ns)
     }
 
     fn info(&mut self, labels: Labels<'_>) -> fmt::Result {
-        self.0.encode_info(&labels)
-    }
-
-    fn labelled(
-        &mut self,
-        labels: Labels<'_>,
-        write: impl FnOnce(&mut MetricEncoder<'_>) -> fmt::Result,
-    ) -> fmt::Result {
-        if labels.is_empty() { write(&mut self.0) } else { write(&mut self.0.encode_family(&labels)?) }
+        self.points.point(labels, Figure::Fact, self.since_ns)
     }
 
     /// Each listener with its labels; that of all others last, if there are any.
@@ -341,8 +337,10 @@ impl Writer<'_> {
     ) -> fmt::Result {
         for (Name { netns, local, process }, series) in &scrape.snapshot.listeners {
             let (netns, local, process) = (netns.to_string(), local.to_string(), process.to_string());
+            self.since_ns = Some(series.since_ns);
             write(self, &[("netns", &netns), ("listener", &local), ("process", &process)], series)?;
         }
+        self.since_ns = None;
         if scrape.snapshot.folded > 0 {
             write(self, &[("listener", "other")], &scrape.snapshot.other)?;
         }
@@ -422,7 +420,7 @@ impl Collector for Scrape {
                 Kind::Histogram => MetricType::Histogram,
                 Kind::Info => MetricType::Info,
             };
-            (row.write)(self, &mut Writer(encoder.encode_descriptor(row.name, row.help, unit.as_ref(), kind)?))?;
+            row.tell(self, &mut encoder.encode_descriptor(row.name, row.help, unit.as_ref(), kind)?)?;
         }
         Ok(())
     }
