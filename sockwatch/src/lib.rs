@@ -11,6 +11,7 @@ pub mod export;
 pub mod kernel;
 pub mod metrics;
 pub mod monotonic;
+pub mod otlp;
 pub mod overview;
 pub mod pipeline;
 pub mod privilege;

@@ -50,7 +50,7 @@ const RULES: &[Rule] = &[
             "thread::",
             "tokio",
         ],
-        because: "tcp/, diagnosis/ and metrics/ are functions of their input: take the value as an argument",
+        because: "tcp/, diagnosis/, metrics/ and otlp/ are functions of their input: take the value as an argument",
     },
     Rule {
         applies: |file| !may_be_unsafe(file),
@@ -77,7 +77,7 @@ fn is_kernel_module(file: &str) -> bool {
 }
 
 fn is_pure(file: &str) -> bool {
-    ["sockwatch/src/tcp", "sockwatch/src/diagnosis", "sockwatch/src/metrics", "sockwatch/src/overview"]
+    ["sockwatch/src/tcp", "sockwatch/src/diagnosis", "sockwatch/src/metrics", "sockwatch/src/otlp", "sockwatch/src/overview"]
         .iter()
         .any(|module| file.strip_prefix(module).is_some_and(|rest| rest.starts_with('/') || rest == ".rs"))
 }

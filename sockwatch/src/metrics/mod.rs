@@ -21,14 +21,14 @@ pub mod text;
 
 use std::io;
 
-pub use self::snapshot::{Cost, Program, Scrape, Snapshot};
+pub use self::snapshot::{Cost, Program, Pushed, Scrape, Snapshot};
 use self::{labels::end_at, series::Listeners, survey::Survey};
 use crate::{
     pipeline::Totals,
     process::names::Names,
     sink::{Sight, Sink, selected::Selection},
     tcp::{
-        connection::Role,
+        connection::{Connection, Role},
         event::{Comm, SocketKey, Task},
         reset::ResetReasons,
         state::TcpState,
@@ -47,6 +47,11 @@ pub enum Arrivals {
     Enqueues,
     /// Its birth: there is no enqueue probe. Whose queue it is follows from the address, where only one listens there.
     Births,
+}
+
+/// How a connection ended, in the word that it is counted under.
+pub fn end_word(connection: &Connection) -> &'static str {
+    labels::ENDS[end_at(connection)]
 }
 
 /// Connections that ended, by how and by role.

@@ -64,6 +64,21 @@ pub struct Cost {
     pub requests: Vec<(&'static str, u16, u64)>,
     /// Clients and requests that were turned away, by reason.
     pub refused: Vec<(&'static str, u64)>,
+    /// What became of what was pushed; `None` if nothing is.
+    pub otlp: Option<Pushed>,
+}
+
+/// What became of what was pushed to an OTLP receiver.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pushed {
+    /// Log records that are settled, by what became of them.
+    pub records: Vec<(&'static str, u64)>,
+    /// Log records that are not.
+    pub waiting: u64,
+    /// Requests, by signal and by how they were answered.
+    pub requests: Vec<(&'static str, &'static str, u64)>,
+    /// Data points that were rejected out of requests that were taken.
+    pub points_rejected: u64,
 }
 
 /// All that a scrape tells.

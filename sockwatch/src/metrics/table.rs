@@ -11,7 +11,7 @@ use super::{
     labels,
     points::{Figure, Labels, Points},
     series::{Name, Series},
-    snapshot::Scrape,
+    snapshot::{Pushed, Scrape},
 };
 use crate::tcp::{loss::Losses, state};
 
@@ -246,6 +246,25 @@ pub const TABLE: &[Row] = rows! {
         |scrape, out| scrape.cost.refused.iter().try_for_each(|(reason, count)| {
             out.counter(&[("reason", reason)], *count)
         });
+    Counter "sockwatch_otlp_records" None &["outcome"],
+        "Ended connections and listeners as log records for the OTLP receiver, by what became of them: it took them \
+         (delivered), or they were dropped because too many waited (queue_full), because it rejected them out of a \
+         request (rejected), or because it refused the request for good (refused). Only with --otlp.",
+        |scrape, out| otlp(scrape, |pushed| pushed.records.iter().try_for_each(|(outcome, count)| {
+            out.counter(&[("outcome", outcome)], *count)
+        }));
+    Gauge "sockwatch_otlp_records_waiting" None &[],
+        "Log records that wait for the OTLP receiver or are on their way. Only with --otlp.",
+        |scrape, out| otlp(scrape, |pushed| out.gauge(&[], pushed.waiting as f64));
+    Counter "sockwatch_otlp_requests" None &["signal", "outcome"],
+        "Requests to the OTLP receiver: it took it (taken), wants it again later (later), refused it for good \
+         (refused), or gave no answer (failed). Only with --otlp.",
+        |scrape, out| otlp(scrape, |pushed| pushed.requests.iter().try_for_each(|(signal, outcome, count)| {
+            out.counter(&[("signal", signal), ("outcome", outcome)], *count)
+        }));
+    Counter "sockwatch_otlp_points_rejected" None &[],
+        "Data points of metrics that the OTLP receiver rejected out of requests that it took. Only with --otlp.",
+        |scrape, out| otlp(scrape, |pushed| out.counter(&[], pushed.points_rejected));
     Counter "process_cpu" Seconds &[],
         "CPU time of sockwatch in user space and in the kernel. What its kernel-side programs take is the time of \
          whom they watch.",
@@ -373,6 +392,11 @@ fn errors(scrape: &Scrape, out: &mut Writer<'_>) -> fmt::Result {
         let mut errors = series.errors.iter();
         errors.try_for_each(|(number, count)| out.counter(&with(labels, ("errno", &errno(*number))), *count))
     })
+}
+
+/// What is only there where something is pushed.
+fn otlp(scrape: &Scrape, write: impl FnOnce(&Pushed) -> fmt::Result) -> fmt::Result {
+    scrape.cost.otlp.as_ref().map_or(Ok(()), write)
 }
 
 /// Those that there were: most pairs of a role and an end cannot be.

@@ -287,6 +287,7 @@ impl Answers {
             programs: self.pulse.programs(),
             requests: counts.requests.clone(),
             refused: refused.collect(),
+            otlp: None,
         }
     }
 
