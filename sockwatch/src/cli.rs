@@ -3,6 +3,7 @@
 mod diagnose;
 mod export;
 mod list;
+mod otlp;
 mod privilege;
 mod record;
 mod report;
@@ -20,6 +21,7 @@ pub(crate) use self::{
     diagnose::{Aggregate, DiagnoseArgs},
     export::{ExportArgs, ExportFormat},
     list::{At, ListArgs},
+    otlp::{OtlpArgs, OtlpProtocol, OtlpSignal, Receiver},
     privilege::SandboxArgs,
     record::{InfoArgs, RecordArgs, ReplayArgs},
     report::ReportArgs,
@@ -106,6 +108,9 @@ pub(crate) enum Command {
     /// Print docs/metrics.md.
     #[command(hide = true)]
     MetricsFormat,
+    /// Print docs/otlp.md.
+    #[command(hide = true)]
+    OtlpFormat,
     /// Print docs/privileges.md.
     #[command(hide = true)]
     Privileges,

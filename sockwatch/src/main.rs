@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         Command::ExportFormat => command::export::format(),
         Command::Openapi => command::serve::api::print(),
         Command::MetricsFormat => command::serve::metrics(),
+        Command::OtlpFormat => command::serve::otlp(),
         Command::Privileges => command::packages::privileges(),
         Command::ManPages { directory } => command::packages::man_pages(&directory),
         Command::Completions { shell } => command::packages::completions(shell),

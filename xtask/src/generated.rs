@@ -21,6 +21,7 @@ const GENERATED: &[Generated] = &[
     Generated { file: "docs/recording.md", print: |workspace| sockwatch(workspace, "recording-format") },
     Generated { file: "docs/export.md", print: |workspace| sockwatch(workspace, "export-format") },
     Generated { file: "docs/metrics.md", print: |workspace| sockwatch(workspace, "metrics-format") },
+    Generated { file: "docs/otlp.md", print: |workspace| sockwatch(workspace, "otlp-format") },
     Generated { file: "docs/privileges.md", print: |workspace| sockwatch(workspace, "privileges") },
     Generated { file: "sockwatch/docs/explain/README.md", print: |workspace| sockwatch(workspace, "explain-index") },
     Generated { file: "docs/kernel-support.md", print: kernel_support },

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Arg, Args};
 
-use super::{CollectArgs, FilterArgs, duration};
+use super::{CollectArgs, FilterArgs, OtlpArgs, duration};
 
 /// `sockwatch serve`
 #[derive(Args, Debug)]
@@ -20,6 +20,11 @@ use super::{CollectArgs, FilterArgs, duration};
 For a Prometheus on another machine, with a token of which only root and its group may read the file:
   (umask 077; openssl rand -hex 32 > /etc/sockwatch.token)
   sockwatch serve --listen 10.0.0.7:29798 --token-file /etc/sockwatch.token
+
+To an OpenTelemetry Collector on this machine, which passes it on (docs/otlp.md explains what arrives):
+  sockwatch serve --otlp http://127.0.0.1:4318
+  sockwatch serve --otlp http://127.0.0.1:4317 --otlp-protocol grpc --otlp-interval 30s
+  SOCKWATCH_OTLP_HEADER='authorization=Bearer TOKEN' sockwatch serve --otlp http://127.0.0.1:4318
 
 Every option can stand in the file by its name, and in the environment. The command line beats the environment, and that
 beats the file:
@@ -41,6 +46,9 @@ pub(crate) struct ServeArgs {
     /// How to serve.
     #[command(flatten)]
     pub(crate) serving: ServingArgs,
+    /// What is pushed.
+    #[command(flatten)]
+    pub(crate) otlp: OtlpArgs,
 }
 
 /// Where, to whom and how much.

@@ -51,6 +51,8 @@ all of them. Each connection carries one request.
 
 `/healthz` answers 200 while events are taken in, else 503 with the reason, in JSON: `status`, `reason`, `source`, `events`, `lost`, `missed`.
 
+`--otlp` pushes the same figures, and a log record for each connection that has ended: [OTLP](otlp.md).
+
 Any address but a loopback one demands `--token-file FILE`: whoever asks must send `Authorization: Bearer` and what the file holds. The
 token and the figures travel in the clear: put a reverse proxy with TLS before it where the network is not yours.
 

@@ -32,6 +32,7 @@ use super::{
     cost,
     feed::{Order, Pulse},
     limits::Rates,
+    otlp::Queue,
     page,
     stream::{self, Body, Streams},
     token::Token,
@@ -73,6 +74,8 @@ pub(super) struct Facts {
     pub(super) started_s: f64,
     /// Every connection of this machine is seen, those of this server, too: by eBPF, without a filter.
     pub(super) sees_all: bool,
+    /// What is pushed.
+    pub(super) otlp: Option<Arc<Queue>>,
 }
 
 /// Requests by path and status, and refusals.
@@ -186,12 +189,22 @@ impl Answers {
     }
 
     async fn metrics(&self, accept: Option<&HeaderValue>) -> Answer {
-        let Some(snapshot) = self.snapshot().await else { return plain(StatusCode::SERVICE_UNAVAILABLE, STUCK) };
+        let Some(scrape) = self.scrape().await else { return plain(StatusCode::SERVICE_UNAVAILABLE, STUCK) };
         let format = Format::accepted(accept.and_then(|accept| accept.to_str().ok()));
-        match text::write(Scrape { snapshot, cost: self.cost() }, format) {
+        match text::write(scrape, format) {
             Ok(text) => answer(StatusCode::OK, format.content_type(), text),
             Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("cannot write the metrics: {error}\n")),
         }
+    }
+
+    /// All figures of now; `None` if nobody tells.
+    pub(super) async fn scrape(&self) -> Option<Scrape> {
+        Some(self.with_cost(self.snapshot().await?))
+    }
+
+    /// Figures with what they cost.
+    pub(super) fn with_cost(&self, snapshot: Arc<Snapshot>) -> Scrape {
+        Scrape { snapshot, cost: self.cost() }
     }
 
     /// What was counted until now; `None` if nobody tells.
@@ -287,7 +300,7 @@ impl Answers {
             programs: self.pulse.programs(),
             requests: counts.requests.clone(),
             refused: refused.collect(),
-            otlp: None,
+            otlp: self.facts.otlp.as_ref().map(|queue| queue.pushed()),
         }
     }
 
@@ -327,6 +340,11 @@ impl Answers {
             health["lost"] = totals.losses.lost().into();
             health["missed"] = totals.losses.missed().into();
             health["dropped"] = totals.losses.dropped().into();
+        }
+        if let Some(pushed) = self.facts.otlp.as_ref().map(|queue| queue.pushed()) {
+            // A receiver that fails is no reason to restart what traces.
+            let records = pushed.records.into_iter().chain([("waiting", pushed.waiting)]);
+            health["otlp_records"] = records.collect();
         }
         answer(status, "application/json", format!("{health}\n"))
     }

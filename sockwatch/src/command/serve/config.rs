@@ -178,7 +178,7 @@ mod tests {
         let settled = settle(&all.map(OsString::from).collect::<Vec<_>>());
         fs::remove_file(&path).unwrap();
         let told = settled.map(|args| {
-            let ServeArgs { filter, collect, serving } = args;
+            let ServeArgs { filter, collect, serving, .. } = args;
             let handshake = if collect.no_handshake { " no-handshake" } else { "" };
             format!("{}; {}; {:?}{handshake}", filter.words(), serving.max_listeners, collect.latency)
         });

@@ -22,7 +22,10 @@ use sockwatch::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::view::{Question, View};
+use super::{
+    otlp::Outbox,
+    view::{Question, View},
+};
 use crate::command::start::Started;
 
 /// A snapshot is told to everybody who asks within this time: a look at all sockets takes time where there are many.
@@ -61,11 +64,23 @@ pub(super) struct Feed {
     selection: Option<Selection>,
     orders: mpsc::Receiver<Order>,
     last: Option<Arc<Snapshot>>,
+    /// Where what has ended goes, if it is pushed.
+    outbox: Option<Outbox>,
 }
 
 impl Feed {
     pub(super) fn new(metrics: Metrics, view: View, orders: mpsc::Receiver<Order>) -> Self {
-        Self { metrics, view, selection: None, orders, last: None }
+        Self { metrics, view, selection: None, orders, last: None, outbox: None }
+    }
+
+    /// Puts what has ended there, too.
+    pub(super) fn sending(self, outbox: Option<Outbox>) -> Self {
+        Self { outbox, ..self }
+    }
+
+    /// The figures at the end.
+    pub(super) fn into_last(self) -> Option<Arc<Snapshot>> {
+        self.last
     }
 
     fn snapshot(&mut self, sight: &Sight<'_>) -> Arc<Snapshot> {
@@ -85,11 +100,17 @@ impl Sink for Feed {
 
     fn update(&mut self, update: &Update) -> io::Result<()> {
         self.view.take(update);
+        if let Some(outbox) = &mut self.outbox {
+            outbox.update(update);
+        }
         self.metrics.update(update)
     }
 
     fn tick(&mut self, totals: &Totals) -> io::Result<()> {
         self.view.count(totals);
+        if let Some(outbox) = &mut self.outbox {
+            outbox.hand_over();
+        }
         self.metrics.tick(totals)
     }
 
@@ -110,6 +131,9 @@ impl Sink for Feed {
                     let _ = done.send(());
                 }
             }
+        }
+        if sight.is_last {
+            self.last = Some(Arc::new(self.metrics.snapshot(sight, self.selection.as_mut())));
         }
         let last_ns = self.last.as_ref().map_or(0, |last| last.at_ns);
         if sight.now_ns.saturating_sub(last_ns) > UNASKED_NS {

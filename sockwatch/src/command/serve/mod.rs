@@ -6,6 +6,7 @@ mod config;
 mod cost;
 mod feed;
 mod limits;
+mod otlp;
 mod page;
 mod server;
 mod stream;
@@ -23,6 +24,7 @@ use anyhow::Context;
 use sockwatch::{
     metrics::{Arrivals, Metrics, document},
     monotonic::{now_ns, wall_offset_ns},
+    otlp::{Origin, document as otlp_document, metrics::Start},
     overview::Place,
     pipeline::{self, Limits},
     privilege::role::SERVE,
@@ -36,6 +38,7 @@ use tokio::{
 use self::{
     answer::{Answers, Facts},
     feed::{Change, Feed, Felt, Order},
+    otlp::Settings,
     server::Server,
     view::View,
 };
@@ -58,17 +61,20 @@ pub(crate) fn run(given: &ServeArgs) -> anyhow::Result<ExitCode> {
     let args = settled.as_ref().unwrap_or(given);
     let resolved = filter::resolve(&args.filter)?;
     let token = token::demanded(args.serving.listen, args.serving.token_file.as_ref())?;
+    let otlp = Settings::of(&args.otlp)?;
     let listener = server::bind(args.serving.listen)?;
     let address = listener.local_addr().context("cannot see where it listens")?;
     start::prepare();
     start::runtime()?.block_on(async {
         let (stop, hangups) = (Stop::of_a_service()?, hangups()?);
         let source = start::source(&args.collect, &resolved)?;
-        let header = record::header(&source, &args.filter);
+        let (header, offset_ns) = (record::header(&source, &args.filter), wall_offset_ns());
+        let started = Start { unix_ns: now_ns().saturating_add(offset_ns), offset_ns };
         let facts = Facts {
-            place: api::Place { kernel: header.kernel, source: source.name() },
-            started_s: now_ns().saturating_add(wall_offset_ns()) as f64 / 1e9,
+            place: api::Place { kernel: header.kernel.clone(), source: source.name() },
+            started_s: started.unix_ns as f64 / 1e9,
             sees_all: matches!(source, Started::Live(_)) && args.filter.words().is_empty(),
+            otlp: otlp.as_ref().map(Settings::queue),
         };
         let metrics = Metrics::new(args.serving.max_listeners, arrivals(&source));
         let metrics = metrics.knowing(Names::default()).naming(source.reset_reasons());
@@ -78,16 +84,26 @@ pub(crate) fn run(given: &ServeArgs) -> anyhow::Result<ExitCode> {
         let answers = Arc::new(Answers::new(facts, orders.clone(), Arc::clone(&pulse), token));
         let server = Server::start(listener, Arc::clone(&answers), args.collect.sandbox.wanted())?;
         tell(format_args!("serving http://{address}/ and /metrics, /healthz, /api/openapi.json (SIGTERM ends it)"));
-        // The server's thread has begun: it keeps what this one must not.
-        source.source().confine_to(&SERVE, args.collect.sandbox.wanted());
-        let place =
-            Place { source: header.source, host: header.host, wall_offset_ns: header.wall_offset_ns, span_ns: None };
+        let place = Place {
+            source: header.source,
+            host: header.host.clone(),
+            wall_offset_ns: header.wall_offset_ns,
+            span_ns: None,
+        };
         let view = View::new(Arc::new(place), nanoseconds(args.serving.slow));
-        let mut feed = Feed::new(metrics, view, received);
+        let mut feed = Feed::new(metrics, view, received).sending(otlp.as_ref().and_then(Settings::outbox));
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let origin = Origin { version, host: header.host, port: address.port(), kernel: header.kernel };
+        let push = otlp.map(|settings| settings.start(&answers, origin, started)).transpose()?;
+        // The other threads have begun: they keep what this one must not.
+        source.source().confine_to(&SERVE, args.collect.sandbox.wanted());
         let totals = tokio::select! {
             ended = pipeline::run(&mut source, &mut feed, Limits::default(), stop.wait()) => ended?,
             never = reload(hangups, &words, args, &answers, &orders) => match never {},
         };
+        if let Some(push) = push {
+            push.finish(feed.into_last()).await;
+        }
         drop(server);
         trace::summary(&totals, pulse.read_bytes());
         Ok(ExitCode::SUCCESS)
@@ -97,6 +113,12 @@ pub(crate) fn run(given: &ServeArgs) -> anyhow::Result<ExitCode> {
 /// docs/metrics.md.
 pub(crate) fn metrics() -> anyhow::Result<ExitCode> {
     io::stdout().write_all(document::page().as_bytes()).context("cannot write the page")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// docs/otlp.md.
+pub(crate) fn otlp() -> anyhow::Result<ExitCode> {
+    io::stdout().write_all(otlp_document::page().as_bytes()).context("cannot write the page")?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -150,6 +172,9 @@ fn change(words: &[OsString], begun: &ServeArgs, answers: &Answers) -> anyhow::R
     }
     if args.serving.listen != begun.serving.listen {
         warn("--listen");
+    }
+    if args.otlp != begun.otlp {
+        warn("what is pushed by --otlp");
     }
     if first != now && !first.is_empty() {
         tell(format_args!(
