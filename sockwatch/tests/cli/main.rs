@@ -1,7 +1,9 @@
 //! The command line's edges: what needs no root and no eBPF.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod otlp;
 mod page;
+mod receiver;
 mod recordings;
 mod serve;
 
@@ -23,7 +25,7 @@ fn refused(arguments: &str, words: &[&str]) {
 }
 
 #[track_caller]
-fn refused_as(arguments: &[&str], words: &[&str]) {
+fn refused_as(arguments: &[&str], words: &[&str]) -> String {
     let output = sockwatch(arguments);
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
@@ -32,6 +34,7 @@ fn refused_as(arguments: &[&str], words: &[&str]) {
         assert!(said.contains(word), "{arguments:?}: no `{word}` in: {said}");
     }
     assert!(!said.contains("panicked"), "{said}");
+    said
 }
 
 #[test]

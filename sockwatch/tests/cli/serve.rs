@@ -25,6 +25,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Until an address may ask again for as much as it can at once.
 const RECOVERY: Duration = Duration::from_secs(3);
 
+/// Between two scrapes.
+const PAUSE: Duration = Duration::from_millis(150);
+
 pub(crate) const TOKEN: &str = "correct-horse-battery-staple";
 
 /// A file that is gone when the test is.
@@ -57,7 +60,7 @@ impl Drop for Scratch {
 pub(crate) struct Service {
     child: Child,
     stderr: Receiver<String>,
-    said: Vec<String>,
+    pub(crate) said: Vec<String>,
     pub(crate) address: SocketAddr,
 }
 
@@ -66,7 +69,7 @@ impl Service {
         Self::with(arguments, &[])
     }
 
-    fn with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+    pub(crate) fn with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sockwatch"));
         command.args(["serve", "--source", "poll", "--interval", "10ms"]).args(arguments);
         command.envs(variables.iter().copied()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -95,6 +98,13 @@ impl Service {
         }
     }
 
+    /// The same, unless it has said so already.
+    pub(crate) fn until_has_said(&mut self, words: &str) {
+        if !self.said.iter().any(|line| line.contains(words)) {
+            self.until_said(words);
+        }
+    }
+
     /// Sends this, and reads until the end. What was read before a reset counts.
     pub(crate) fn ask(&self, request: &str) -> String {
         let mut client = TcpStream::connect(self.address).unwrap();
@@ -104,7 +114,7 @@ impl Service {
     }
 
     /// The status of a request with these headers.
-    fn status(&self, line: &str, headers: &str) -> u16 {
+    pub(crate) fn status(&self, line: &str, headers: &str) -> u16 {
         status(&self.ask(&format!("{line} HTTP/1.1\r\nhost: sockwatch\r\n{headers}\r\n")))
     }
 
@@ -119,13 +129,33 @@ impl Service {
         assert!(self.stderr.recv_timeout(RECOVERY).is_err());
     }
 
+    /// Scrapes until it fits, less often than the service limits one client.
+    pub(crate) fn until(&mut self, what: &str, fits: impl Fn(&str) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let metrics = self.metrics("");
+            if fits(&metrics) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "no {what}; said {:?}; told:\n{metrics}", self.said);
+            self.said.extend(self.stderr.recv_timeout(PAUSE));
+        }
+    }
+
     fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
     }
 
-    pub(crate) fn finish(mut self, signal: Signal) {
+    pub(crate) fn finish(self, signal: Signal) {
+        self.farewell(signal);
+    }
+
+    /// Ends it; everything that it said.
+    pub(crate) fn farewell(mut self, signal: Signal) -> Vec<String> {
         self.signal(signal);
         assert!(self.child.wait().unwrap().success(), "{:?}", self.said);
+        self.said.extend(self.stderr.iter());
+        std::mem::take(&mut self.said)
     }
 }
 
