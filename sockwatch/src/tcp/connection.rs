@@ -325,10 +325,23 @@ impl Connection {
         std::iter::once(now).chain(before)
     }
 
-    /// Whether it was in `state` at some instant from `from_ns` to `to_ns`.
-    pub fn was_in(&self, state: TcpState, from_ns: u64, to_ns: u64) -> bool {
+    /// Whether it was in `state` at some instant from `from_ns` to `to_ns`, as [stored](Self::stored_stays).
+    pub fn was_in(&self, state: TcpState, from_ns: u64, to_ns: u64, late_ns: u64) -> bool {
         let within = |(its, from, to): (TcpState, u64, u64)| its == state && from <= to_ns && to >= from_ns;
-        self.stays().any(within)
+        self.stored_stays(late_ns).any(within)
+    }
+
+    /// Its states, the latest first, each with when it was left at the latest as the kernel's table shows it: a transition is told
+    /// before the state is stored, but for `CLOSE`, which takes a socket out of the table before it is told. Whoever is kept from its
+    /// CPU between the two (a virtual machine's CPU is at times) stores it that much later.
+    pub fn stored_stays(&self, late_ns: u64) -> impl Iterator<Item = (TcpState, u64, u64)> {
+        let mut next = None;
+        self.stays().map(move |(state, from_ns, to_ns)| {
+            let after = next.replace(state);
+            // What a correction made of it was never stored.
+            let is_late = after.is_some_and(|after| after != TcpState::Close && state.can_become(after));
+            (state, from_ns, if is_late { to_ns.saturating_add(late_ns) } else { to_ns })
+        })
     }
 
     /// Birth to end, in nanoseconds; `None` while it lives or when the birth was not seen.

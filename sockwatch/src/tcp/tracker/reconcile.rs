@@ -37,9 +37,8 @@ use super::NAMELESS;
 /// How far a record's window is widened on both sides, in nanoseconds.
 pub const TOLERANCE_NS: u64 = 3_000_000;
 
-/// A transition is told before the state is stored. Whoever is kept from its CPU between the two (a virtual machine's CPU is at
-/// times) stores it that much later, and until then the table has a state that its socket has left. What was missed shows as the
-/// opposite: the table is ahead of us.
+/// How much later than told a state is stored, at most: until then the table has one that its socket has left. What was missed shows as
+/// the opposite: the table is ahead of us.
 const LATE_NS: u64 = 100_000_000;
 
 /// An absence that so many listings in a row agree on is proved.
@@ -153,7 +152,7 @@ impl Tracker {
         history: &History,
         events: &mut Vec<Event>,
     ) {
-        let window = (record.from_ns.saturating_sub(LATE_NS), record.to_ns.saturating_add(TOLERANCE_NS));
+        let window = (record.from_ns.saturating_sub(TOLERANCE_NS), record.to_ns.saturating_add(TOLERANCE_NS));
         if let TcpState::Close | TcpState::BoundInactive = record.state {
             // Not in the table any more, or not yet.
             return;
@@ -217,7 +216,7 @@ impl Tracker {
             }
         } else if let Some(tracked) = self.sockets.get_mut(&record.key) {
             (tracked.round, tracked.absences) = (round, 0);
-            if tracked.connection.was_in(record.state, from_ns, to_ns) || history.agrees(record, window) {
+            if tracked.connection.was_in(record.state, from_ns, to_ns, LATE_NS) || history.agrees(record, window) {
                 return Finding::Agrees;
             }
             // A request has its child's cookie, and is listed until the child takes its place.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::LATE_NS;
 use crate::tcp::{
     connection::Connection, endpoint::Endpoint, event::SocketKey, listing::Record, minisock::Minisock, state::TcpState,
     tracker::NAMELESS,
@@ -37,7 +38,7 @@ pub(in crate::tcp::tracker) const STAYS_PER_SOCKET: usize = 8;
 
 impl History {
     pub(in crate::tcp::tracker) fn note(&mut self, connection: &Connection, limit: usize) {
-        let stays = connection.stays();
+        let stays = connection.stored_stays(LATE_NS);
         let stays = stays.map(|(state, from_ns, to_ns)| Stay { state, from_ns, to_ns, minisock: false });
         self.name(connection.key, (connection.local, connection.remote));
         self.extend(connection.key, stays, limit);
