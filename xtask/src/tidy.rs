@@ -77,9 +77,15 @@ fn is_kernel_module(file: &str) -> bool {
 }
 
 fn is_pure(file: &str) -> bool {
-    ["sockwatch/src/tcp", "sockwatch/src/diagnosis", "sockwatch/src/metrics", "sockwatch/src/otlp", "sockwatch/src/overview"]
-        .iter()
-        .any(|module| file.strip_prefix(module).is_some_and(|rest| rest.starts_with('/') || rest == ".rs"))
+    [
+        "sockwatch/src/tcp",
+        "sockwatch/src/diagnosis",
+        "sockwatch/src/metrics",
+        "sockwatch/src/otlp",
+        "sockwatch/src/overview",
+    ]
+    .iter()
+    .any(|module| file.strip_prefix(module).is_some_and(|rest| rest.starts_with('/') || rest == ".rs"))
 }
 
 /// A server that accepts late is what these tests measure.

@@ -11,10 +11,10 @@ use crate::metrics::table::{Kind, Row, TABLE};
 const BEGINNING: &str = "\
 # OTLP
 
-    sockwatch serve --otlp http://127.0.0.1:4318                              HTTP: protobuf in HTTP/1.1
-    sockwatch serve --otlp http://127.0.0.1:4317 --otlp-protocol grpc         gRPC
+    sockwatch serve --otlp http://127.0.0.1:4318
+    sockwatch serve --otlp http://127.0.0.1:4317 --otlp-protocol grpc
 
-pushes to a receiver of OTLP, such as an OpenTelemetry Collector, every 10 s (`--otlp-interval`): all metrics of
+pushes to a receiver of OTLP, such as an OpenTelemetry Collector, by HTTP (protobuf) or by gRPC, every 10 s (`--otlp-interval`): all metrics of
 [/metrics](metrics.md) with the same figures, and a log record for each connection and each listener that has ended.
 `--otlp-signal metrics` or `logs` pushes one of both, for a receiver that takes no more. /metrics and /healthz are
 answered all the same.
@@ -160,9 +160,11 @@ const METRICS: &str = "
 ## Metrics
 
 A name is that of /metrics with a dot behind `sockwatch`, without its unit: what translates it for Prometheus comes to
-the same name, but for `process.*`, which are the conventions'. What each means is told [there](metrics.md). Temporality is cumulative. A counter's start is when sockwatch
-started, or when its listener was first seen; one that comes back after its series was forgotten has a later start.
-Bounds of histograms: 1, 2 and 5 times each power of ten, from 10 µs to 100 s.
+the same name, but for `process.*`, which are the conventions'. What each means is told [there](metrics.md).
+
+Temporality is cumulative. A counter's start is when sockwatch started, or when its listener was first seen; one that
+comes back after its series was forgotten has a later start. Bounds of histograms: 1, 2 and 5 times each power of ten,
+from 10 µs to 100 s.
 
 | metric | type | unit | attributes | in /metrics |
 |---|---|---|---|---|

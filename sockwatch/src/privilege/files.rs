@@ -18,6 +18,8 @@ pub enum Files {
     /// namespaces, memory: `hook_ptrace_access_check`, 5.13 to 6.18 at least), so that who looks goes without; that nothing
     /// is opened for writing is seen to by seccomp.
     Readable,
+    /// Everything for reading, nothing for writing; it may connect to others, which Landlock else forbids.
+    Outward,
 }
 
 /// For reading. `/sys/devices/system/cpu` is what C libraries ask for the number of CPUs.
@@ -33,7 +35,7 @@ pub(super) fn restrict(files: Files, writable: &[PathBuf]) -> Step {
     if hides_processes(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()) {
         return Step::NotMeant("/proc hides processes (hidepid), and Landlock would hide all of them");
     }
-    match try_restrict(writable) {
+    match try_restrict(files, writable) {
         Ok(RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced) => Step::Done,
         Ok(RulesetStatus::NotEnforced) => {
             Step::Impossible("the kernel has no Landlock, or it is switched off".to_owned())
@@ -42,15 +44,18 @@ pub(super) fn restrict(files: Files, writable: &[PathBuf]) -> Step {
     }
 }
 
-fn try_restrict(writable: &[PathBuf]) -> Result<RulesetStatus, RulesetError> {
+fn try_restrict(files: Files, writable: &[PathBuf]) -> Result<RulesetStatus, RulesetError> {
     let write = AccessFs::from_all(KNOWN) & !AccessFs::Execute;
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    let status = Ruleset::default()
-        .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(KNOWN))?
-        .handle_access(AccessNet::from_all(KNOWN))?
+    let ruleset =
+        Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(AccessFs::from_all(KNOWN))?;
+    let (ruleset, readable) = match files {
+        Files::Outward => (ruleset, &["/"][..]),
+        Files::Named | Files::Readable => (ruleset.handle_access(AccessNet::from_all(KNOWN))?, &READ[..]),
+    };
+    let status = ruleset
         .create()?
-        .add_rules(path_beneath_rules(READ, read))?
+        .add_rules(path_beneath_rules(readable, read))?
         .add_rules(path_beneath_rules(writable, write))?
         .restrict_self()?;
     Ok(status.ruleset)

@@ -107,6 +107,16 @@ pub const HTTP: Role = Role {
     files: Files::Named,
 };
 
+/// The thread of `serve` that pushes to an OTLP receiver.
+pub const OTLP: Role = Role {
+    name: "otlp, of `serve`",
+    does: "looks the receiver's name up, connects to it, pushes",
+    keeps: CapabilitySet::empty(),
+    spare: None,
+    calls: &[Calls::Connecting],
+    files: Files::Outward,
+};
+
 /// The thread that lists the kernel's socket tables.
 pub const RECONCILE: Role = Role {
     name: "reconcile",
@@ -141,4 +151,5 @@ pub const THREADS: Role = Role {
 };
 
 /// All of them.
-pub const ROLES: &[Role] = &[TRACE, POLL, DIAGNOSE, DIAGNOSE_DRAWING, TOP, SERVE, HTTP, RECONCILE, RECORD, THREADS];
+pub const ROLES: &[Role] =
+    &[TRACE, POLL, DIAGNOSE, DIAGNOSE_DRAWING, TOP, SERVE, HTTP, OTLP, RECONCILE, RECORD, THREADS];

@@ -27,6 +27,8 @@ pub enum Calls {
     Terminal,
     /// Accept connections at a socket that listens, and see them off.
     Accepting,
+    /// Look up names, and connect to somebody else.
+    Connecting,
 }
 
 impl Calls {
@@ -41,6 +43,7 @@ impl Calls {
             Self::Removing => "removing files",
             Self::Terminal => "setting up the terminal",
             Self::Accepting => "accepting connections",
+            Self::Connecting => "TCP and UDP to others",
         }
     }
 }
@@ -258,6 +261,26 @@ fn add(rules: &mut Rules, group: Calls) -> Result<(), seccompiler::BackendError>
         }
         Calls::Terminal => {
             TERMINAL_IOCTLS.iter().try_for_each(|request| allow(rules, libc::SYS_ioctl, &[If::Is(1, *request)]))
+        }
+        Calls::Connecting => {
+            for family in [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK] {
+                allow(rules, libc::SYS_socket, &[If::Is(0, u64::from(family.unsigned_abs()))])?;
+            }
+            // C libraries ask by UDP, for several records at once, and over netlink which addresses this machine has.
+            let calls = [
+                libc::SYS_connect,
+                libc::SYS_bind,
+                libc::SYS_getsockname,
+                libc::SYS_getpeername,
+                libc::SYS_getsockopt,
+                libc::SYS_setsockopt,
+                libc::SYS_sendmsg,
+                libc::SYS_sendmmsg,
+                libc::SYS_recvmsg,
+                libc::SYS_shutdown,
+            ];
+            rules.extend(calls.map(|call| (call, Vec::new())));
+            Ok(())
         }
         Calls::Accepting => {
             let calls = [

@@ -1,13 +1,13 @@
 use std::{
     fs::{self, File},
     io,
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    net::{Ipv4Addr, TcpListener, TcpStream, ToSocketAddrs},
     path::PathBuf,
     thread,
 };
 
 use super::{
-    role::{DIAGNOSE, RECONCILE, RECORD, ROLES, TRACE},
+    role::{DIAGNOSE, OTLP, RECONCILE, RECORD, ROLES, TRACE},
     *,
 };
 
@@ -104,6 +104,21 @@ fn whoever_records_writes_in_its_directory_only() {
     fs::remove_dir_all(&other).unwrap();
     assert!(written && removed && !connected, "{written} {removed} {connected}");
     assert_eq!(elsewhere, confined.files != Step::Done, "{confined:?}");
+}
+
+/// It connects, and looks names up; it neither listens nor writes.
+#[test]
+fn whoever_pushes_connects_to_others() {
+    let receiver = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = receiver.local_addr().unwrap();
+    let (_, [connected, found, written]) = within(&OTLP, Vec::new(), move || {
+        [
+            TcpStream::connect(address).is_ok(),
+            ("localhost", address.port()).to_socket_addrs().is_ok_and(|mut found| found.next().is_some()),
+            File::create("/dev/null").is_ok(),
+        ]
+    });
+    assert!(connected && found && !written, "{connected} {found} {written}");
 }
 
 /// What they are there for still works: another process's descriptors, one's own namespace, its table.

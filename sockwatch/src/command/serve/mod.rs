@@ -67,6 +67,7 @@ pub(crate) fn run(given: &ServeArgs) -> anyhow::Result<ExitCode> {
     start::prepare();
     start::runtime()?.block_on(async {
         let (stop, hangups) = (Stop::of_a_service()?, hangups()?);
+        let sandbox = args.collect.sandbox.wanted();
         let source = start::source(&args.collect, &resolved)?;
         let (header, offset_ns) = (record::header(&source, &args.filter), wall_offset_ns());
         let started = Start { unix_ns: now_ns().saturating_add(offset_ns), offset_ns };
@@ -82,7 +83,7 @@ pub(crate) fn run(given: &ServeArgs) -> anyhow::Result<ExitCode> {
         source.announce(&args.collect);
         let (mut source, pulse) = Felt::new(source);
         let answers = Arc::new(Answers::new(facts, orders.clone(), Arc::clone(&pulse), token));
-        let server = Server::start(listener, Arc::clone(&answers), args.collect.sandbox.wanted())?;
+        let server = Server::start(listener, Arc::clone(&answers), sandbox)?;
         tell(format_args!("serving http://{address}/ and /metrics, /healthz, /api/openapi.json (SIGTERM ends it)"));
         let place = Place {
             source: header.source,
@@ -94,9 +95,9 @@ pub(crate) fn run(given: &ServeArgs) -> anyhow::Result<ExitCode> {
         let mut feed = Feed::new(metrics, view, received).sending(otlp.as_ref().and_then(Settings::outbox));
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let origin = Origin { version, host: header.host, port: address.port(), kernel: header.kernel };
-        let push = otlp.map(|settings| settings.start(&answers, origin, started)).transpose()?;
+        let push = otlp.map(|settings| settings.start(&answers, origin, started, sandbox)).transpose()?;
         // The other threads have begun: they keep what this one must not.
-        source.source().confine_to(&SERVE, args.collect.sandbox.wanted());
+        source.source().confine_to(&SERVE, sandbox);
         let totals = tokio::select! {
             ended = pipeline::run(&mut source, &mut feed, Limits::default(), stop.wait()) => ended?,
             never = reload(hangups, &words, args, &answers, &orders) => match never {},

@@ -19,6 +19,7 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use sockwatch::{
     metrics::Snapshot,
     otlp::{Origin, Signal, metrics::Start},
+    privilege::{Sandbox, confine, role::OTLP},
 };
 use tokio::{
     runtime,
@@ -94,7 +95,13 @@ impl Settings {
     }
 
     /// Pushes from now on.
-    pub(super) fn start(self, answers: &Arc<Answers>, origin: Origin, start: Start) -> anyhow::Result<Push> {
+    pub(super) fn start(
+        self,
+        answers: &Arc<Answers>,
+        origin: Origin,
+        start: Start,
+        sandbox: Sandbox,
+    ) -> anyhow::Result<Push> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("cannot start the runtime that pushes")?;
         let (stage, told) = watch::channel(Stage::Running);
@@ -110,6 +117,10 @@ impl Settings {
         let tasks = tasks.collect();
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = thread::Builder::new().name("otlp".into()).spawn(move || {
+            if sandbox == Sandbox::On {
+                // What a kernel cannot do is no reason not to go on: `doctor` says it.
+                confine(&OTLP, &[], || true);
+            }
             // Nothing is sent: it resolves when the other half is gone.
             let _ = runtime.block_on(stopped);
             // What is still on its way was told as not delivered.
