@@ -1,6 +1,6 @@
 // What happens now: how everything is comes each second; what is looked at closely is asked for when it does.
 let token = sessionStorage.getItem('token') || '';
-let now, listener, connection, listenerDetail;
+let now, listener, connection, listenerDetail, isOver = false;
 
 async function ask(path) {
   const answer = await fetch(path, { headers: token ? { Authorization: 'Bearer ' + token } : {} });
@@ -231,7 +231,7 @@ async function lookAtConnections() {
   choices(by('connections'), columns, told.connections.map(it => ({
     attributes: it.id === connection ? { class: 'chosen' } : {},
     cells: [
-      choice(it.id, it.id === connection, it.state, () => { connection = it.id; by('connection').hidden = true; asking = false; look(); }),
+      choice(it.id, it.id === connection, it.state, () => { connection = it.id; isOver = false; by('connection').hidden = true; asking = false; look(); }),
       it.local, it.remote, (it.age_is_lower_bound ? '>' : '') + time(it.age_ns), time(it.wait_ns),
       it.standing === 'held' ? it.owner || '' : [it.standing, it.owner].filter(Boolean).join(' '),
     ],
@@ -239,13 +239,13 @@ async function lookAtConnections() {
 }
 
 async function lookAtConnection() {
-  if (connection === undefined) return;
-  const it = await read('connections/' + connection).catch(gone);
-  if (!it) {
-    // What was seen of it stays.
-    if (by('connection').hidden) connection = undefined;
-    return;
-  }
+  if (connection === undefined || isOver) return;
+  const asked = connection;
+  const it = await read('connections/' + asked).catch(gone);
+  if (asked !== connection) return;
+  // What was seen of it stays; nothing more will come.
+  isOver = !it || it.ended;
+  if (!it) return;
   by('connection').hidden = false;
   by('connection-title').textContent = `${it.local} ${it.remote}`;
   const whole = Math.max(1, ...it.states.map(stay => stay.lasted_ns || 0));
