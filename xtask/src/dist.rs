@@ -45,7 +45,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 fn build(workspace: &Path, architecture: &str) -> Result<PathBuf> {
-    let built = musl::build(workspace, architecture, &["build"])?.executable("bin", "sockwatch")?;
+    let built = musl::build(workspace, architecture, "release", &["build"])?.executable("bin", "sockwatch")?;
     let directory = shell::target_directory(workspace).join("dist");
     std::fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let path = directory.join(format!("sockwatch-{}-linux-{architecture}", env!("CARGO_PKG_VERSION")));

@@ -37,11 +37,11 @@ struct Target {
     kind: Vec<String>,
 }
 
-/// Runs cargo with these arguments for a static release build of sockwatch.
-pub(crate) fn build(workspace: &Path, architecture: &str, arguments: &[&str]) -> Result<Built> {
+/// Runs cargo with these arguments for a static build of sockwatch with one of the workspace's profiles.
+pub(crate) fn build(workspace: &Path, architecture: &str, profile: &str, arguments: &[&str]) -> Result<Built> {
     let target = format!("{architecture}-unknown-linux-musl");
     let mut command = shell::cargo(workspace);
-    command.args(arguments).args(["--quiet", "--locked", "--release", "--package", "sockwatch"]);
+    command.args(arguments).args(["--quiet", "--locked", "--profile", profile, "--package", "sockwatch"]);
     command.args(["--message-format", "json-render-diagnostics"]);
     let native = architecture == std::env::consts::ARCH;
     if install_target(&target) {

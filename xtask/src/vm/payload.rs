@@ -33,11 +33,11 @@ impl Binaries {
     }
 }
 
-/// Static release binaries: what is tested is what is shipped.
+/// Static binaries as they are shipped, but for optimisation at link time.
 pub(crate) fn build(workspace: &Path, machine: &Machine) -> Result<Binaries> {
     let native = machine.name == std::env::consts::ARCH;
     let arguments: &[&str] = if native { &["test", "--no-run", "--test", "live"] } else { &["build"] };
-    let built = musl::build(workspace, machine.name, arguments)?;
+    let built = musl::build(workspace, machine.name, "guest", arguments)?;
     let sockwatch = built.executable("bin", "sockwatch")?;
     let tests = if native { Some(built.executable("test", "live")?) } else { None };
     let goldens = if native { goldens(workspace)? } else { Vec::new() };
