@@ -19,8 +19,8 @@ pub(crate) fn check(workspace: &Path) -> Result<()> {
     let directory = shell::target_directory(workspace).join("report");
     std::fs::create_dir_all(&directory).context("cannot make a directory for the page")?;
     let page = directory.join("web.html");
-    let mut report = shell::cargo(workspace);
-    report.args(["run", "--quiet", "--package", "sockwatch", "--", "report", FILE, "--force", "--compare", FILE]);
+    let mut report = shell::sockwatch(workspace)?;
+    report.args(["report", FILE, "--force", "--compare", FILE]);
     shell::run(report.arg("--output").arg(&page), "sockwatch must make a page of it")?;
 
     let url = |fragment: &str| format!("file://{}{fragment}", page.display());

@@ -28,8 +28,8 @@ const LIBRARIES: &[&str] = &[
 /// Compares what they see with what sockwatch sees.
 pub(crate) fn check(workspace: &Path) -> Result<()> {
     let python = python(workspace)?;
-    let mut info = shell::cargo(workspace);
-    info.args(["run", "--quiet", "--package", "sockwatch", "--", "info", "--format", "json", FILE]);
+    let mut info = shell::sockwatch(workspace)?;
+    info.args(["info", "--format", "json", FILE]);
     let info = shell::read(&mut info, "sockwatch must build")?;
     let info: serde_json::Value = serde_json::from_slice(&info).context("`sockwatch info` printed no JSON")?;
     let events = info["events"].as_u64().context("`sockwatch info` tells no events")?;
@@ -47,16 +47,16 @@ fn exports(workspace: &Path, python: &Path) -> Result<()> {
     }
     std::fs::create_dir_all(&directory).context("cannot make a directory for exports")?;
     let export = |output: &str, more: &[&str]| {
-        let mut export = shell::cargo(workspace);
-        export.args(["run", "--quiet", "--package", "sockwatch", "--", "export", FILE]).args(more);
+        let mut export = shell::sockwatch(workspace)?;
+        export.args(["export", FILE]).args(more);
         shell::run(export.arg("--output").arg(directory.join(output)), "sockwatch must export it")
     };
     export("web.parquet", &[])?;
     export("web.csv", &[])?;
     export("web.pftrace", &[])?;
     export("lake", &["--partition"])?;
-    let mut report = shell::cargo(workspace);
-    report.args(["run", "--quiet", "--package", "sockwatch", "--", "report", FILE, "--output"]);
+    let mut report = shell::sockwatch(workspace)?;
+    report.args(["report", FILE, "--output"]);
     shell::run(report.arg(directory.join("web.html")), "sockwatch must report it")?;
     let csv = std::fs::read_to_string(directory.join("web.csv")).context("cannot read what was exported")?;
     let rows = csv.lines().count().saturating_sub(1);

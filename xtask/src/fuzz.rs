@@ -38,9 +38,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// Rounds of all properties until the time is over, at least one.
 pub(crate) fn check(workspace: &Path, time: Duration) -> Result<()> {
-    let mut build = shell::cargo(workspace);
-    build.args(["test", "--quiet", "--package", "sockwatch", "--lib", "--no-run"]);
-    shell::run(&mut build, "fix the errors above")?;
+    shell::debug_build(workspace)?;
     let began = Instant::now();
     let mut rounds = 0;
     while rounds == 0 || began.elapsed() < time {
@@ -53,7 +51,7 @@ pub(crate) fn check(workspace: &Path, time: Duration) -> Result<()> {
 
 fn round(workspace: &Path) -> Result<()> {
     let mut command = shell::cargo(workspace);
-    command.args(["test", "--quiet", "--package", "sockwatch", "--lib", "--"]).args(PROPERTIES);
+    command.args(["test", "--quiet", "--workspace", "--lib", "--"]).args(PROPERTIES);
     command.env("PROPTEST_CASES", CASES);
     let said = shell::read(&mut command, "the `minimal failing input` and the seed (`cc ...`) are in its output")?;
     let said = String::from_utf8_lossy(&said);

@@ -69,8 +69,8 @@ pub(crate) fn check(workspace: &Path) -> Result<()> {
 
 /// What the sockwatch binary prints.
 fn sockwatch(workspace: &Path, subcommand: &str) -> Result<Vec<u8>> {
-    let mut command = shell::cargo(workspace);
-    command.args(["run", "--quiet", "--package", "sockwatch", "--", subcommand]);
+    let mut command = shell::sockwatch(workspace)?;
+    command.arg(subcommand);
     shell::read(&mut command, "sockwatch must build and know this subcommand")
 }
 

@@ -25,7 +25,8 @@ pub(crate) fn make(workspace: &Path, program: &Path, architecture: &str) -> Resu
     std::fs::write(&bill, sbom::make(workspace, &target)?)
         .with_context(|| format!("cannot write {}", bill.display()))?;
     // The package's texts are printed by the program itself, where this machine can run it, else by its debug build.
-    let speaker = if architecture == std::env::consts::ARCH { program.to_owned() } else { debug_program(workspace)? };
+    let speaker =
+        if architecture == std::env::consts::ARCH { program.to_owned() } else { shell::debug_build(workspace)? };
     let package = deb::make(workspace, program, &speaker, architecture, directory)?;
     let made = vec![program.to_owned(), package, bill];
     checksums(directory, &made)?;
@@ -41,7 +42,7 @@ pub(crate) fn check(workspace: &Path) -> Result<()> {
     std::fs::create_dir_all(&directory).context("cannot make a directory for packages")?;
     let program = directory.join("sockwatch");
     // A debugger's part of it is most of it, and would take minutes to compress.
-    let stripped = musl::stripped(&debug_program(workspace)?)?;
+    let stripped = musl::stripped(&shell::debug_build(workspace)?)?;
     std::fs::write(&program, stripped).context("cannot write the program")?;
     let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(&program, executable).context("cannot write the program")?;
@@ -66,12 +67,6 @@ fn checksums(directory: &Path, files: &[PathBuf]) -> Result<()> {
     command.current_dir(directory).args(files.iter().filter_map(|file| file.file_name()));
     let sums = shell::read(&mut command, "it is in coreutils")?;
     std::fs::write(directory.join(SUMS), sums).context("cannot write checksums")
-}
-
-/// The host's own, built before.
-fn debug_program(workspace: &Path) -> Result<PathBuf> {
-    shell::run(shell::cargo(workspace).args(["build", "--quiet", "--package", "sockwatch"]), "sockwatch must build")?;
-    Ok(shell::target_directory(workspace).join("debug/sockwatch"))
 }
 
 /// Fails if `cargo package`, and so `cargo install` from a registry, would leave out what the program embeds.

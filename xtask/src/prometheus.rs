@@ -39,7 +39,7 @@ pub(crate) fn run() -> Result<()> {
         println!("no run with Prometheus: tracing takes root");
         return Ok(());
     }
-    shell::run(shell::cargo(&workspace).args(["build", "--quiet", "--package", "sockwatch"]), "sockwatch must build")?;
+    shell::debug_build(&workspace)?;
     check(&workspace)
 }
 

@@ -28,6 +28,20 @@ pub(crate) fn cargo(workspace: &Path) -> Command {
     command
 }
 
+/// Builds the program and all tests for debugging, once for all that need one of them: by itself the program would be built with
+/// fewer features of its dependencies, and those twice. Returns the program's path.
+pub(crate) fn debug_build(workspace: &Path) -> Result<PathBuf> {
+    run(cargo(workspace).args(["test", "--quiet", "--workspace", "--no-run"]), "fix the errors above")?;
+    Ok(target_directory(workspace).join("debug/sockwatch"))
+}
+
+/// The program as it is built for debugging, in the workspace's root.
+pub(crate) fn sockwatch(workspace: &Path) -> Result<Command> {
+    let mut command = Command::new(debug_build(workspace)?);
+    command.current_dir(workspace);
+    Ok(command)
+}
+
 /// The command as a person would type it.
 pub(crate) fn spell(command: &Command) -> String {
     let program = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());

@@ -30,7 +30,7 @@ const STEPS: &[Step] = &[
     Step { name: "clippy", run: |workspace| passed(clippy(workspace)) },
     Step { name: "clippy for bpf", run: clippy_for_bpf },
     Step { name: "ebpf --check", run: |workspace| passed(ebpf::check(workspace)) },
-    Step { name: "build", run: |workspace| passed(build(workspace)) },
+    Step { name: "build", run: |workspace| passed(shell::debug_build(workspace).map(drop)) },
     Step { name: "gen --check", run: |workspace| passed(generated::check(workspace)) },
     Step { name: "recordings elsewhere", run: |workspace| passed(elsewhere::check(workspace)) },
     Step { name: "pages in a browser", run: |workspace| passed(browser::check(workspace)) },
@@ -86,10 +86,6 @@ fn clippy(workspace: &Path) -> Result<()> {
 
 fn clippy_for_bpf(workspace: &Path) -> Result<Outcome> {
     Ok(ebpf::clippy(workspace)?.map_or(Outcome::Passed, Outcome::Skipped))
-}
-
-fn build(workspace: &Path) -> Result<()> {
-    shell::run(shell::cargo(workspace).args(["build", "--quiet", "--workspace"]), "fix the errors above")
 }
 
 /// Shows the tests' own output as it comes and adds up their result lines.
