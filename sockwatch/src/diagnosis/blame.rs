@@ -8,6 +8,7 @@
 //! not seen is unknown. All parts together are the waiting time.
 
 pub mod flame;
+mod limit;
 mod spells;
 mod stack;
 mod tally;
@@ -21,6 +22,7 @@ use foldhash::fast::FixedState;
 
 use self::tally::Tally;
 pub use self::{
+    limit::CpuLimit,
     spells::Spells,
     stack::{Frame, Stack},
     tally::{Attribution, Cause, Kind, Part},
@@ -150,6 +152,8 @@ pub(super) struct Blame {
     held: HashMap<u32, Vec<SocketKey>, FixedState>,
     threads: HashMap<u32, Thread, FixedState>,
     tallies: HashMap<(SocketKey, u32), Tally, FixedState>,
+    /// The limits that a process is under.
+    limits: HashMap<u32, Vec<CpuLimit>, FixedState>,
     /// Not yet taken in: who waited then may not be known yet.
     pending: Vec<Deed>,
 }
@@ -166,6 +170,11 @@ impl Blame {
     /// Whether a process was not yet suspected to keep a listener waiting.
     pub(super) fn suspect(&mut self, pid: u32, listener: SocketKey) -> bool {
         self.suspected.insert((listener, pid))
+    }
+
+    /// A process is under a limit.
+    pub(super) fn limit(&mut self, pid: u32, limit: CpuLimit) {
+        self.limits.entry(pid).or_default().push(limit);
     }
 
     pub(super) fn push(&mut self, deed: Deed) {
@@ -327,6 +336,7 @@ impl Blame {
         let mut attribution = Attribution::new(waiting_ns, nobody_accepted);
         let empty = Tally::default();
         for task in candidates {
+            attribution.limit(self.limits.get(&task.pid).map(Vec::as_slice).unwrap_or_default());
             let thread = self.threads.get(&task.tid);
             let from_ns = thread.and_then(|thread| thread.born_ns).unwrap_or(0);
             let to_ns = thread.and_then(|thread| thread.gone_ns).unwrap_or(now_ns);

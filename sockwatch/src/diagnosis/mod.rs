@@ -19,7 +19,7 @@ use std::collections::{HashMap, HashSet};
 use foldhash::fast::FixedState;
 
 use self::{
-    blame::{Blame, Deed, Spells, Suspect},
+    blame::{Blame, CpuLimit, Deed, Spells, Suspect},
     close_wait::{CloseWaits, Parked},
     endings::Endings,
     finding::{Finding, Scene, findings},
@@ -243,6 +243,11 @@ impl Diagnosis {
     /// A process holds a listener, and is watched from now on.
     pub fn hold(&mut self, pid: u32, listener: SocketKey) {
         self.blame.hold(pid, listener);
+    }
+
+    /// A process has been under a limit of CPU time.
+    pub fn limit(&mut self, pid: u32, limit: CpuLimit) {
+        self.blame.limit(pid, limit);
     }
 
     /// Takes in what a thread did.

@@ -2,11 +2,12 @@
 //! while their process is there, and finds names for them.
 
 mod found;
+mod limits;
 mod names;
 mod unwind;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, hash_map::Entry},
     io,
     sync::{
         Arc,
@@ -20,7 +21,7 @@ use sockwatch_common::{Pause, Stacked, ThreadKind};
 
 use self::{names::Names, unwind::Programs};
 use crate::{
-    diagnosis::blame::{Deed, Stack, Suspect, What},
+    diagnosis::blame::{CpuLimit, Deed, Stack, Suspect, What},
     kernel::threads::{Record, Threads},
     monotonic::now_ns,
     privilege::{self, Sandbox},
@@ -45,6 +46,13 @@ pub enum News {
     },
     /// A thread did something.
     Deed(Deed),
+    /// A process has been under this limit while it was watched, which has counted so much.
+    Limited {
+        /// The process.
+        pid: u32,
+        /// The limit.
+        limit: CpuLimit,
+    },
 }
 
 /// The watching thread.
@@ -73,7 +81,7 @@ impl Watcher {
                 tell,
                 programs: Programs::default(),
                 names: Names::default(),
-                watched: HashSet::new(),
+                watched: HashMap::new(),
                 stacks: HashMap::new(),
             }
             .run(&ordered)
@@ -111,7 +119,8 @@ struct Watching {
     tell: Sender<News>,
     programs: Programs,
     names: Names,
-    watched: HashSet<u32>,
+    /// Those processes, and which limits they were under then.
+    watched: HashMap<u32, Vec<CpuLimit>>,
     stacks: HashMap<(u32, Vec<u64>, Vec<u64>), Arc<Stack>>,
 }
 
@@ -128,8 +137,16 @@ impl Watching {
         self.read();
         for thread in self.threads.now() {
             // Who is on a CPU is known to be since it entered.
-            if thread.pause.off_ns != 0 && thread.pause.on_ns == 0 && self.watched.contains(&thread.pause.pid) {
+            if thread.pause.off_ns != 0 && thread.pause.on_ns == 0 && self.watched.contains_key(&thread.pause.pid) {
                 self.long(&thread);
+            }
+        }
+        for (pid, before) in &self.watched {
+            for limit in limits::of(*pid) {
+                let before = before.iter().find(|before| before.cgroup == limit.cgroup);
+                if let Some(limit) = before.and_then(|before| limit.since(before)) {
+                    self.say(News::Limited { pid: *pid, limit });
+                }
             }
         }
     }
@@ -141,7 +158,9 @@ impl Watching {
         };
         for pid in pids {
             self.say(News::Holds { pid, listener });
-            if self.watched.insert(pid) && self.threads.watch(pid).is_ok() {
+            let Entry::Vacant(entry) = self.watched.entry(pid) else { continue };
+            entry.insert(limits::of(pid));
+            if self.threads.watch(pid).is_ok() {
                 let at_ns = now_ns();
                 for found in found::threads(pid) {
                     let sleeps = found.sleep.map(|asleep| {

@@ -328,16 +328,37 @@ fn pid_of_a_prefork_worker() {
     }
 }
 
-/// A cgroup v2 directory, removed on drop.
+/// A cgroup's directory, removed on drop.
 pub(crate) struct Cgroup {
     pub(crate) path: PathBuf,
 }
 
 impl Cgroup {
+    /// Of version 2.
     pub(crate) fn new(tag: &str) -> Option<Self> {
+        Self::at(tag, |kind, _options| kind == "cgroup2")
+    }
+
+    /// One that may use so much CPU time, in µs, each 100 ms; of either version.
+    pub(crate) fn limited(tag: &str, quota_us: u32) -> Option<Self> {
+        let has_cpu = |kind: &str, options: &str| kind == "cgroup" && options.split(',').any(|word| word == "cpu");
+        if let Some(cgroup) = Self::at(tag, has_cpu) {
+            fs::write(cgroup.path.join("cpu.cfs_quota_us"), quota_us.to_string()).ok()?;
+            return Some(cgroup);
+        }
+        let cgroup = Self::new(tag)?;
+        fs::write(cgroup.path.parent()?.join("cgroup.subtree_control"), "+cpu").ok()?;
+        fs::write(cgroup.path.join("cpu.max"), format!("{quota_us} 100000")).ok()?;
+        Some(cgroup)
+    }
+
+    fn at(tag: &str, fits: impl Fn(&str, &str) -> bool) -> Option<Self> {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-        let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"))?;
-        let path = Path::new(mount.split(' ').nth(1)?).join(format!("sockwatch-{}-{tag}", std::process::id()));
+        let mount = mounts.lines().find_map(|line| {
+            let [_, point, kind, options, ..] = line.split(' ').collect::<Vec<_>>()[..] else { return None };
+            fits(kind, options).then_some(point)
+        });
+        let path = Path::new(mount?).join(format!("sockwatch-{}-{tag}", std::process::id()));
         fs::create_dir(&path).ok()?;
         Some(Self { path })
     }

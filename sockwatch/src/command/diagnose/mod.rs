@@ -259,6 +259,7 @@ impl Watch {
             match news {
                 News::Holds { pid, listener } => self.diagnosis.hold(pid, listener),
                 News::Deed(deed) => self.diagnosis.deed(deed),
+                News::Limited { pid, limit } => self.diagnosis.limit(pid, limit),
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{Did, Spells, Stack};
+use super::{CpuLimit, Did, Spells, Stack};
 use crate::tcp::event::Task;
 
 /// Stacks that are told apart for each thread; the rest is told without.
@@ -127,6 +127,8 @@ pub struct Attribution {
     pub nobody_accepted: bool,
     /// One for each kind, in the order of [`Kind::ALL`].
     pub parts: Vec<Part>,
+    /// The limits of CPU time that they are under, each once.
+    pub limits: Vec<CpuLimit>,
     /// Before it is finished: what all threads' times come to, and when the last of them was gone.
     threads_ns: u64,
     until_ns: u64,
@@ -135,7 +137,17 @@ pub struct Attribution {
 impl Attribution {
     pub(super) fn new(waiting_ns: u64, nobody_accepted: bool) -> Self {
         let parts = Kind::ALL.map(|kind| Part { kind, ns: 0, causes: Vec::new(), stacks: Vec::new() }).to_vec();
-        Self { waiting_ns, threads: Vec::new(), nobody_accepted, parts, threads_ns: 0, until_ns: 0 }
+        let (threads, limits) = (Vec::new(), Vec::new());
+        Self { waiting_ns, threads, nobody_accepted, parts, limits, threads_ns: 0, until_ns: 0 }
+    }
+
+    /// Limits that a thread is under.
+    pub(super) fn limit(&mut self, limits: &[CpuLimit]) {
+        for limit in limits {
+            if !self.limits.iter().any(|known| known.cgroup == limit.cgroup) {
+                self.limits.push(limit.clone());
+            }
+        }
     }
 
     /// A thread could have accepted for so long.

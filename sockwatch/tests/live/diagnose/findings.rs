@@ -12,6 +12,7 @@ use crate::{
     diagnose::{Diagnosis, Verdict, begin_connecting, listener},
     netns::Netns,
     network::Network,
+    puppet::Puppet,
     workload::place,
 };
 
@@ -70,6 +71,25 @@ fn clients_that_do_not_take_the_answer() {
     let verdict = diagnosis.wait();
     says(&verdict, "stuck-fin-wait1", &["4 connections closed here cannot end", "windows are closed"]);
     drop((server, clients));
+}
+
+/// Of two processes that accept from one socket, one leaves it all to the other. Nobody looks at threads: a recording can tell it, too.
+#[test]
+fn a_worker_that_hardly_accepts() {
+    const CLIENTS: usize = 40;
+    let address = place();
+    let words = ["--local-port", &address.port().to_string(), "--no-blame", "--slow", "1ms"];
+    let Some(diagnosis) = Diagnosis::start("a_worker_that_hardly_accepts", &words) else { return };
+    let server = listener(address, 128);
+    let mut workers = [Puppet::sharing(&server), Puppet::sharing(&server)];
+    workers.iter_mut().for_each(|worker| worker.tell("inherit"));
+    let clients: Vec<_> = (0..CLIENTS).map(|_| TcpStream::connect(address).unwrap()).collect();
+    workers[0].tell("accept");
+    (1..CLIENTS).for_each(|_| workers[1].tell("accept"));
+    let verdict = diagnosis.interrupt();
+    let took = format!("/{}: 39 accepted", workers[1].pid());
+    says(&verdict, "worker-skew", &["1 of 2 processes that accept from this socket took next to nothing", &took]);
+    drop((clients, server));
 }
 
 /// It accepts, and does not read.

@@ -11,7 +11,7 @@ use super::{
     server::{LANGUAGES, Language, Server, beside_others},
     ward::{Patient, Seen, Ward, beginners, clients, close_in_turn, until},
 };
-use crate::{netns::Netns, workload::place};
+use crate::{filters::Cgroup, harness::skip, netns::Netns, workload::place};
 
 pub(super) fn patients() -> Vec<Patient> {
     let mut patients = Vec::new();
@@ -28,6 +28,9 @@ pub(super) fn patients() -> Vec<Patient> {
     patients.push(starved(Language::Rust, 8, &["pin"], 20, 6));
     patients.push(starved(Language::Python, 12, &["pin"], 12, 6));
     patients.push(starved(Language::C, 4, &["pin", "nice 10"], 15, 3));
+    patients.push(limited(Language::Rust, 20_000, 20, 6));
+    patients.push(limited(Language::Python, 10_000, 12, 6));
+    patients.push(limited(Language::C, 30_000, 40, 5));
     patients.push(another_wait(Language::C, 6));
     patients.push(another_wait(Language::Python, 3));
     for (language, [backlog, many]) in LANGUAGES.into_iter().zip([[4, 20], [8, 50], [16, 100]]) {
@@ -112,6 +115,29 @@ fn starved(language: Language, others: usize, before: &'static [&'static str], c
         close_in_turn(clients(address, count));
         beside_others(others, || server.tell(&format!("serve {count} compute {ms}")));
         Some(diagnosis.interrupt().naming([&server.pid()]))
+    })
+}
+
+/// Its cgroup may use so much CPU time, in µs, each 100 ms.
+fn limited(language: Language, quota_us: u32, count: usize, ms: usize) -> Patient {
+    let name = format!("{quota_us} µs of CPU time each 100 ms, {count} clients, {ms} ms each");
+    Patient::ill("acceptor-starved", language, name, move |ward| {
+        let Some(cgroup) = Cgroup::limited("cpu", quota_us) else {
+            skip("a patient", "no cgroup that can limit CPU time");
+            return None;
+        };
+        let address = place();
+        let mut server = ward.workshop.server(language);
+        cgroup.join(server.pid().parse().unwrap());
+        server.listen(address, 128);
+        let diagnosis = ward.diagnose_port(address)?;
+        close_in_turn(clients(address, count));
+        server.tell(&format!("serve {count} compute {ms}"));
+        Some(diagnosis.interrupt().naming([
+            &server.pid(),
+            "(cpu.max): it kept threads from running in",
+            "raise the limit",
+        ]))
     })
 }
 

@@ -28,6 +28,7 @@ pub(super) fn patients() -> Vec<Patient> {
         patients.push(unread(language, many, few * 100));
         patients.push(not_closed_by_peers(language, many));
         patients.push(not_taken_by_peers(language, few));
+        patients.push(gone_without_a_word(language, few));
     }
     patients.push(closed_unread(Language::Rust, 8));
     patients.push(closed_hard(Language::Python, 12));
@@ -159,6 +160,23 @@ fn not_taken_by_peers(language: Language, count: usize) -> Patient {
         let verdict = diagnosis.wait();
         drop(clients);
         Some(verdict.naming([&format!("{count} connections closed here cannot end"), "windows are closed"]))
+    })
+}
+
+/// Its clients hear nothing any more, and nothing is heard of them, while it sends to them.
+fn gone_without_a_word(language: Language, count: usize) -> Patient {
+    Patient::ill("dead-peer", language, format!("{count} clients"), move |ward| {
+        let network = Network::new("dead");
+        let mut server = ward.workshop.server_in(&network.far, language);
+        server.listen(network.server, 128);
+        let clients = network.near.run(|| clients(network.server, count));
+        server.tell(&format!("take {count}"));
+        let nobody = ["10.77.0.1", "lladdr", "02:00:00:00:00:99", "dev", "far", "nud", "permanent"];
+        network.far.ip(&[&["neigh", "replace"], &nobody[..]].concat());
+        server.tell("flood");
+        let verdict = ward.diagnose_netns(&network.far, "7s")?.wait();
+        drop(clients);
+        Some(verdict.naming([&server.pid(), &format!("the peers of {count} open connections")]))
     })
 }
 

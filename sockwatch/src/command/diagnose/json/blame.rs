@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::Serialize;
-use sockwatch::diagnosis::blame::{Attribution, Cause as Found, Part as FoundPart};
+use sockwatch::diagnosis::blame::{Attribution, Cause as Found, CpuLimit as Limit, Part as FoundPart};
 
 use super::Task;
 
@@ -17,6 +17,25 @@ pub(super) struct Blame {
     nobody_accepted: bool,
     /// All parts.
     parts: Vec<Part>,
+    /// Limits of CPU time that these threads are under.
+    cpu_limits: Vec<CpuLimit>,
+}
+
+/// A cgroup with a limit of CPU time (`cpu.max`), and what it did while its processes were watched.
+#[derive(Serialize, JsonSchema)]
+struct CpuLimit {
+    /// Its path below the root of its hierarchy.
+    cgroup: String,
+    /// So much CPU time is allowed, in nanoseconds, all CPUs together.
+    quota_ns: u64,
+    /// In each so long period, in nanoseconds.
+    period_ns: u64,
+    /// Periods in which there was something to run.
+    periods: u64,
+    /// Those of them in which threads were kept from running.
+    throttled_periods: u64,
+    /// For how long, in nanoseconds: the sum over all CPUs.
+    throttled_ns: u64,
 }
 
 /// A part of the waiting time.
@@ -64,6 +83,20 @@ impl From<&Attribution> for Blame {
             threads: it.threads.iter().map(|task| Task::from(*task)).collect(),
             nobody_accepted: it.nobody_accepted,
             parts: it.parts.iter().map(part).collect(),
+            cpu_limits: it.limits.iter().map(CpuLimit::from).collect(),
+        }
+    }
+}
+
+impl From<&Limit> for CpuLimit {
+    fn from(limit: &Limit) -> Self {
+        Self {
+            cgroup: limit.cgroup.clone(),
+            quota_ns: limit.quota_ns,
+            period_ns: limit.period_ns,
+            periods: limit.periods,
+            throttled_periods: limit.throttled,
+            throttled_ns: limit.throttled_ns,
         }
     }
 }
