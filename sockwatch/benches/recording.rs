@@ -34,8 +34,15 @@ use stream::{RECORDS_PER_CONNECTION, Stream};
 const CONNECTIONS: u64 = 300_000;
 /// Connections in a portion that the reader takes at once: some 20 ms of them.
 const PORTION: u64 = stream::CONNECTIONS_PER_SECOND / 50;
+/// Events that may wait to be written: what is more would be dropped.
+const AHEAD: u64 = 500_000;
 
 fn main() -> Result<(), Box<dyn Error>> {
+    // cargo adds words of its own.
+    let words: Vec<_> = std::env::args().skip_while(|word| word != "--make").collect();
+    if let [_, path, bytes, ..] = words.as_slice() {
+        return make(Path::new(path), bytes.parse()?);
+    }
     let scratch = Scratch::new()?;
     let events = (CONNECTIONS * RECORDS_PER_CONNECTION) as f64;
     for level in [1, 3] {
@@ -53,8 +60,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Records a stream. Returns what this thread used for it, and what all threads did.
-fn record(path: &Path, level: i32) -> Result<(Duration, Duration), Box<dyn Error>> {
+/// A recorder of nothing yet.
+fn recorder(path: &Path, level: i32) -> Result<Recorder, Box<dyn Error>> {
     let options = Options {
         path: path.to_owned(),
         force: false,
@@ -65,7 +72,36 @@ fn record(path: &Path, level: i32) -> Result<(Duration, Duration), Box<dyn Error
         max_bytes: None,
         sandbox: Sandbox::Off,
     };
-    let mut recorder = Recorder::start(Header::default(), options)?;
+    Ok(Recorder::start(Header::default(), options)?)
+}
+
+/// Makes a recording of so many bytes, or a little more.
+fn make(path: &Path, bytes: u64) -> Result<(), Box<dyn Error>> {
+    let mut recorder = recorder(path, 1)?;
+    let mut stream = Stream::default();
+    let (mut records, mut events, mut taken) = (Vec::new(), Vec::<Event>::new(), 0);
+    while recorder.written().bytes < bytes {
+        records.clear();
+        events.clear();
+        stream.portion(PORTION, &mut records);
+        for record in &records {
+            decode(record, &mut events)?;
+        }
+        let tick = Tick { now_ns: stream.now_ns, losses: Losses::default() };
+        recorder.take(&events, &tick)?;
+        taken += events.len() as u64;
+        while taken > recorder.written().rows + AHEAD {
+            std::thread::yield_now();
+        }
+    }
+    assert_eq!(recorder.unrecorded(), 0, "nothing may be left out");
+    recorder.finish()?;
+    Ok(())
+}
+
+/// Records a stream. Returns what this thread used for it, and what all threads did.
+fn record(path: &Path, level: i32) -> Result<(Duration, Duration), Box<dyn Error>> {
+    let mut recorder = recorder(path, level)?;
     let mut stream = Stream::default();
     let (mut records, mut events) = (Vec::new(), Vec::<Event>::new());
     let (process, thread) = (ClockId::CLOCK_PROCESS_CPUTIME_ID, ClockId::CLOCK_THREAD_CPUTIME_ID);

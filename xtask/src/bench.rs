@@ -3,12 +3,14 @@
 
 mod bystander;
 mod contender;
+mod large;
 pub(crate) mod load;
 mod output;
 mod probes;
 mod proc;
 mod room;
 mod rounds;
+pub(crate) mod soak;
 mod startup;
 mod statistics;
 mod tool;
@@ -33,7 +35,7 @@ pub(crate) struct Options {
     /// How many connections a turn opens, accepts and closes
     #[arg(long, default_value_t = 60_000, value_parser = clap::value_parser!(u64).range(1..))]
     connections: u64,
-    /// Measure only this: a contender's name (it runs beside `nothing`), or `probes`, `bystanders`, `start-up`, `tracker`, `recording`, `screen`
+    /// Measure only this: a contender's name (it runs beside `nothing`), or `probes`, `bystanders`, `start-up`, `tracker`, `recording`, `screen`, `large-recording`
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
 }
@@ -94,12 +96,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.wants(tracker::SCREEN) {
         tracker::screen(&mut numbers)?;
     }
+    if options.wants(large::NAME) {
+        large::run(&bench, &mut numbers)?;
+    }
     verdict::print(&numbers);
     Ok(())
 }
 
 fn check_name(options: &Options) -> Result<()> {
-    let sections = [probes::NAME, bystander::NAME, startup::NAME, tracker::NAME, tracker::RECORDING, tracker::SCREEN];
+    let sections =
+        [probes::NAME, bystander::NAME, startup::NAME, tracker::NAME, tracker::RECORDING, tracker::SCREEN, large::NAME];
     let names: Vec<_> = contender::CONTENDERS.iter().map(|contender| contender.name).chain(sections).collect();
     if !names.iter().any(|name| options.wants(name)) {
         bail!("--only takes one of: {}", names.join(", "));
@@ -107,21 +113,21 @@ fn check_name(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// The sockwatch binary, built for release.
+fn release_build(workspace: &Path) -> Result<PathBuf> {
+    let mut build = shell::cargo(workspace);
+    build.args(["build", "--quiet", "--release", "--package", "sockwatch"]);
+    shell::run(&mut build, "fix the errors above: the benchmark measures the release build")?;
+    Ok(shell::target_directory(workspace).join("release/sockwatch"))
+}
+
 fn prepare(options: &Options) -> Result<Bench> {
     let workspace = shell::workspace()?;
     let foreign = contender::CONTENDERS.iter().filter(|contender| !contender.is_sockwatch());
     // Measuring another tool alone needs no sockwatch.
-    if !foreign.into_iter().any(|contender| options.only.as_deref() == Some(contender.name)) {
-        let mut build = shell::cargo(&workspace);
-        build.args(["build", "--quiet", "--release", "--package", "sockwatch"]);
-        shell::run(&mut build, "fix the errors above: the benchmark measures the release build")?;
-    }
-    Ok(Bench {
-        rounds: options.rounds,
-        connections: options.connections,
-        sockwatch: shell::target_directory(&workspace).join("release/sockwatch"),
-        scratch: scratch(&workspace)?,
-    })
+    let is_alone = foreign.into_iter().any(|contender| options.only.as_deref() == Some(contender.name));
+    let sockwatch = if is_alone { PathBuf::new() } else { release_build(&workspace)? };
+    Ok(Bench { rounds: options.rounds, connections: options.connections, sockwatch, scratch: scratch(&workspace)? })
 }
 
 fn scratch(workspace: &Path) -> Result<Scratch> {

@@ -59,6 +59,8 @@ enum Task {
     Score(score::Options),
     /// Measure what tracing costs, beside tracing nothing and beside other tools
     Bench(bench::Options),
+    /// Let `serve` run for long under a full load: nothing may grow, and no loss go untold
+    Soak(bench::soak::Options),
     /// Open, accept and close loopback connections (the benchmark runs this as a process of its own)
     #[command(hide = true)]
     Load(bench::load::Options),
@@ -89,6 +91,7 @@ fn run(task: Task) -> Result<()> {
         Task::Dist(options) => dist::run(&options),
         Task::Vm(options) => vm::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Soak(options) => bench::soak::run(&options),
         Task::Load(options) => bench::load::run(&options),
     }
 }

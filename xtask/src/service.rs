@@ -31,10 +31,14 @@ impl Drop for Running {
     }
 }
 
-/// `sockwatch serve` for one port, and where it answers.
+/// The debug build's `sockwatch serve` for one port, and where it answers.
 pub(crate) fn serve(workspace: &Path, port: u16) -> Result<(Running, SocketAddr)> {
-    let program = shell::target_directory(workspace).join("debug/sockwatch");
-    let mut command = Command::new(&program);
+    serve_by(&shell::target_directory(workspace).join("debug/sockwatch"), port)
+}
+
+/// The same of another build.
+pub(crate) fn serve_by(program: &Path, port: u16) -> Result<(Running, SocketAddr)> {
+    let mut command = Command::new(program);
     command.args(["serve", "--source", "ebpf", "--listen", "127.0.0.1:0", "--port", &port.to_string()]);
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;

@@ -29,14 +29,28 @@ fn parse_cpu_seconds(stat: &str) -> Option<f64> {
 
 /// The largest resident size so far, in MiB.
 pub(super) fn peak_resident_mib(pid: u32) -> Result<f64> {
-    let status = read(pid, "status")?;
-    parse_peak_resident_mib(&status).with_context(|| format!("/proc/{pid}/status has no VmHWM"))
+    resident(pid, "VmHWM:")
 }
 
-fn parse_peak_resident_mib(status: &str) -> Option<f64> {
-    let value = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+/// The resident size now, in MiB.
+pub(super) fn resident_mib(pid: u32) -> Result<f64> {
+    resident(pid, "VmRSS:")
+}
+
+fn resident(pid: u32, key: &str) -> Result<f64> {
+    let status = read(pid, "status")?;
+    parse_resident_mib(&status, key).with_context(|| format!("/proc/{pid}/status has no {key}"))
+}
+
+fn parse_resident_mib(status: &str, key: &str) -> Option<f64> {
+    let value = status.lines().find_map(|line| line.strip_prefix(key))?;
     let kib: f64 = value.split_whitespace().next()?.parse().ok()?;
     Some(kib / 1024.0)
+}
+
+/// How many descriptors are open.
+pub(super) fn open_descriptors(pid: u32) -> Result<usize> {
+    Ok(descriptors(pid)?.len())
 }
 
 /// Whether the main thread sleeps in a poll call: a tracer that does has nothing left to set up.
@@ -92,8 +106,10 @@ mod tests {
 
     #[test]
     fn resident_sizes_are_in_kib() {
-        assert_eq!(parse_peak_resident_mib("Name:\ta\nVmHWM:\t    3072 kB\n"), Some(3.0));
-        assert_eq!(parse_peak_resident_mib("Name:\ta\n"), None);
+        let status = "Name:\ta\nVmHWM:\t    3072 kB\nVmRSS:\t    2048 kB\n";
+        assert_eq!(parse_resident_mib(status, "VmHWM:"), Some(3.0));
+        assert_eq!(parse_resident_mib(status, "VmRSS:"), Some(2.0));
+        assert_eq!(parse_resident_mib("Name:\ta\n", "VmRSS:"), None);
     }
 
     #[test]

@@ -15,13 +15,14 @@ pub(super) struct Numbers {
     pub(super) tracked_per_second: Option<f64>,
     pub(super) replayed_per_second: Option<f64>,
     pub(super) frame_ms: Option<f64>,
+    pub(super) memory_growth: Option<f64>,
     pub(super) live_socket_bytes: Option<f64>,
     pub(super) minisock_bytes: Option<f64>,
 }
 
 /// A target's bound.
 #[derive(Clone, Copy)]
-enum Bound {
+pub(super) enum Bound {
     AtLeast(f64),
     AtMost(f64),
 }
@@ -40,21 +41,30 @@ pub(super) fn print(numbers: &Numbers) {
     println!("{}", line("lost for want of room", lost, Bound::AtMost(0.0)));
     println!("{}", line("tracker on one core, events/s", numbers.tracked_per_second, Bound::AtLeast(2e6)));
     println!("{}", line("replay on one core, events/s", numbers.replayed_per_second, Bound::AtLeast(3e6)));
+    println!("{}", line("memory for 1 GiB, of 128 MiB's", numbers.memory_growth, Bound::AtMost(1.25)));
     println!("{}", line("slowest frame of top, ms", numbers.frame_ms, Bound::AtMost(50.0)));
     println!("{}", line("bytes for a live socket", numbers.live_socket_bytes, Bound::AtMost(1024.0)));
     println!("{}", line("bytes for a minisock", numbers.minisock_bytes, Bound::AtMost(512.0)));
 }
 
-fn line(name: &str, number: Option<f64>, bound: Bound) -> String {
+impl Bound {
+    pub(super) fn is_met(self, number: f64) -> bool {
+        match self {
+            Self::AtLeast(limit) => number >= limit,
+            Self::AtMost(limit) => number <= limit,
+        }
+    }
+}
+
+pub(super) fn line(name: &str, number: Option<f64>, bound: Bound) -> String {
     let (sign, limit) = match bound {
         Bound::AtLeast(limit) => (">=", limit),
         Bound::AtMost(limit) => ("<=", limit),
     };
-    let outcome = match (number, bound) {
-        (None, _) => "not measured".to_owned(),
-        (Some(number), Bound::AtLeast(limit)) if number >= limit => format!("{} met", short(number)),
-        (Some(number), Bound::AtMost(limit)) if number <= limit => format!("{} met", short(number)),
-        (Some(number), _) => format!("{} NOT met", short(number)),
+    let outcome = match number {
+        None => "not measured".to_owned(),
+        Some(number) if bound.is_met(number) => format!("{} met", short(number)),
+        Some(number) => format!("{} NOT met", short(number)),
     };
     format!("  {name:<40} {sign} {:<5} {outcome}", short(limit))
 }
