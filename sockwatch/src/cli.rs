@@ -25,7 +25,7 @@ pub(crate) use self::{
     privilege::SandboxArgs,
     record::{InfoArgs, RecordArgs, ReplayArgs},
     report::ReportArgs,
-    serve::ServeArgs,
+    serve::{ServeArgs, ServingArgs},
     top::TopArgs,
     values::Reconcile,
 };

@@ -1,6 +1,6 @@
 //! The words of `serve` about pushing.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, ValueEnum};
 use hyper::Uri;
@@ -12,12 +12,15 @@ use super::values::flush;
 #[command(next_help_heading = "Pushing")]
 pub(crate) struct OtlpArgs {
     /// Push all metrics of /metrics, and a log record for each connection that has ended, to this receiver of OTLP,
-    /// such as an OpenTelemetry Collector: http://HOST:PORT, with a path where it wants one. TLS is not spoken.
+    /// such as an OpenTelemetry Collector: http://HOST:PORT or https://HOST, with a path where it wants one.
     #[arg(long, value_name = "URL")]
     pub(crate) otlp: Option<Receiver>,
     /// How to speak to it; most receivers hear http at port 4318 and grpc at port 4317.
     #[arg(long, value_enum, value_name = "PROTOCOL", default_value_t = OtlpProtocol::Http)]
     pub(crate) otlp_protocol: OtlpProtocol,
+    /// Trust the authorities in this file (PEM) instead of this machine's, for a receiver by https.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) otlp_ca: Option<PathBuf>,
     /// How often to push. Log records go earlier where 512 wait. A receiver that fails is tried again after a tenth of
     /// this, then ever later, up to six times this.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = flush)]
@@ -53,9 +56,14 @@ pub(crate) enum OtlpSignal {
     Logs,
 }
 
+/// Its port, if a URL has none.
+const HTTPS: u16 = 443;
+
 /// A receiver's URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Receiver {
+    /// By https.
+    pub(crate) tls: bool,
     /// A name or an address, IPv6 without brackets.
     pub(crate) host: String,
     /// Its port.
@@ -69,11 +77,16 @@ pub(crate) struct Receiver {
 
 impl fmt::Display for Receiver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.authority(), self.path)
+        write!(f, "{}://{}{}", self.scheme(), self.authority(), self.path)
     }
 }
 
 impl Receiver {
+    /// `http` or `https`
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.tls { "https" } else { "http" }
+    }
+
     /// `HOST:PORT`
     pub(crate) fn authority(&self) -> String {
         let Self { host, port, .. } = self;
@@ -87,19 +100,19 @@ impl FromStr for Receiver {
     fn from_str(text: &str) -> Result<Self, String> {
         const FORM: &str = "not a URL like http://127.0.0.1:4318";
         let uri: Uri = text.parse().map_err(|_| FORM)?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => {
-                return Err("TLS is not spoken: let an OpenTelemetry Collector on this machine pass it on".into());
-            }
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
             _ => return Err(FORM.into()),
-        }
+        };
         let authority = uri.authority().ok_or(FORM)?;
-        let port = authority.port_u16().ok_or("without a port: most receivers hear http at 4318 and grpc at 4317")?;
+        let port = authority.port_u16().or(tls.then_some(HTTPS));
+        let port = port.ok_or("without a port: most receivers hear http at 4318 and grpc at 4317")?;
         if uri.query().is_some() || authority.host().is_empty() || port == 0 {
             return Err(FORM.into());
         }
         Ok(Self {
+            tls,
             host: authority.host().trim_start_matches('[').trim_end_matches(']').to_owned(),
             port,
             path: uri.path().trim_end_matches('/').to_owned(),
@@ -157,7 +170,8 @@ mod tests {
         check("http://127.0.0.1:4318", Ok(("127.0.0.1", 4318, "")));
         check("http://collector:4318/", Ok(("collector", 4318, "")));
         check("http://[::1]:9090/api/v1/otlp/", Ok(("::1", 9090, "/api/v1/otlp")));
-        check("https://collector:4318", Err("TLS"));
+        check("https://collector:4318", Ok(("collector", 4318, "")));
+        check("https://collector/otlp", Ok(("collector", 443, "/otlp")));
         check("http://collector", Err("4318"));
         for bad in ["collector:4318", "", "http://", "http://:4318", "ftp://a:1", "http://a:1/?b=c", "http://a:0"] {
             check(bad, Err(""));
@@ -169,6 +183,7 @@ mod tests {
         let receiver: Receiver = "http://me:secret@[::1]:4318/a/".parse().unwrap();
         assert!(receiver.has_password);
         assert_eq!(receiver.to_string(), "http://[::1]:4318/a");
+        assert_eq!("https://a".parse::<Receiver>().unwrap().to_string(), "https://a:443");
         assert!(!format!("{:?} {:?}", receiver, Secret::from("a=secret")).contains("secret"));
     }
 }

@@ -17,9 +17,9 @@ use super::{CollectArgs, FilterArgs, OtlpArgs, duration};
   sockwatch serve --port 8080,8443                   two ports only
   sockwatch serve --config /etc/sockwatch.toml       with settings from a file
 
-For a Prometheus on another machine, with a token of which only root and its group may read the file:
+For a Prometheus on another machine, with a token of which only root and its group may read the file, and encrypted:
   (umask 077; openssl rand -hex 32 > /etc/sockwatch.token)
-  sockwatch serve --listen 10.0.0.7:29798 --token-file /etc/sockwatch.token
+  sockwatch serve --listen 10.0.0.7:29798 --token-file /etc/sockwatch.token --tls-cert host.pem --tls-key host.key
 
 To an OpenTelemetry Collector on this machine, which passes it on (docs/otlp.md explains what arrives):
   sockwatch serve --otlp http://127.0.0.1:4318
@@ -34,7 +34,7 @@ beats the file:
   max-listeners = 50
 
 Runs until SIGTERM or SIGINT, which end it with exit code 0. SIGHUP reads the file again: filters, --max-listeners and
-the token change at once, all else with the next start. The kernel-side programs keep the filter that they were
+the token and the certificate change at once, all else with the next start. The kernel-side programs keep the filter that they were
 started with: a new one can leave sockets out, and not bring back what the first one left out.")]
 pub(crate) struct ServeArgs {
     /// Which sockets.
@@ -64,6 +64,12 @@ pub(crate) struct ServingArgs {
     /// file.
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
+    /// Speak HTTPS, with the certificate in this file (PEM), and those that lead to its authority.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The certificate's private key (PEM), if it does not stand in the same file; others must not be able to read it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
     /// So many listeners have series of their own; the others are summed in one, `other`.
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = listeners)]
     pub(crate) max_listeners: usize,

@@ -54,7 +54,9 @@ all of them. Each connection carries one request.
 `--otlp` pushes the same figures, and a log record for each connection that has ended: [OTLP](otlp.md).
 
 Any address but a loopback one demands `--token-file FILE`: whoever asks must send `Authorization: Bearer` and what the file holds. The
-token and the figures travel in the clear: put a reverse proxy with TLS before it where the network is not yours.
+token and the figures travel in the clear, unless `--tls-cert FILE` and `--tls-key FILE` (PEM) have HTTPS spoken: TLS 1.2 and 1.3. SIGHUP
+reads both files again. An address that comes too often (above) gets no handshake then, and no 429; who speaks HTTP where
+TLS is spoken is told so.
 
 ## All metrics
 

@@ -242,7 +242,8 @@ pub const TABLE: &[Row] = rows! {
         });
     Counter "sockwatch_http_refused" None &["reason"],
         "Clients that were turned away: too many at once (clients), too many requests of one (rate), a header that is \
-         too large (header) or no request (malformed), too slow (slow), without the token (token).",
+         too large (header) or no request (malformed), too slow (slow), without the token (token), or where no TLS \
+         could be agreed on (tls).",
         |scrape, out| scrape.cost.refused.iter().try_for_each(|(reason, count)| {
             out.counter(&[("reason", reason)], *count)
         });

@@ -20,9 +20,9 @@ pushes to a receiver of OTLP, such as an OpenTelemetry Collector, by HTTP (proto
 answered all the same.
 
 A receiver whose URL has a path gets `PATH/v1/metrics` and `PATH/v1/logs`: Prometheus' own is
-`--otlp http://127.0.0.1:9090/api/v1/otlp --otlp-signal metrics`. Requests are not compressed. TLS is not spoken: a Collector
-on this machine can pass on to another one. sockwatch's unit for systemd allows no other address than this machine's
-(`IPAddressAllow=` takes the receiver's).
+`--otlp http://127.0.0.1:9090/api/v1/otlp --otlp-signal metrics`. Requests are not compressed. `https://` encrypts, and trusts the
+authorities that this machine trusts, or those of a file (`--otlp-ca FILE`), read when sockwatch starts. sockwatch's unit
+for systemd allows no other address than this machine's (`IPAddressAllow=` takes the receiver's).
 
 `--otlp-header 'authorization=Bearer TOKEN'` sends a header with each request. Its value is never printed, and belongs where
 others cannot read it: `SOCKWATCH_OTLP_HEADER` in the environment, or a file of mode 600

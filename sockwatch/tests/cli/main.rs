@@ -6,6 +6,7 @@ mod page;
 mod receiver;
 mod recordings;
 mod serve;
+mod tls;
 
 use std::process::{Command, Output, Stdio};
 

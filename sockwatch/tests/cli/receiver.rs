@@ -29,6 +29,8 @@ use opentelemetry_proto::tonic::{
     metrics::v1::{NumberDataPoint, metric::Data, number_data_point},
 };
 use prost::Message;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
 use tonic::codegen::Service;
 
 use crate::serve::PATIENCE;
@@ -107,10 +109,19 @@ impl Receiver {
     }
 
     pub(crate) fn at(listener: TcpListener, protocol: Protocol) -> Self {
+        Self::with(listener, None, protocol)
+    }
+
+    /// One that encrypts.
+    pub(crate) fn secured(tls: TlsAcceptor, protocol: Protocol) -> Self {
+        Self::with(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(), Some(tls), protocol)
+    }
+
+    fn with(listener: TcpListener, tls: Option<TlsAcceptor>, protocol: Protocol) -> Self {
         let address = listener.local_addr().unwrap();
         let (replies, (sender, taken)) = (Arc::default(), mpsc::channel());
         let desk = Desk { replies: Arc::clone(&replies), taken: sender };
-        thread::spawn(move || serve(listener, protocol, &desk));
+        thread::spawn(move || serve(listener, tls.as_ref(), protocol, &desk));
         let (records, metrics, authorizations) = (Vec::new(), Vec::new(), Vec::new());
         Self { address, replies, taken, records, metrics, authorizations }
     }
@@ -190,13 +201,26 @@ pub(crate) fn text(attributes: &[KeyValue], name: &str) -> Option<String> {
     }
 }
 
-fn serve(listener: TcpListener, protocol: Protocol, desk: &Desk) {
+/// A client's bytes, encrypted or not.
+trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+
+fn serve(listener: TcpListener, tls: Option<&TlsAcceptor>, protocol: Protocol, desk: &Desk) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     listener.set_nonblocking(true).unwrap();
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         while let Ok((stream, _)) = listener.accept().await {
-            let (io, desk) = (TokioIo::new(stream), desk.clone());
+            let wire: Box<dyn Wire> = match tls {
+                None => Box::new(stream),
+                Some(tls) => match tls.accept(stream).await {
+                    Ok(stream) => Box::new(stream),
+                    // It does not trust us.
+                    Err(_) => continue,
+                },
+            };
+            let (io, desk) = (TokioIo::new(wire), desk.clone());
             // A connection that breaks is the client's business.
             match protocol {
                 Protocol::Http => {

@@ -41,7 +41,7 @@ impl Scratch {
         scratch
     }
 
-    fn write(&self, text: &str) {
+    pub(crate) fn write(&self, text: &str) {
         fs::write(&self.0, text).unwrap();
     }
 
@@ -79,14 +79,14 @@ impl Service {
         thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut service = Self { child, stderr, said: Vec::new(), address };
-        let line = service.until_said("serving http://");
-        let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next());
+        let line = service.until_said("serving http");
+        let address = line.split("://").nth(1).and_then(|rest| rest.split('/').next());
         service.address = address.unwrap().parse().unwrap();
         service
     }
 
     /// Waits for a line with these words.
-    fn until_said(&mut self, words: &str) -> String {
+    pub(crate) fn until_said(&mut self, words: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let line = self.stderr.recv_timeout(deadline.saturating_duration_since(Instant::now()));
@@ -142,7 +142,7 @@ impl Service {
         }
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
     }
 
@@ -167,13 +167,14 @@ impl Drop for Service {
     }
 }
 
-fn read_all(client: &mut TcpStream) -> String {
+/// What comes until the end, or until it is cut off.
+pub(crate) fn read_all(client: &mut impl Read) -> String {
     let (mut answer, mut part) = (Vec::new(), [0; 4096]);
     loop {
         match client.read(&mut part) {
             Ok(0) => break,
             Ok(length) => answer.extend_from_slice(&part[..length]),
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+            Err(error) if [ErrorKind::ConnectionReset, ErrorKind::UnexpectedEof].contains(&error.kind()) => break,
             Err(error) => panic!("{error}"),
         }
     }

@@ -72,7 +72,7 @@ fn statuses(pid: u32) -> HashMap<String, HashMap<String, String>> {
     each.map(|status| (status["Name"].clone(), status)).collect()
 }
 
-fn bits(status: &HashMap<String, String>, field: &str) -> CapabilitySet {
+pub(crate) fn bits(status: &HashMap<String, String>, field: &str) -> CapabilitySet {
     CapabilitySet::from_bits_retain(u64::from_str_radix(&status[field], 16).unwrap())
 }
 

@@ -2,10 +2,10 @@
 
 use std::{
     fs,
-    io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    io::{BufRead, BufReader, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     process::{Child, Stdio},
-    sync::mpsc::Receiver,
+    sync::mpsc::{Receiver, channel},
     thread,
     time::{Duration, Instant},
 };
@@ -14,12 +14,16 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use opentelemetry_proto::tonic::{
+    collector::logs::v1::ExportLogsServiceRequest, common::v1::any_value::Value as Told, logs::v1::LogRecord,
+};
+use prost::Message;
 use serde_json::Value;
 
 use crate::{
     harness::{Machine, Probes, choices, kernel_names, patience, read_lines, shared, skip, sockwatch, summary},
     netns::Netns,
-    privileges::assert_confined,
+    privileges::{assert_confined, bits},
     workload::{client_closes_first, converse, place},
 };
 
@@ -242,6 +246,67 @@ fn a_service_that_sees_events_is_healthy() {
     assert_confined(service.child.id());
     // Other tests' floods are seen, too: something may be lost.
     service.end();
+}
+
+/// A receiver of OTLP by HTTP that takes everything; the messages that come.
+fn receiver() -> (SocketAddr, Receiver<Vec<u8>>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let (address, (sender, messages)) = (listener.local_addr().unwrap(), channel());
+    thread::spawn(move || {
+        let mut client = BufReader::new(listener.accept().unwrap().0);
+        // Until the service closes it.
+        while let Some(message) = request(&mut client) {
+            client.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
+            if sender.send(message).is_err() {
+                return;
+            }
+        }
+    });
+    (address, messages)
+}
+
+/// The next request's body.
+fn request(client: &mut BufReader<TcpStream>) -> Option<Vec<u8>> {
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        client.read_line(&mut line).ok().filter(|read| *read > 0)?;
+        match line.trim_end().to_ascii_lowercase().split_once(": ") {
+            Some(("content-length", value)) => length = value.parse().unwrap(),
+            None if line.trim_end().is_empty() => break,
+            _ => {}
+        }
+    }
+    let mut body = vec![0; length];
+    client.read_exact(&mut body).ok()?;
+    Some(body)
+}
+
+/// A listener's end is told to a receiver, by a thread that may do next to nothing.
+#[test]
+fn what_has_ended_is_pushed() {
+    let Some(machine) = shared("what_has_ended_is_pushed") else { return };
+    let ((receiver, messages), address) = (receiver(), place());
+    let (url, port) = (format!("http://{receiver}"), address.port().to_string());
+    let push = ["--otlp", &url, "--otlp-interval", "100ms", "--otlp-signal", "logs", "--local-port", &port];
+    let service = Service::start(machine, &push);
+    converse(address);
+    let is_ours = |record: &LogRecord| {
+        let value = |name: &str| record.attributes.iter().find(|it| it.key == name)?.value.clone()?.value;
+        value("server.port") == Some(Told::IntValue(address.port().into()))
+            && value("server.address") == Some(Told::StringValue(address.ip().to_string()))
+    };
+    loop {
+        let message = messages.recv_timeout(patience()).unwrap_or_else(|_| panic!("nothing of ours came"));
+        let request = ExportLogsServiceRequest::decode(message.as_slice()).unwrap();
+        let mut scopes = request.resource_logs.iter().flat_map(|resource| &resource.scope_logs);
+        if scopes.any(|scope| scope.log_records.iter().any(is_ours)) {
+            break;
+        }
+    }
+    let statuses = assert_confined(service.child.id());
+    assert!(bits(&statuses["otlp"], "CapEff").is_empty(), "{statuses:?}");
+    service.finish();
 }
 
 /// SIGHUP takes another filter, and what was counted stays.

@@ -55,16 +55,18 @@ pub(super) enum Refusal {
     Malformed,
     Slow,
     Token,
+    Tls,
 }
 
 /// All of them, with the words of the metric's label.
-const REFUSALS: [(Refusal, &str); 6] = [
+const REFUSALS: [(Refusal, &str); 7] = [
     (Refusal::Clients, "clients"),
     (Refusal::Rate, "rate"),
     (Refusal::Header, "header"),
     (Refusal::Malformed, "malformed"),
     (Refusal::Slow, "slow"),
     (Refusal::Token, "token"),
+    (Refusal::Tls, "tls"),
 ];
 
 /// What does not change.

@@ -8,8 +8,10 @@ mod feed;
 mod limits;
 mod otlp;
 mod page;
+mod secret;
 mod server;
 mod stream;
+mod tls;
 mod token;
 mod view;
 
@@ -40,6 +42,7 @@ use self::{
     feed::{Change, Feed, Felt, Order},
     otlp::Settings,
     server::Server,
+    tls::Tls,
     view::View,
 };
 use super::{
@@ -61,6 +64,7 @@ pub(crate) fn run(given: &ServeArgs) -> anyhow::Result<ExitCode> {
     let args = settled.as_ref().unwrap_or(given);
     let resolved = filter::resolve(&args.filter)?;
     let token = token::demanded(args.serving.listen, args.serving.token_file.as_ref())?;
+    let tls = Tls::of(&args.serving)?.map(Arc::new);
     let otlp = Settings::of(&args.otlp)?;
     let listener = server::bind(args.serving.listen)?;
     let address = listener.local_addr().context("cannot see where it listens")?;
@@ -83,8 +87,9 @@ pub(crate) fn run(given: &ServeArgs) -> anyhow::Result<ExitCode> {
         source.announce(&args.collect);
         let (mut source, pulse) = Felt::new(source);
         let answers = Arc::new(Answers::new(facts, orders.clone(), Arc::clone(&pulse), token));
-        let server = Server::start(listener, Arc::clone(&answers), sandbox)?;
-        tell(format_args!("serving http://{address}/ and /metrics, /healthz, /api/openapi.json (SIGTERM ends it)"));
+        let server = Server::start(listener, tls.clone(), Arc::clone(&answers), sandbox)?;
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        tell(format_args!("serving {scheme}://{address}/ and /metrics, /healthz, /api/openapi.json (SIGTERM ends it)"));
         let place = Place {
             source: header.source,
             host: header.host.clone(),
@@ -98,9 +103,10 @@ pub(crate) fn run(given: &ServeArgs) -> anyhow::Result<ExitCode> {
         let push = otlp.map(|settings| settings.start(&answers, origin, started, sandbox)).transpose()?;
         // The other threads have begun: they keep what this one must not.
         source.source().confine_to(&SERVE, sandbox);
+        let door = Door { answers: &answers, tls: tls.as_deref() };
         let totals = tokio::select! {
             ended = pipeline::run(&mut source, &mut feed, Limits::default(), stop.wait()) => ended?,
-            never = reload(hangups, &words, args, &answers, &orders) => match never {},
+            never = reload(hangups, &words, args, door, &orders) => match never {},
         };
         if let Some(push) = push {
             push.finish(feed.into_last()).await;
@@ -133,12 +139,19 @@ fn arrivals(source: &Started) -> Arrivals {
     }
 }
 
+/// Who decides which clients come in, and how.
+#[derive(Clone, Copy)]
+struct Door<'a> {
+    answers: &'a Answers,
+    tls: Option<&'a Tls>,
+}
+
 /// Reads the configuration again at every SIGHUP.
 async fn reload(
     mut hangups: Signal,
     words: &[OsString],
     begun: &ServeArgs,
-    answers: &Answers,
+    door: Door<'_>,
     orders: &mpsc::Sender<Order>,
 ) -> std::convert::Infallible {
     loop {
@@ -146,7 +159,7 @@ async fn reload(
             // No signal will come any more.
             std::future::pending::<()>().await;
         }
-        match change(words, begun, answers) {
+        match change(words, begun, door) {
             Ok(change) => {
                 let (done, is_done) = oneshot::channel();
                 if orders.send(Order::Change(Box::new(change), done)).await.is_ok() && is_done.await.is_ok() {
@@ -161,18 +174,23 @@ async fn reload(
 }
 
 /// What the configuration says now. Says what of it cannot change while sockwatch runs.
-fn change(words: &[OsString], begun: &ServeArgs, answers: &Answers) -> anyhow::Result<Change> {
+fn change(words: &[OsString], begun: &ServeArgs, door: Door<'_>) -> anyhow::Result<Change> {
     let args = config::settle(words)?;
     // What is named must exist; the kernel side is not told.
     filter::resolve(&args.filter)?;
     let selection = replay::filter(&args.filter)?;
     let token = token::demanded(begun.serving.listen, args.serving.token_file.as_ref())?;
+    let acceptor = door.tls.map(Tls::read).transpose()?;
     let (first, now) = (begun.filter.words(), args.filter.words());
     if args.collect != begun.collect {
         warn("how events are collected");
     }
     if args.serving.listen != begun.serving.listen {
         warn("--listen");
+    }
+    let files = |args: &ServeArgs| (args.serving.tls_cert.clone(), args.serving.tls_key.clone());
+    if files(&args) != files(begun) {
+        warn("the names of --tls-cert and --tls-key");
     }
     if args.otlp != begun.otlp {
         warn("what is pushed by --otlp");
@@ -185,7 +203,10 @@ fn change(words: &[OsString], begun: &ServeArgs, answers: &Answers) -> anyhow::R
             if now.is_empty() { "none" } else { &now }
         ));
     }
-    answers.set_token(token);
+    door.answers.set_token(token);
+    if let (Some(tls), Some(acceptor)) = (door.tls, acceptor) {
+        tls.set(acceptor);
+    }
     let slow_ns = nanoseconds(args.serving.slow);
     Ok(Change { selection: (first != now).then_some(selection), max_listeners: args.serving.max_listeners, slow_ns })
 }

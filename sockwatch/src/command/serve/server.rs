@@ -19,6 +19,7 @@ use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use sockwatch::privilege::{Sandbox, confine, role::HTTP};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener as Listener, TcpStream},
     sync::{Semaphore, oneshot},
     time::{sleep, timeout},
@@ -27,6 +28,7 @@ use tokio::{
 use super::{
     answer::{Answers, Refusal},
     stream::Body,
+    tls::Tls,
 };
 
 /// Clients at once.
@@ -70,7 +72,12 @@ pub(super) fn bind(listen: SocketAddr) -> anyhow::Result<TcpListener> {
 
 impl Server {
     /// Answers from now on.
-    pub(super) fn start(listener: TcpListener, answers: Arc<Answers>, sandbox: Sandbox) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        listener: TcpListener,
+        tls: Option<Arc<Tls>>,
+        answers: Arc<Answers>,
+        sandbox: Sandbox,
+    ) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("cannot start the HTTP server's runtime")?;
         let (stop, stopped) = oneshot::channel();
@@ -83,7 +90,7 @@ impl Server {
                 // What a kernel cannot do is no reason not to go on: `doctor` says it.
                 confine(&HTTP, &[], || true);
             }
-            runtime.block_on(accept(listener, answers, stopped));
+            runtime.block_on(accept(listener, tls, answers, stopped));
             // What is still being answered is not worth waiting for.
             runtime.shutdown_background();
         });
@@ -102,7 +109,7 @@ impl Drop for Server {
     }
 }
 
-async fn accept(listener: Listener, answers: Arc<Answers>, mut stopped: oneshot::Receiver<()>) {
+async fn accept(listener: Listener, tls: Option<Arc<Tls>>, answers: Arc<Answers>, mut stopped: oneshot::Receiver<()>) {
     let room = Arc::new(Semaphore::new(MOST_CLIENTS));
     loop {
         let accepted = tokio::select! {
@@ -115,23 +122,33 @@ async fn accept(listener: Listener, answers: Arc<Answers>, mut stopped: oneshot:
         };
         match Arc::clone(&room).try_acquire_owned() {
             Ok(place) => {
-                let answers = Arc::clone(&answers);
+                let (answers, tls) = (Arc::clone(&answers), tls.clone());
                 tokio::spawn(async move {
-                    converse(stream, client, answers).await;
+                    serve(stream, client, tls.as_deref(), answers).await;
                     drop(place);
                 });
             }
             Err(_full) => {
                 answers.refuse(Refusal::Clients);
-                // Who does not hear it sees the end.
-                let _ = stream.try_write(FULL);
+                // Who does not hear it, or not in the clear, sees the end.
+                if tls.is_none() {
+                    let _ = stream.try_write(FULL);
+                }
             }
         }
     }
 }
 
+async fn serve(stream: TcpStream, client: SocketAddr, tls: Option<&Tls>, answers: Arc<Answers>) {
+    let Some(tls) = tls else { return converse(stream, client, answers).await };
+    match tls.accept(stream, client.ip()).await {
+        Ok(stream) => converse(stream, client, answers).await,
+        Err(refusal) => refusal.into_iter().for_each(|refusal| answers.refuse(refusal)),
+    }
+}
+
 /// One request, unless it is none.
-async fn converse(stream: TcpStream, client: SocketAddr, answers: Arc<Answers>) {
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, client: SocketAddr, answers: Arc<Answers>) {
     let goes_on = AtomicBool::new(false);
     let service = service_fn(|request: Request<Incoming>| {
         let (answers, goes_on) = (Arc::clone(&answers), &goes_on);

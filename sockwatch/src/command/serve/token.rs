@@ -1,19 +1,16 @@
 //! The token that clients must send: read from a file that nobody else can read, compared in constant time.
 
-use std::{
-    fs::File,
-    io::Read,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
+
+use super::secret;
 
 /// What can be guessed is no token.
 const LEAST_BYTES: usize = 16;
 
 /// And what is longer is another file.
-const MOST_BYTES: u64 = 4096;
+const MOST_BYTES: usize = 4096;
 
 /// How to make one.
 const HOW: &str = "(umask 077; openssl rand -hex 32 > FILE) makes one";
@@ -26,25 +23,13 @@ impl Token {
     /// Reads it; a line's end does not belong to it.
     pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
         let name = || format!("--token-file {}", path.display());
-        let file = File::open(path).with_context(|| format!("{}: cannot open it; {HOW}", name()))?;
-        let metadata = file.metadata().with_context(|| format!("{}: cannot look at it", name()))?;
-        ensure!(metadata.is_file(), "{}: it is no file", name());
-        // Others may not read it, and whoever is not its owner may not change it.
-        let mode = metadata.mode() & 0o777;
-        ensure!(
-            mode & 0o027 == 0,
-            "{}: its mode is {mode:o}, so that others can read or change it: `chmod 640 {}`",
-            name(),
-            path.display()
-        );
-        let mut text = String::new();
-        file.take(MOST_BYTES + 1).read_to_string(&mut text).with_context(|| format!("{}: cannot read it", name()))?;
+        let text = secret::read(path, HOW).with_context(name)?;
         Self::of(text.trim_end()).with_context(name)
     }
 
     fn of(text: &str) -> anyhow::Result<Self> {
         ensure!(text.len() >= LEAST_BYTES, "a token has {LEAST_BYTES} characters at least; {HOW}");
-        if text.len() as u64 > MOST_BYTES || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if text.len() > MOST_BYTES || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             bail!("a token is one line of letters, digits and signs, without spaces; {HOW}");
         }
         Ok(Self(blake3::hash(text.as_bytes())))

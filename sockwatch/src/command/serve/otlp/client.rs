@@ -19,8 +19,13 @@ use sockwatch::otlp::{
     Signal,
     answer::{Trailers, Verdict, of_grpc, of_http},
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
 
+use super::tls::Trust;
 use crate::cli::{OtlpProtocol, Receiver};
 
 /// A request has so long, connecting included: the exporters' usual time.
@@ -34,6 +39,8 @@ const MOST_ANSWER_BYTES: usize = 64 << 10;
 pub(super) enum Failure {
     #[error("cannot connect: {0}")]
     Connect(io::Error),
+    #[error("cannot agree on TLS: {0} (--otlp-ca names other authorities to trust)")]
+    Tls(io::Error),
     #[error("the connection broke: {0}")]
     Broken(#[from] hyper::Error),
     #[error("its answer cannot be read: {0}")]
@@ -62,14 +69,15 @@ impl Connection {
 /// The client.
 pub(super) struct Client {
     receiver: Receiver,
+    trust: Option<Trust>,
     protocol: OtlpProtocol,
     headers: HeaderMap,
     connection: Option<Connection>,
 }
 
 impl Client {
-    pub(super) fn new(receiver: Receiver, protocol: OtlpProtocol, headers: HeaderMap) -> Self {
-        Self { receiver, protocol, headers, connection: None }
+    pub(super) fn new(receiver: Receiver, trust: Option<Trust>, protocol: OtlpProtocol, headers: HeaderMap) -> Self {
+        Self { receiver, trust, protocol, headers, connection: None }
     }
 
     /// Where it goes.
@@ -112,8 +120,17 @@ impl Client {
         let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(Failure::Connect)?;
         // A request is written at once.
         stream.set_nodelay(true).map_err(Failure::Connect)?;
+        match &self.trust {
+            None => self.speak(stream).await,
+            Some(Trust { connector, name }) => {
+                self.speak(connector.connect(name.clone(), stream).await.map_err(Failure::Tls)?).await
+            }
+        }
+    }
+
+    /// How a connection ends is told by the request that it fails.
+    async fn speak(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<Connection, Failure> {
         let io = TokioIo::new(stream);
-        // How a connection ends is told by the request that it fails.
         Ok(match self.protocol {
             OtlpProtocol::Http => {
                 let (requests, connection) = http1::handshake(io).await?;
@@ -138,7 +155,10 @@ impl Client {
                 (request.header(CONTENT_TYPE, "application/x-protobuf"), message)
             }
             OtlpProtocol::Grpc => {
-                let uri = Uri::builder().scheme("http").authority(authority).path_and_query(signal.grpc_path());
+                let uri = Uri::builder()
+                    .scheme(self.receiver.scheme())
+                    .authority(authority)
+                    .path_and_query(signal.grpc_path());
                 let request = request.version(Version::HTTP_2).uri(uri.build()?).header(TE, "trailers");
                 (request.header(CONTENT_TYPE, "application/grpc"), framed(&message))
             }

@@ -7,6 +7,7 @@
 mod client;
 mod courier;
 mod queue;
+mod tls;
 
 use std::{
     sync::Arc,
@@ -32,6 +33,7 @@ pub(super) use self::queue::{Outbox, Queue};
 use self::{
     client::Client,
     courier::{Courier, Stage},
+    tls::Trust,
 };
 use super::answer::Answers;
 use crate::{
@@ -48,6 +50,7 @@ const RESERVED: [&str; 6] = ["connection", "content-length", "content-type", "ho
 /// What is to be pushed, and where to.
 pub(super) struct Settings {
     receiver: Receiver,
+    trust: Option<Trust>,
     protocol: OtlpProtocol,
     headers: HeaderMap,
     interval: Duration,
@@ -61,6 +64,7 @@ impl Settings {
         let headers = headers(args)?;
         let Some(receiver) = args.otlp.clone() else {
             ensure!(headers.is_empty(), "--otlp-header: there is no --otlp that it could be sent to");
+            ensure!(args.otlp_ca.is_none(), "--otlp-ca: there is no --otlp that it could be for");
             return Ok(None);
         };
         ensure!(
@@ -69,12 +73,14 @@ impl Settings {
         );
         ensure!(
             args.otlp_protocol == OtlpProtocol::Http || receiver.path.is_empty(),
-            "--otlp {receiver}: gRPC has no path: http://{}",
+            "--otlp {receiver}: gRPC has no path: {}://{}",
+            receiver.scheme(),
             receiver.authority()
         );
         let has = |signal| args.otlp_signal.contains(&signal);
         let signals = [(OtlpSignal::Metrics, Signal::Metrics), (OtlpSignal::Logs, Signal::Logs)].into_iter();
         Ok(Some(Self {
+            trust: Trust::of(&receiver, args.otlp_protocol, args.otlp_ca.as_deref())?,
             receiver,
             protocol: args.otlp_protocol,
             headers,
@@ -107,7 +113,7 @@ impl Settings {
         let (stage, told) = watch::channel(Stage::Running);
         let origin = Arc::new(origin);
         let tasks = self.signals.iter().map(|signal| {
-            let client = Client::new(self.receiver.clone(), self.protocol, self.headers.clone());
+            let client = Client::new(self.receiver.clone(), self.trust.clone(), self.protocol, self.headers.clone());
             let courier = Courier::new(*signal, client, self.queue(), Arc::clone(&origin), self.interval);
             match signal {
                 Signal::Metrics => runtime.spawn(courier.metrics(Arc::clone(answers), start, told.clone())),
@@ -236,5 +242,9 @@ mod tests {
         check(&["--otlp", URL, "--otlp-header", "Host=secret"], Err("host: this one"));
         check(&["--otlp", "http://me:secret@127.0.0.1:4318"], Err("--otlp-header authorization"));
         check(&["--otlp", "http://h:1/path", "--otlp-protocol", "grpc"], Err("http://h:1"));
+        check(&["--otlp", URL, "--otlp-ca", "/dev/null"], Err("not encrypted"));
+        check(&["--otlp-ca", "/dev/null"], Err("no --otlp"));
+        check(&["--otlp", "https://h", "--otlp-ca", "/dev/null"], Err("no certificate in it"));
+        check(&["--otlp", "https://a_.-b", "--otlp-ca", "/dev/null"], Err("can have its name"));
     }
 }
