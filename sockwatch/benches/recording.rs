@@ -75,19 +75,24 @@ fn recorder(path: &Path, level: i32) -> Result<Recorder, Box<dyn Error>> {
     Ok(Recorder::start(Header::default(), options)?)
 }
 
+/// What the reader takes at once, decoded; the vectors' room is used again.
+fn portion(stream: &mut Stream, records: &mut Vec<Vec<u8>>, events: &mut Vec<Event>) -> Result<Tick, Box<dyn Error>> {
+    records.clear();
+    events.clear();
+    stream.portion(PORTION, records);
+    for record in records.iter() {
+        decode(record, events)?;
+    }
+    Ok(Tick { now_ns: stream.now_ns, losses: Losses::default() })
+}
+
 /// Makes a recording of so many bytes, or a little more.
 fn make(path: &Path, bytes: u64) -> Result<(), Box<dyn Error>> {
     let mut recorder = recorder(path, 1)?;
     let mut stream = Stream::default();
     let (mut records, mut events, mut taken) = (Vec::new(), Vec::<Event>::new(), 0);
     while recorder.written().bytes < bytes {
-        records.clear();
-        events.clear();
-        stream.portion(PORTION, &mut records);
-        for record in &records {
-            decode(record, &mut events)?;
-        }
-        let tick = Tick { now_ns: stream.now_ns, losses: Losses::default() };
+        let tick = portion(&mut stream, &mut records, &mut events)?;
         recorder.take(&events, &tick)?;
         taken += events.len() as u64;
         while taken > recorder.written().rows + AHEAD {
@@ -108,13 +113,7 @@ fn record(path: &Path, level: i32) -> Result<(Duration, Duration), Box<dyn Error
     let (began, own) = (cpu_time(process), cpu_time(thread));
     let mut reading = Duration::ZERO;
     for _ in 0..CONNECTIONS / PORTION {
-        records.clear();
-        events.clear();
-        stream.portion(PORTION, &mut records);
-        for record in &records {
-            decode(record, &mut events)?;
-        }
-        let tick = Tick { now_ns: stream.now_ns, losses: Losses::default() };
+        let tick = portion(&mut stream, &mut records, &mut events)?;
         let before = cpu_time(thread);
         recorder.take(&events, &tick)?;
         reading += cpu_time(thread) - before;
