@@ -38,6 +38,9 @@ impl Netns {
         let refused = "cannot make a network namespace: this lab needs root (sudo sockwatch lab ...)";
         unshare(CloneFlags::CLONE_NEWNET).context(refused)?;
         netlink::loopback_up().context("cannot bring the loopback up")?;
+        // Where everything is slow a FIN is sent twice, and the RST for the answer to the second would end a TIME_WAIT (RFC 1337).
+        // Where it cannot be set, as in a container, that may happen.
+        let _ = sysctl("net/ipv4/tcp_rfc1337", 1);
         let path = "/proc/thread-self/ns/net";
         Ok(Self { file: File::open(path).with_context(|| format!("cannot open {path}"))? })
     }
