@@ -30,7 +30,7 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
 const PLAIN: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\n\
     content-length: 33\r\n\r\nhere TLS is spoken: ask https://\n";
 
-/// A key is one that only its owner can read, as a token.
+/// What the file is expected to be.
 const HOW: &str = "the certificate's key stands in it, in PEM";
 
 /// Encrypts what clients are told.
