@@ -10,6 +10,7 @@ mod probes;
 mod proc;
 mod room;
 mod rounds;
+mod sizes;
 pub(crate) mod soak;
 mod startup;
 mod statistics;
@@ -38,6 +39,9 @@ pub(crate) struct Options {
     /// Measure only this: a contender's name (it runs beside `nothing`), or `probes`, `bystanders`, `start-up`, `tracker`, `recording`, `screen`, `large-recording`
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
+    /// How many MiB the large recording has; what is a target holds for 1024
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(8..))]
+    large: u64,
 }
 
 impl Options {
@@ -50,6 +54,7 @@ impl Options {
 struct Bench {
     rounds: u32,
     connections: u64,
+    large_mib: u64,
     /// The sockwatch binary, built for release.
     sockwatch: PathBuf,
     /// Where the contenders write: memory, so that no disk takes part.
@@ -127,7 +132,8 @@ fn prepare(options: &Options) -> Result<Bench> {
     // Measuring another tool alone needs no sockwatch.
     let is_alone = foreign.into_iter().any(|contender| options.only.as_deref() == Some(contender.name));
     let sockwatch = if is_alone { PathBuf::new() } else { release_build(&workspace)? };
-    Ok(Bench { rounds: options.rounds, connections: options.connections, sockwatch, scratch: scratch(&workspace)? })
+    let Options { rounds, connections, large: large_mib, only: _ } = *options;
+    Ok(Bench { rounds, connections, large_mib, sockwatch, scratch: scratch(&workspace)? })
 }
 
 fn scratch(workspace: &Path) -> Result<Scratch> {

@@ -2,6 +2,7 @@
 
 mod devtools;
 mod live;
+mod report;
 
 use std::{path::Path, process::Command};
 
@@ -36,6 +37,7 @@ pub(crate) fn check(workspace: &Path) -> Result<()> {
     ensure!(self::rows(&some) == 1, "the filter leaves {} of {rows} connections, not 1", self::rows(&some));
     let none = open("#which=slowest&filter=54090+nobody")?;
     ensure!(self::rows(&none) == 0, "the filter leaves {} connections that do not fit", self::rows(&none));
+    report::check(browser, &directory, &url("#which=slowest"), self::rows(&open("#which=slowest")?))?;
     if !shell::is_root() {
         println!("the live page was not opened: it takes root");
         return Ok(());

@@ -13,6 +13,8 @@ pub(super) enum Ready {
     Announced,
     /// It holds a BPF program and sleeps in a poll call. (These tools' headers wait in a buffer.)
     Polling,
+    /// It says so, as tcpdump does: `listening on lo`.
+    Listening,
 }
 
 /// Where a tool's count comes from.
@@ -26,6 +28,8 @@ pub(super) enum Counted {
     Report,
     /// `connections=` in the summary of a replay of what it recorded.
     Replay,
+    /// The first SYNs in the packets that it captured.
+    Packets,
 }
 
 /// What a tool reports of the load, if it misses nothing.
@@ -67,6 +71,7 @@ enum Program {
 pub(super) const CONNECTIONS: &str = "sockwatch-connections";
 pub(super) const JSON: &str = "sockwatch-json";
 pub(super) const RECORDING: &str = "sockwatch-record";
+pub(super) const CAPTURING: &str = "tcpdump";
 pub(super) const SERVING: &str = "sockwatch-serve";
 pub(super) const AGGREGATED: &str = "diagnose-aggregate";
 pub(super) const BLAMING: &str = "diagnose-blame";
@@ -80,6 +85,9 @@ const fn diagnose(name: &'static str, arguments: &'static [&'static str]) -> Con
     let command = Program::Sockwatch("diagnose", arguments);
     Contender { name, ready: Ready::Announced, counted: Counted::Report, reports: Reports::Accepts, command }
 }
+
+/// Every packet, as short as its headers: a TCP header has at most 60 bytes, an IPv4 header 20 here, Ethernet's 14.
+const CAPTURE: &[&str] = &["--interface", "lo", "--snapshot-length", "96", "-w", "-", "tcp"];
 
 const fn foreign(name: &'static str, reports: Reports, command: Program) -> Contender {
     Contender { name, ready: Ready::Polling, counted: Counted::Lines, reports, command }
@@ -106,6 +114,13 @@ pub(super) const CONTENDERS: &[Contender] = &[
     diagnose("diagnose", &["--aggregate=never", "--no-blame", "--duration", "10m", "--format", "json"]),
     diagnose(AGGREGATED, &["--aggregate", "--no-blame", "--duration", "10m", "--format", "json"]),
     diagnose(BLAMING, &["--aggregate", "--duration", "10m", "--format", "json"]),
+    Contender {
+        name: CAPTURING,
+        ready: Ready::Listening,
+        counted: Counted::Packets,
+        reports: Reports::Accepts,
+        command: Program::Foreign { path: "/usr/bin/tcpdump", arguments: CAPTURE, package: "tcpdump" },
+    },
     foreign(
         "tcpstates",
         Reports::Transitions,

@@ -16,8 +16,7 @@ use crate::shell;
 pub(super) const NAME: &str = "large-recording";
 
 /// The small one is long enough that as many connections are remembered as ever will be.
-const SMALL_BYTES: u64 = 128 << 20;
-const LARGE_BYTES: u64 = 1 << 30;
+const SMALL_SHARE: u64 = 8;
 
 /// Between two looks at a command's memory.
 const EVERY: Duration = Duration::from_millis(10);
@@ -26,10 +25,15 @@ const EVERY: Duration = Duration::from_millis(10);
 const COMMANDS: &[&[&str]] = &[
     &["info"],
     &["replay", "--connections"],
-    &["diagnose"],
+    &["diagnose", "--recording"],
     &["report", "--output", "OUT.html"],
     &["export", "--output", "OUT.parquet"],
     &["export", "--output", "OUT.folded"],
+    // To nobody: as JSON lines it would be forty times as large.
+    &["export", "--to", "csv"],
+    &["export", "--to", "jsonl"],
+    &["export", "--output", "OUT.pftrace"],
+    &["list", "--at", "10s", "--recording"],
 ];
 
 /// What a command took.
@@ -44,9 +48,11 @@ pub(super) fn run(bench: &Bench, numbers: &mut Numbers) -> Result<()> {
     let directory = shell::target_directory(&workspace).join(NAME);
     fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let scratch = Scratch(directory);
-    let [small, large] = [SMALL_BYTES, LARGE_BYTES].map(|bytes| make(&workspace, &scratch.0, bytes));
+    let sizes = [bench.large_mib.div_ceil(SMALL_SHARE), bench.large_mib];
+    let [small, large] = sizes.map(|mib| make(&workspace, &scratch.0, mib << 20));
     let (small, large) = (small?, large?);
-    println!("{:<32} {:>12} {:>12} {:>12} {:>12}", "", "128 MiB", "peak", "1 GiB", "peak");
+    let [few, many] = sizes.map(|mib| format!("{mib} MiB"));
+    println!("{:<32} {few:>12} {:>12} {many:>12} {:>12}", "", "peak", "peak");
     let mut growth: f64 = 0.0;
     for command in COMMANDS {
         let [few, many] = [&small, &large].map(|file| measure(bench, command, file, &scratch.0));
@@ -60,8 +66,20 @@ pub(super) fn run(bench: &Bench, numbers: &mut Numbers) -> Result<()> {
             many.peak_mib
         );
         growth = growth.max(many.peak_mib / few.peak_mib);
+        remove_outputs(&scratch.0)?;
     }
     numbers.memory_growth = Some(growth);
+    Ok(())
+}
+
+/// Makes room for the next: JSON lines of a large recording are many times as large as it.
+fn remove_outputs(directory: &Path) -> Result<()> {
+    for entry in fs::read_dir(directory).context("the scratch directory is gone")? {
+        let path = entry.context("the scratch directory is gone")?.path();
+        if path.file_stem().is_some_and(|stem| stem == "out") {
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
     Ok(())
 }
 

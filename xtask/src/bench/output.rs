@@ -114,6 +114,16 @@ impl Lines {
     }
 }
 
+/// Packets that tcpdump captured, and that it says it lost: `12 packets captured`, `3 packets dropped by kernel`.
+pub(super) fn packets<'a>(lines: impl Iterator<Item = &'a str> + Clone) -> Result<(u64, u64)> {
+    let count = |words: &str| {
+        let line = lines.clone().find_map(|line| line.strip_suffix(words)?.trim().split(' ').next());
+        let line = line.with_context(|| format!("tcpdump did not say how many {words}"))?;
+        line.parse().with_context(|| format!("`{line}` is not a count"))
+    };
+    Ok((count("captured")?, count("dropped by kernel")?))
+}
+
 /// The count in `lost 12 events on CPU #1` (libbpf-tools) and `Lost 12 events` (bpftrace).
 pub(super) fn lost(line: &str) -> Option<u64> {
     let mut words = line.split_whitespace();
@@ -159,6 +169,18 @@ mod tests {
     fn lines_count_by_port_and_losses_by_word() {
         let output = "SKADDR LPORT\nffff 7919 127.0.0.1 1234\nffff 79190 0\nlost 12 events on CPU #1!\nLost 3 events\n";
         assert_eq!(Lines::read(output.as_bytes(), 7919).unwrap(), Lines { events: 1, lost: 15 });
+    }
+
+    #[test]
+    fn packets_are_counted_as_said() {
+        let said = [
+            "tcpdump: listening on lo",
+            "12 packets captured",
+            "24 packets received by filter",
+            "1 packet dropped by kernel",
+        ];
+        assert_eq!(packets(said.into_iter()).unwrap(), (12, 1));
+        assert!(packets(["1 packet captured"].into_iter()).is_err());
     }
 
     #[test]

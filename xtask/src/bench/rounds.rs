@@ -8,14 +8,14 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 
 use super::contender::{
-    self, AGGREGATED, BLAMING, CONNECTIONS, CONTENDERS, Contender, Counted, JSON, RECORDING, SERVING,
+    self, AGGREGATED, BLAMING, CAPTURING, CONNECTIONS, CONTENDERS, Contender, Counted, JSON, RECORDING, SERVING,
 };
 use super::load::Load;
 use super::output::{self, Lines, Losses};
 use super::statistics::{median, range, rotated};
 use super::tool::{Ended, Tool};
 use super::verdict::Numbers;
-use super::{Bench, PORT, proc, room};
+use super::{Bench, PORT, proc, room, sizes};
 use crate::shell;
 
 const BASELINE: &str = "nothing";
@@ -40,6 +40,8 @@ struct Tracing {
     /// Records that came from the kernel.
     events: u64,
     losses: Losses,
+    /// Of a recording: the bytes of what it is exported to.
+    exported: Vec<(&'static str, u64)>,
 }
 
 /// Turns and failures by contender.
@@ -66,6 +68,7 @@ pub(super) fn run(bench: &Bench, wanted: impl Fn(&str) -> bool, numbers: &mut Nu
         }
     }
     print(&results);
+    print_sizes(&results);
     collect(&results, numbers);
     Ok(())
 }
@@ -124,6 +127,10 @@ fn trace(bench: &Bench, contender: &Contender) -> Result<(Load, Tracing)> {
             let summary = output::summary(said.lines())?;
             (summary.connections, summary.events, summary.losses)
         }
+        Counted::Packets => {
+            let (events, lost) = output::packets(ended.said.iter().map(String::as_str))?;
+            (sizes::first_syns(&output)?, events, Losses { lost, missed, dropped: 0 })
+        }
         Counted::Lines => {
             let lines = Lines::read(file, PORT)?;
             let lost = lines.lost + lost_as_said(&ended);
@@ -131,12 +138,14 @@ fn trace(bench: &Bench, contender: &Contender) -> Result<(Load, Tracing)> {
         }
     };
     let Ended { cpu_seconds, peak_resident_mib, mut output_bytes, .. } = ended;
+    let mut exported = Vec::new();
     if contender.counted == Counted::Replay {
         let recording = contender::recording(bench);
         output_bytes = recording.metadata().with_context(|| format!("{} is gone", recording.display()))?.len();
+        exported = sizes::exported(bench, &recording)?;
     }
     let expected = contender.reports.expected(&load);
-    Ok((load, Tracing { cpu_seconds, peak_resident_mib, output_bytes, seen, expected, events, losses }))
+    Ok((load, Tracing { cpu_seconds, peak_resident_mib, output_bytes, seen, expected, events, losses, exported }))
 }
 
 fn lost_as_said(ended: &Ended) -> u64 {
@@ -191,6 +200,25 @@ fn print(results: &Results) {
          CPU; dropped: by the tool; CPU s: of the tool since it was attached, its drain included"
     );
     warn_of_noise(results);
+}
+
+/// What the same traffic takes in each form: for each event that a recording has of it.
+fn print_sizes(results: &Results) {
+    let tracings =
+        |name| results.turns.get(name).into_iter().flatten().filter_map(|turn| Some((turn, turn.tracing.as_ref()?)));
+    let Some((turn, recorded)) = tracings(RECORDING).next_back() else { return };
+    let events = recorded.events as f64 / turn.load.connections as f64;
+    println!("\nbytes of the same traffic for each event that a recording has of it ({events:.1} for a connection)");
+    let of = |bytes: u64, load: &Load| bytes as f64 / load.connections as f64 / events;
+    println!("  {:<34} {:>8.2}", "recording", of(recorded.output_bytes, &turn.load));
+    for (name, bytes) in &recorded.exported {
+        println!("  {name:<34} {:>8.2}", of(*bytes, &turn.load));
+    }
+    for (name, what) in [(JSON, "trace --format json, as it came"), (CAPTURING, "pcap, headers only (tcpdump)")] {
+        if let Some((turn, tracing)) = tracings(name).next_back() {
+            println!("  {what:<34} {:>8.2}", of(tracing.output_bytes, &turn.load));
+        }
+    }
 }
 
 fn warn_of_noise(results: &Results) {

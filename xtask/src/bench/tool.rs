@@ -61,7 +61,8 @@ impl Tool {
         let mut tool =
             Self { child, output, stderr, said: Vec::new(), cpu_when_ready: 0.0, started_in: Duration::ZERO };
         match ready {
-            Ready::Announced => tool.wait_for_announcement(began)?,
+            Ready::Announced => tool.wait_for_announcement(began, "tracing ")?,
+            Ready::Listening => tool.wait_for_announcement(began, "listening on ")?,
             Ready::Polling => tool.wait_for_polling(began)?,
         }
         tool.started_in = began.elapsed();
@@ -73,11 +74,12 @@ impl Tool {
         self.child.id()
     }
 
-    fn wait_for_announcement(&mut self, began: Instant) -> Result<()> {
+    fn wait_for_announcement(&mut self, began: Instant, words: &str) -> Result<()> {
         loop {
             match self.stderr.recv_timeout(READY_WITHIN.saturating_sub(began.elapsed())) {
                 Ok(line) => {
-                    let announced = line.starts_with("tracing ");
+                    // tcpdump says its name first.
+                    let announced = line.strip_prefix("tcpdump: ").unwrap_or(&line).starts_with(words);
                     let by_polling = line.starts_with("tracing by polling");
                     self.said.push(line);
                     if by_polling {
@@ -88,7 +90,7 @@ impl Tool {
                     }
                 }
                 Err(RecvTimeoutError::Disconnected) => bail!("ended before it was attached: {}", self.last_words()),
-                Err(RecvTimeoutError::Timeout) => bail!("did not say `tracing ` in time: {}", self.last_words()),
+                Err(RecvTimeoutError::Timeout) => bail!("did not say `{words}` in time: {}", self.last_words()),
             }
         }
     }

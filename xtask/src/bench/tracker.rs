@@ -12,6 +12,23 @@ pub(super) const RECORDING: &str = "recording";
 
 pub(super) const SCREEN: &str = "screen";
 
+/// Pages, orders of connections and filters of them that are measured.
+const FRAMES: &[&str] = &[
+    "listeners",
+    "connections",
+    "connections_end",
+    "states",
+    "by_state",
+    "by_local",
+    "by_remote",
+    "by_age",
+    "by_wait",
+    "by_process",
+    "filtered",
+    "filtered_by_name",
+    "filtered_by_cgroup",
+];
+
 /// Runs one of the benchmarks of the library. Returns its figures.
 fn measure(bench: &str) -> Result<impl Fn(&str) -> Result<f64>> {
     let workspace = shell::workspace()?;
@@ -47,12 +64,13 @@ pub(super) fn screen(numbers: &mut Numbers) -> Result<()> {
     println!("\ntop: 100,000 live connections on 200 columns and 60 lines, in memory");
     let figure = measure("screen")?;
     let mut slowest: f64 = 0.0;
-    for page in ["listeners", "connections", "connections_end", "states"] {
-        let ms = figure(&format!("{page}_frame_ms"))?;
-        println!("{page:<21} {ms:>10.2} ms/frame");
+    for frame in FRAMES {
+        let ms = figure(&format!("{frame}_frame_ms"))?;
+        println!("{frame:<21} {ms:>10.2} ms/frame");
         slowest = slowest.max(ms);
     }
     println!("counting, once a second {:>8.2} ms", figure("second_ms")?);
+    println!("freezing it           {:>10.2} ms", figure("freeze_ms")?);
     numbers.frame_ms = Some(slowest + figure("second_ms")?);
     Ok(())
 }

@@ -16,6 +16,9 @@ use serde_json::{Value, json};
 
 use crate::service::{PATIENCE, Running};
 
+/// Width and height: of a desk's screen, and of a telephone's.
+pub(super) const SCREENS: &[(u32, u32)] = &[(1280, 900), (360, 740)];
+
 /// A browser with one page.
 pub(super) struct Browser {
     commands: File,
@@ -65,6 +68,42 @@ impl Browser {
         self.command("Page.navigate", &json!({ "url": url })).map(drop)
     }
 
+    /// Makes the page as large as that.
+    pub(super) fn resize(&mut self, (width, height): (u32, u32)) -> Result<()> {
+        let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        self.command("Emulation.setDeviceMetricsOverride", &size).map(drop)
+    }
+
+    /// Whatever is wider than the page is scrolled within itself.
+    pub(super) fn fits(&mut self) -> Result<()> {
+        let is_wider = "it => it.getBoundingClientRect().right > innerWidth + 1 && !it.closest('.wide')";
+        // Charts follow the window a little later.
+        let Err(error) = self.until("all of its width", "document.documentElement.scrollWidth <= innerWidth") else {
+            return Ok(());
+        };
+        let wider = "[...document.body.querySelectorAll('*')].filter";
+        let wider =
+            self.ask(&format!("{wider}({is_wider}).slice(0, 9).map(it => it.outerHTML.slice(0, 99)).join()"))?;
+        Err(error.context(format!("the page is wider than its window: {wider}")))
+    }
+
+    /// Types into a field, letter by letter, instead of what is in it.
+    pub(super) fn type_in(&mut self, id: &str, text: &str) -> Result<()> {
+        self.clear(id)?;
+        text.chars().try_for_each(|letter| self.insert(letter))
+    }
+
+    pub(super) fn clear(&mut self, id: &str) -> Result<()> {
+        self.ask(&format!("document.getElementById('{id}').focus(), document.getElementById('{id}').select()"))?;
+        // Nothing typed over everything leaves nothing.
+        self.command("Input.insertText", &json!({ "text": " " }))?;
+        self.ask("document.execCommand('delete')").map(drop)
+    }
+
+    pub(super) fn insert(&mut self, letter: char) -> Result<()> {
+        self.command("Input.insertText", &json!({ "text": letter.to_string() })).map(drop)
+    }
+
     /// What an expression comes to.
     pub(super) fn ask(&mut self, expression: &str) -> Result<Value> {
         let answer = self.command("Runtime.evaluate", &json!({ "expression": expression, "returnByValue": true }))?;
@@ -81,6 +120,26 @@ impl Browser {
                 bail!("the page does not show {what}; it complains: {:?}; it shows: {shown}", self.complaints);
             }
         }
+        Ok(())
+    }
+
+    /// Keeps a picture of all of it, for who wants to look.
+    pub(super) fn picture(&mut self, path: &Path) -> Result<()> {
+        let whole = json!({ "format": "png", "captureBeyondViewport": true });
+        let picture = self.command("Page.captureScreenshot", &whole)?;
+        let text = picture["data"].as_str().context("the browser draws nothing")?.to_owned();
+        let mut decode = Command::new("base64");
+        decode.arg("--decode").stdin(Stdio::piped());
+        decode.stdout(File::create(path).with_context(|| format!("cannot write {}", path.display()))?);
+        let mut decoding = decode.spawn().context("cannot start base64")?;
+        decoding
+            .stdin
+            .take()
+            .context("no standard input")?
+            .write_all(text.as_bytes())
+            .context("base64 does not read")?;
+        let status = decoding.wait().context("cannot wait for base64")?;
+        ensure!(status.success(), "base64: {status}");
         Ok(())
     }
 
