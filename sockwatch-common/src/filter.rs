@@ -100,8 +100,8 @@ pub struct Settings {
     pub tick_ns: u32,
     /// 1 if connections are counted by their listeners instead of being told one by one.
     pub tallies: u32,
-    /// Padding.
-    pub reserved: u32,
+    /// 1 if the first read from each accepted connection is told.
+    pub first_reads: u32,
 }
 
 impl PortSet {
@@ -138,7 +138,7 @@ impl Settings {
         has_socket_cookie: 0,
         tick_ns: 0,
         tallies: 0,
-        reserved: 0,
+        first_reads: 0,
     };
 }
 

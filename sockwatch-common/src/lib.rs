@@ -45,7 +45,7 @@ pub enum Counter {
     Relieved = 3,
     /// Accepts that could not be matched to a child: without BTF only their remote end tells which it is.
     AcceptsUnmatched = 4,
-    /// What watched threads did, lost because the ring buffer was full.
+    /// What watched threads did and first reads, lost because the ring buffer was full.
     ThreadsLost = 5,
     /// Threads that were not watched because their table was full.
     ThreadsFull = 6,

@@ -114,6 +114,8 @@ pub struct Tally {
     pub longest_ns: u64,
     /// When the last was accepted.
     pub last_accept_ns: u64,
+    /// The greatest depth that one of them found, itself included.
+    pub deepest: u64,
     /// Spells told so far: the last of them are in `recent`, each at its number modulo [`SPELLS`].
     pub spells: u64,
     /// See `spells`.
@@ -140,6 +142,7 @@ impl Tally {
         sum_ns: 0,
         longest_ns: 0,
         last_accept_ns: 0,
+        deepest: 0,
         spells: 0,
         recent: [Spell { from_ns: 0, to_ns: 0 }; SPELLS],
         waits: [0; BUCKETS],
@@ -188,6 +191,10 @@ pub struct Queued {
     pub by_fin: u32,
     /// 1 if the filter lets it in, whatever its remote end will be.
     pub is_ours: u32,
+    /// How many were in the queue before it.
+    pub depth: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 // SAFETY: integers and arrays of them only; the sizes asserted below are the sums of the fields' sizes.
@@ -200,12 +207,12 @@ unsafe impl Plain for AcceptorCount {}
 unsafe impl Plain for Queued {}
 
 const _: () = {
-    assert!(size_of::<Tally>() == 12 * 8 + 16 * SPELLS + 3 * 4 * BUCKETS);
+    assert!(size_of::<Tally>() == 13 * 8 + 16 * SPELLS + 3 * 4 * BUCKETS);
     assert!(size_of::<Tally>().is_multiple_of(8));
     // The most that a per-CPU value may have.
     assert!(size_of::<Tally>() <= 32 << 10);
     assert!(size_of::<AcceptorCount>() == 32);
-    assert!(size_of::<Queued>() == 40);
+    assert!(size_of::<Queued>() == 48);
 };
 
 #[cfg(test)]

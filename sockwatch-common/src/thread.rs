@@ -1,4 +1,4 @@
-//! What watched threads did: when they left a CPU and came back, and what they were at.
+//! What watched threads did: when they left a CPU and came back, and what they were at; and the first read from a connection.
 
 use crate::Plain;
 
@@ -8,7 +8,7 @@ pub const USER_STACK_BYTES: usize = 4096;
 /// Return addresses of a kernel stack.
 pub const KERNEL_FRAMES: usize = 16;
 
-/// A pause as long as this comes with its stacks.
+/// A pause as long as this comes with its stacks. Shorter ones are summed up for as long.
 pub const LONG_PAUSE_NS: u64 = 1_000_000;
 
 /// Processes that are watched at once.
@@ -16,6 +16,9 @@ pub const MAX_WATCHED: u32 = 256;
 
 /// Threads of them.
 pub const MAX_THREADS: u32 = 1024;
+
+/// Accepted connections that nobody has read from: of so many the first read is told.
+pub const MAX_UNREAD: u32 = 1 << 16;
 
 /// What a [`Pause`] tells.
 #[repr(u32)]
@@ -53,7 +56,7 @@ pub struct Pause {
     pub user_bytes: u32,
     /// Bytes of return addresses in the kernel that are valid.
     pub kernel_bytes: u32,
-    /// Which pause of this thread it is: where one is missing, it was lost. 0 of a sample.
+    /// Which record of this thread it is: where one is missing, it was lost. 0 of a sample.
     pub number: u32,
     /// Where it will go on in its own code.
     pub ip: u64,
@@ -63,6 +66,14 @@ pub struct Pause {
     pub bp: u64,
     /// Its link register, where the architecture has one.
     pub lr: u64,
+    /// Since when the thread's doing is summed up, until `off_ns`; 0 where that was not seen.
+    pub since_ns: u64,
+    /// Since then it was so long on a CPU,
+    pub ran_ns: u64,
+    /// so long off it in short pauses until it was woken,
+    pub blocked_ns: u64,
+    /// and so long without one though it could have run.
+    pub starved_ns: u64,
 }
 
 /// A [`Pause`] with its stacks; also what is kept of each thread.
@@ -77,12 +88,29 @@ pub struct Stacked {
     pub user: [u8; USER_STACK_BYTES],
 }
 
+/// Somebody has taken data from an accepted connection for the first time.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct FirstRead {
+    /// When, `CLOCK_MONOTONIC` in nanoseconds.
+    pub at_ns: u64,
+    /// The connection's cookie.
+    pub cookie: u64,
+    /// Its network namespace's inode number.
+    pub netns: u32,
+    /// Padding.
+    pub reserved: u32,
+}
+
 // SAFETY: integers and byte arrays only; the sizes asserted below are the sums of the fields' sizes.
 unsafe impl Plain for Pause {}
 // SAFETY: as above.
 unsafe impl Plain for Stacked {}
+// SAFETY: as above.
+unsafe impl Plain for FirstRead {}
 
 const _: () = {
-    assert!(size_of::<Pause>() == 3 * 8 + 8 * 4 + 4 * 8);
+    assert!(size_of::<Pause>() == 3 * 8 + 8 * 4 + 8 * 8);
+    assert!(size_of::<FirstRead>() == 24);
     assert!(size_of::<Stacked>() == size_of::<Pause>() + 8 * KERNEL_FRAMES + USER_STACK_BYTES);
 };

@@ -79,8 +79,16 @@ fn born<M: Memory>(child: &Socket<M>) {
     };
     let listener = if cookie == 0 { place(netns, is_inet6, address, port) } else { cookie };
     let anywhere = place(netns, is_inet6, [0; 2], port);
-    let queued =
-        Queued { born_ns: now_ns(), left_ns: 0, listener, anywhere, by_fin: 0, is_ours: u32::from(verdict == PASS) };
+    let queued = Queued {
+        born_ns: now_ns(),
+        left_ns: 0,
+        listener,
+        anywhere,
+        by_fin: 0,
+        is_ours: u32::from(verdict == PASS),
+        depth: child.queue_depth(),
+        reserved: 0,
+    };
     if WAITERS.insert(child.address(), queued, 0).is_err() {
         count(Counter::QueuedFull);
     }
@@ -93,11 +101,11 @@ fn slot(listener: u64) -> u32 {
     unsafe { SLOTS.get(listener) }.copied().unwrap_or(0)
 }
 
-/// The same of whoever waits in its queue.
+/// The same of whoever waits in its queue. A place that several listeners share has slot 0: whose it is only its accept tells.
 #[inline(always)]
 fn slot_of(waiter: &Queued) -> u32 {
-    let slot = slot(waiter.listener);
-    if slot == 0 { self::slot(waiter.anywhere) } else { slot }
+    // SAFETY: as above.
+    unsafe { SLOTS.get(waiter.listener) }.copied().unwrap_or_else(|| slot(waiter.anywhere))
 }
 
 #[inline(always)]
@@ -108,7 +116,10 @@ fn left<M: Memory>(child: &Socket<M>, old: u8, new: u8) {
     // SAFETY: the entry is this connection's, whose transitions come one after the other; a slot is this CPU's own.
     unsafe {
         let Some(tally) = TALLIES.get_ptr_mut(slot_of(&*waiter)) else { return };
-        let is_dropped = old == SYN_RECV || child.field::<u64>(offset!(skc_flags)) & DEAD != 0;
+        // Who is reset by its client has an error by now, or by a timeout; who goes with its listener is disconnected without one.
+        let is_dropped = old == SYN_RECV
+            || child.field::<u64>(offset!(skc_flags)) & DEAD != 0
+            || new == CLOSE && child.field::<u32>(offset!(sk_err)) == 0;
         if is_dropped {
             // Never queued, or gone with its listener.
             if old != SYN_RECV {
@@ -186,6 +197,10 @@ fn count_accept(slot: u32, child: *const u8, waiter: Option<Queued>) {
             put(&raw mut (*tally).waits, wait_ns);
             if wait_ns > (*tally).longest_ns {
                 (*tally).longest_ns = wait_ns;
+            }
+            let depth = u64::from(waiter.depth) + 1;
+            if depth > (*tally).deepest {
+                (*tally).deepest = depth;
             }
             if wait_ns >= SPELL_NS {
                 spell(tally, waiter.born_ns, now_ns);

@@ -83,6 +83,8 @@ pub async fn run(
     };
     tokio::pin!(stop, deadline);
     let ended = loop {
+        // A source that always has more would keep signals and timers from being heard.
+        tokio::task::yield_now().await;
         let tick = tokio::select! {
             biased;
             () = &mut stop => break Ok(()),
@@ -142,6 +144,7 @@ impl Pipeline {
         let patience = tokio::time::sleep(PATIENCE);
         tokio::pin!(patience);
         while source.owes() || self.round.is_some() {
+            tokio::task::yield_now().await;
             let tick = tokio::select! {
                 biased;
                 () = &mut patience => break,
@@ -169,7 +172,7 @@ impl Pipeline {
 
     /// Compares a round of listings that all earlier events have been taken in for.
     fn reconcile(&mut self, now_ns: u64) {
-        let settled = |round: &mut Round| round.to_ns + TOLERANCE_NS + WINDOW_NS <= now_ns;
+        let settled = |round: &mut Round| round.to_ns.saturating_add(TOLERANCE_NS + WINDOW_NS) <= now_ns;
         if let Some(round) = self.round.take_if(settled) {
             for event in self.tracker.compare(&round) {
                 self.tracker.apply(&event, &mut self.updates);
@@ -231,4 +234,47 @@ impl Pipeline {
 /// A listener's end is shown, and is not a connection.
 fn counts(connection: &Connection) -> u64 {
     u64::from(connection.role != crate::tcp::connection::Role::Listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Always has more to say.
+    #[derive(Default)]
+    struct Endless(u64);
+
+    impl Source for Endless {
+        async fn next(&mut self, _events: &mut Vec<Event>) -> Result<Tick, SourceError> {
+            self.0 += 1;
+            Ok(Tick { now_ns: self.0, losses: Losses::default() })
+        }
+
+        fn drain(&mut self, _events: &mut Vec<Event>) -> Result<Tick, SourceError> {
+            Ok(Tick { now_ns: self.0, losses: Losses::default() })
+        }
+    }
+
+    struct Nobody;
+
+    impl Sink for Nobody {
+        fn update(&mut self, _update: &Update) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn tick(&mut self, _totals: &Totals) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Signals and timers are heard by the runtime, and others run, if it has its turn.
+    #[tokio::test]
+    async fn who_always_has_more_to_say_is_stopped() {
+        let limits = Limits { duration: Some(Duration::from_millis(5)), connections: None };
+        run(&mut Endless::default(), &mut Nobody, limits, std::future::pending()).await.unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        tokio::spawn(async { stop.send(()) });
+        let stopped = async { stopped.await.unwrap() };
+        run(&mut Endless::default(), &mut Nobody, Limits::default(), stopped).await.unwrap();
+    }
 }

@@ -8,10 +8,11 @@ use aya_ebpf::{
 };
 use sockwatch_common::{Accept, Kind, NO_FD};
 
+use super::first_read;
 use crate::{
     emit::{now_ns, reserve},
     filter::{self, ALL_KNOWN, PASS},
-    memory::{Direct, Memory, Probed, offset},
+    memory::{Direct, Memory, Probed, offset, setting},
     socket::{Socket, fill_comm},
     tally, waiting,
 };
@@ -85,6 +86,9 @@ pub(crate) fn report<M: Memory>(child: &Socket<M>, listener: u64, kind: Kind, va
 #[inline(always)]
 pub(crate) fn emit_accept<M: Memory>(socket: &Socket<M>, listener: u64, kind: Kind, value: u32) {
     let (at_ns, cookie, state) = (now_ns(), socket.cookie(), socket.state());
+    if setting!(first_reads) != 0 && kind as u8 == Kind::Accept as u8 && cookie != 0 {
+        first_read::expect(socket, cookie);
+    }
     let Some(mut record) = reserve::<Accept>() else { return };
     let accept = record.as_mut_ptr();
     // SAFETY: the record is reserved for an `Accept`.

@@ -8,6 +8,7 @@ mod accept_recorded;
 mod destroy;
 mod empty;
 mod enqueue;
+mod first_read;
 mod kfree_skb;
 mod reset;
 mod retransmit;

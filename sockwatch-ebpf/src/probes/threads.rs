@@ -3,7 +3,8 @@
 //!
 //! A thread's state is kept from the switch that takes it off its CPU to the one that brings it back, since only then is it known
 //! how long that was, and only what was long is worth its stacks. Its own stack can only be read while it is the current
-//! task, so it is copied whenever it leaves; its kernel stack stands still until it is back.
+//! task, so it is copied whenever it leaves; its kernel stack stands still until it is back. Short pauses are summed up: a thread
+//! that switches a hundred thousand times a second is told of a thousand times.
 
 use aya_ebpf::{
     EbpfContext,
@@ -13,7 +14,9 @@ use aya_ebpf::{
     macros::{btf_map, btf_tracepoint, perf_event},
     programs::{BtfTracePointContext, PerfEventContext},
 };
-use sockwatch_common::{Counter, KERNEL_FRAMES, LONG_PAUSE_NS, Pause, Stacked, ThreadKind, USER_STACK_BYTES};
+use sockwatch_common::{
+    Counter, FirstRead, KERNEL_FRAMES, LONG_PAUSE_NS, Pause, Stacked, ThreadKind, USER_STACK_BYTES,
+};
 
 use crate::{
     emit::{count, now_ns},
@@ -32,7 +35,8 @@ static THREADS: HashMap<u32, Stacked, 1> = HashMap::new();
 #[btf_map]
 static BLANK_THREAD: Array<Stacked, 1> = Array::new();
 
-/// [`Pause`]s, with stacks if they were long. One for all CPUs: only a few threads write to it.
+/// [`Pause`]s, with stacks if they were long, and [`FirstRead`]s. One for all CPUs: only a few threads write to it, and who
+/// reads first from a connection.
 #[btf_map]
 static PAUSES: RingBuf<(), 4096> = RingBuf::new();
 
@@ -126,7 +130,11 @@ fn leave(task: *const u8, is_preempted: bool) {
     // SAFETY: the entry outlives the run, and the thread leaves one CPU at a time. The tracepoint's argument is a task.
     unsafe {
         let pause = &mut (*thread).pause;
-        (pause.off_ns, pause.woken_ns, pause.on_ns) = (now_ns(), 0, 0);
+        let now_ns = now_ns();
+        if pause.on_ns != 0 {
+            pause.ran_ns += now_ns - pause.on_ns;
+        }
+        (pause.off_ns, pause.woken_ns, pause.on_ns) = (now_ns, 0, 0);
         (pause.pid, pause.tid) = (Direct::read(task, offset!(task_tgid)), tid);
         let state = Direct::read::<u32>(task, offset!(task_state));
         pause.state = if is_preempted { 0 } else { state };
@@ -157,15 +165,29 @@ fn enter(task: *const u8) {
             pause.kind = ThreadKind::Pause as u32;
         }
         pause.on_ns = now_ns;
-        pause.number = pause.number.wrapping_add(1);
-        let is_long = pause.off_ns != 0 && now_ns - pause.off_ns >= LONG_PAUSE_NS;
-        if is_long {
-            let kernel = (&raw mut (*thread).kernel).cast();
-            let taken = generated::bpf_get_task_stack(task.cast_mut().cast(), kernel, KERNEL_BYTES, 0);
-            pause.kernel_bytes = if taken > 0 { taken as u32 } else { 0 };
-            tell(thread, size_of::<Stacked>());
+        // Of an instant that was not seen this is long ago.
+        if now_ns - pause.since_ns >= LONG_PAUSE_NS {
+            pause.number = pause.number.wrapping_add(1);
+            if pause.off_ns != 0 && now_ns - pause.off_ns >= LONG_PAUSE_NS {
+                let kernel = (&raw mut (*thread).kernel).cast();
+                let taken = generated::bpf_get_task_stack(task.cast_mut().cast(), kernel, KERNEL_BYTES, 0);
+                pause.kernel_bytes = if taken > 0 { taken as u32 } else { 0 };
+                tell(thread, size_of::<Stacked>());
+            } else {
+                tell(thread, size_of::<Pause>());
+            }
+            (pause.since_ns, pause.ran_ns, pause.blocked_ns, pause.starved_ns) = (now_ns, 0, 0, 0);
         } else {
-            tell(thread, size_of::<Pause>());
+            let could_run_ns = if pause.state == 0 {
+                pause.off_ns
+            } else if pause.woken_ns != 0 {
+                // The waker's clock is another CPU's.
+                pause.woken_ns.min(now_ns)
+            } else {
+                now_ns
+            };
+            pause.blocked_ns += could_run_ns - pause.off_ns;
+            pause.starved_ns += now_ns - could_run_ns;
         }
         pause.off_ns = 0;
     }
@@ -192,6 +214,19 @@ unsafe fn tell(thread: *mut Stacked, bytes: usize) {
     let told = unsafe { generated::bpf_ringbuf_output(ring, thread.cast(), bytes as u64, u64::from(BPF_RB_NO_WAKEUP)) };
     if told < 0 {
         count(Counter::ThreadsLost);
+    }
+}
+
+/// Hands out that somebody was read from.
+#[inline(always)]
+pub(super) fn tell_read(read: FirstRead) {
+    match PAUSES.reserve_untyped::<FirstRead>(0) {
+        Some(mut record) => {
+            // SAFETY: the record is reserved for it.
+            unsafe { record.as_mut_ptr().write(read) };
+            record.submit(u64::from(BPF_RB_NO_WAKEUP));
+        }
+        None => count(Counter::ThreadsLost),
     }
 }
 

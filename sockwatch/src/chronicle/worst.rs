@@ -114,7 +114,7 @@ impl Worst {
     }
 
     fn tell(&self, connection: &Connection, name_of: &mut NameOf<'_>) -> Told {
-        let since = |at_ns: u64| at_ns.cast_signed() - self.began_ns.cast_signed();
+        let since = |at_ns: u64| at_ns.cast_signed().wrapping_sub(self.began_ns.cast_signed());
         let from_ns = connection.first_seen_ns;
         let to_ns = connection.ended_ns.or(connection.state_since_ns).unwrap_or(from_ns).max(from_ns);
         let closer = connection.ownership.closer.and_then(|closer| name_of(closer, to_ns));

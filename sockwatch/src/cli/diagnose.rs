@@ -33,7 +33,7 @@ and what to change. `sockwatch explain NAME` tells more of a finding. Who still 
 Where nobody connected there is nothing to judge: that is said, and the exit code is 0.
 
   WAIT    accept queue to accept(): the server's process      SHAKE   first SYN-ACK to accept queue: the network
-  QUEUE   who waits now / at most / the limit
+  QUEUE   who waits now / at most / the limit             READ    accept() to the first read of data: server or client
 
 Exit codes: 0 healthy, 1 findings, 2 error.")]
 pub(crate) struct DiagnoseArgs {
@@ -49,14 +49,16 @@ pub(crate) struct DiagnoseArgs {
     /// From which wait in the accept queue on a connection counts as slow.
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = duration)]
     pub(crate) slow: Duration,
-    /// Do not look at what the accepting threads do while connections wait: each switch of their processes costs a microsecond or two more.
+    /// Do not look at what the accepting threads do while connections wait, nor at first reads (READ): each switch of their processes
+    /// costs a microsecond or two more.
     #[arg(long)]
     pub(crate) no_blame: bool,
     /// Write where the waiting time went, by thread and function: a flame graph if FILE ends in .svg, else folded stacks.
     #[arg(long, value_name = "FILE", conflicts_with = "no_blame")]
     pub(crate) flame_graph: Option<PathBuf>,
-    /// Count connections in the kernel instead of telling each: costs a busy server less, and tells neither leaks nor port use.
-    /// `auto`: where more than 10,000 connections come in a second.
+    /// Count connections in the kernel instead of telling each: costs a busy server less, and tells neither leaks, port use, resets
+    /// nor first reads.
+    /// `auto`: where more than 10,000 connections come in a second when it starts, to any port of the network namespaces asked for.
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = Aggregate::Auto, default_missing_value = "always",
         num_args = 0..=1, require_equals = true)]
     pub(crate) aggregate: Aggregate,

@@ -28,7 +28,7 @@ pub(crate) enum ExportFormat {
   sockwatch export web.swr -o web.pftrace                  a timeline to look at: https://ui.perfetto.dev
   sockwatch export web.swr --to csv --port 8080 | head     on standard output
   sockwatch export web.swr -o web.csv --redact @key        addresses hashed with the key in the file
-  sockwatch export web-*.swr -o lake --partition           lake/host=NAME/date=YYYY-MM-DD/RECORDING.parquet
+  sockwatch export web-*.swr -o lake --partition           lake/host=NAME/date=YYYY-MM-DD/….parquet
 
 docs/export.md has the columns, and queries of such files.")]
 pub(crate) struct ExportArgs {
@@ -41,7 +41,7 @@ pub(crate) struct ExportArgs {
     /// What to make of it, if no file's name tells.
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub(crate) to: Option<ExportFormat>,
-    /// Replace the file if it exists.
+    /// Replace the file if it exists; of --partition, all that the same files, or fewer, were exported to.
     #[arg(long)]
     pub(crate) force: bool,
     /// Write Parquet files to a directory per machine and day, below --output.

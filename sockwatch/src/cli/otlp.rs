@@ -1,6 +1,6 @@
 //! The words of `serve` about pushing.
 
-use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, ValueEnum};
 use hyper::Uri;
@@ -70,8 +70,8 @@ pub(crate) struct Receiver {
     pub(crate) port: u16,
     /// Its path without a `/` at the end; mostly empty.
     pub(crate) path: String,
-    /// There was a user or a password before the host: no URL is a place for those. Not refused here, where the error
-    /// would print it.
+    /// There is a user, a password or a query, where secrets stand: no URL is a place for those, and the rest of it is not known. Not
+    /// refused here, where the error would print it.
     pub(crate) has_password: bool,
 }
 
@@ -87,6 +87,11 @@ impl Receiver {
         if self.tls { "https" } else { "http" }
     }
 
+    /// Whether nobody but this machine can read what goes there.
+    pub(crate) fn is_loopback(&self) -> bool {
+        self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|it| it.to_canonical().is_loopback())
+    }
+
     /// `HOST:PORT`
     pub(crate) fn authority(&self) -> String {
         let Self { host, port, .. } = self;
@@ -99,6 +104,9 @@ impl FromStr for Receiver {
 
     fn from_str(text: &str) -> Result<Self, String> {
         const FORM: &str = "not a URL like http://127.0.0.1:4318";
+        if text.contains(['@', '?']) {
+            return Ok(Self { tls: false, host: String::new(), port: 0, path: String::new(), has_password: true });
+        }
         let uri: Uri = text.parse().map_err(|_| FORM)?;
         let tls = match uri.scheme_str() {
             Some("http") => false,
@@ -108,7 +116,7 @@ impl FromStr for Receiver {
         let authority = uri.authority().ok_or(FORM)?;
         let port = authority.port_u16().or(tls.then_some(HTTPS));
         let port = port.ok_or("without a port: most receivers hear http at 4318 and grpc at 4317")?;
-        if uri.query().is_some() || authority.host().is_empty() || port == 0 {
+        if authority.host().is_empty() || port == 0 {
             return Err(FORM.into());
         }
         Ok(Self {
@@ -116,7 +124,7 @@ impl FromStr for Receiver {
             host: authority.host().trim_start_matches('[').trim_end_matches(']').to_owned(),
             port,
             path: uri.path().trim_end_matches('/').to_owned(),
-            has_password: authority.as_str().contains('@'),
+            has_password: false,
         })
     }
 }
@@ -173,17 +181,18 @@ mod tests {
         check("https://collector:4318", Ok(("collector", 4318, "")));
         check("https://collector/otlp", Ok(("collector", 443, "/otlp")));
         check("http://collector", Err("4318"));
-        for bad in ["collector:4318", "", "http://", "http://:4318", "ftp://a:1", "http://a:1/?b=c", "http://a:0"] {
+        for bad in ["collector:4318", "", "http://", "http://:4318", "ftp://a:1", "http://a:0"] {
             check(bad, Err(""));
         }
     }
 
     #[test]
-    fn a_url_prints_without_its_password() {
-        let receiver: Receiver = "http://me:secret@[::1]:4318/a/".parse().unwrap();
-        assert!(receiver.has_password);
-        assert_eq!(receiver.to_string(), "http://[::1]:4318/a");
+    fn secrets_are_not_printed() {
+        for text in ["http://me:secret@[::1]:4318/a/", "me:secret@a", "https://a?key=secret", "http://secret@a"] {
+            let receiver: Receiver = text.parse().unwrap();
+            assert!(receiver.has_password && !format!("{receiver} {receiver:?}").contains("secret"), "{receiver:?}");
+        }
         assert_eq!("https://a".parse::<Receiver>().unwrap().to_string(), "https://a:443");
-        assert!(!format!("{:?} {:?}", receiver, Secret::from("a=secret")).contains("secret"));
+        assert!(!format!("{:?}", Secret::from("a=secret")).contains("secret"));
     }
 }

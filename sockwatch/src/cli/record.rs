@@ -70,7 +70,7 @@ pub(crate) struct RecordArgs {
     /// Keep the newest N files; older ones are deleted, those of earlier recordings to the same FILE, too.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Recording")]
     pub(crate) keep: Option<u32>,
-    /// Keep so many bytes, the newest files.
+    /// Keep so many bytes of the newest files; what the file that is being written grows to comes on top.
     #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Recording")]
     pub(crate) keep_size: Option<u64>,
     /// How much is lost at most if sockwatch is killed.
@@ -109,7 +109,7 @@ pub(crate) struct ReplayArgs {
 /// `sockwatch info`
 #[derive(Args, Debug)]
 pub(crate) struct InfoArgs {
-    /// The recording; of a rotated one, its files in any order.
+    /// The recording; of a rotated one, its files in any order. Of several recordings, each is told.
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
     /// How to print.

@@ -34,7 +34,7 @@ beats the file:
   max-listeners = 50
 
 Runs until SIGTERM or SIGINT, which end it with exit code 0. SIGHUP reads the file again: filters, --max-listeners,
-the token and the certificate change at once, all else with the next start. The kernel-side programs keep the filter
+--slow, the token and the certificate change at once, all else with the next start. The kernel-side programs keep the filter
 that they were started with: a new one can leave sockets out, and not bring back what the first one left out.")]
 pub(crate) struct ServeArgs {
     /// Which sockets.

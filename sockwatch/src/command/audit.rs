@@ -73,7 +73,7 @@ pub(crate) fn run(args: &AuditArgs) -> anyhow::Result<ExitCode> {
             }
             Format::Json => {
                 let kernel = kernel_release();
-                let start = start_line(clock, "ebpf", &kernel);
+                let start = start_line(&clock, "ebpf", &kernel);
                 let mut sink = Json::new(io::stdout(), SHOW, clock, start).context("cannot write the output")?;
                 let totals = pipeline::run(&mut live, &mut sink, limits, stop.wait()).await?;
                 sink.audit(&totals).context("cannot write the output")?;

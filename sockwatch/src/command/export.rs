@@ -10,7 +10,10 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use sockwatch::{
     diagnosis::words::count,
-    export::{Connections, Csv, Folded, Parquet, Partitions, Perfetto, Redacted, Redaction, document, schema},
+    export::{
+        Connections, Csv, Folded, Parquet, Partitions, Parts, Perfetto, Redacted, Redaction, There, document, schema,
+        without_instance,
+    },
     pipeline::{self, Limits, Totals},
     process::names::Names,
     recording::header::Header,
@@ -36,13 +39,19 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let format = format_of(args)?;
     let redaction = args.redact.as_deref().map(redaction).transpose()?;
     let files = open(&args.files)?;
-    let header = files.first().context("no file")?.header().clone();
+    let mut header = files.header().clone();
+    if let Some(redaction) = &redaction {
+        redaction.header(&mut header);
+    }
+    let (first, last) = files.parts();
+    let parts = Parts { recording: header.recording.clone(), first, last };
     let selection = filter(&args.filter)?;
-    let Opened { mut recording, ended } = Recording::of(files, None);
+    let Opened { mut recording, ended } = files.recording(None);
     let selection = Selection { names: Names::told(recording.names()), ..selection };
     let names = Names::told(recording.names());
+    let names = if redaction.is_some() { names.showing(without_instance) } else { names };
     let mut export = Export { header, names, redaction, selection };
-    let destination = Destination::of(args, format, &export.header)?;
+    let destination = Destination::of(args, format, &export.header, parts)?;
     start::runtime()?.block_on(async {
         let stop = Stop::register()?;
         let over = async {
@@ -74,7 +83,7 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
             losses.dropped()
         ));
         if let Some(damage) = recording.damage() {
-            bail!("{damage}; what is before that was exported");
+            bail!("{damage}; all else was exported");
         }
         Ok(ExitCode::SUCCESS)
     })
@@ -115,15 +124,17 @@ fn format_of(args: &ExportArgs) -> anyhow::Result<ExportFormat> {
     })
 }
 
-/// The key, or the first line of a file with it.
+/// The key, or a file with it: all its bytes, but for a line's end behind them.
 pub(crate) fn redaction(word: &str) -> anyhow::Result<Redaction> {
     let key = match word.strip_prefix('@') {
         Some(path) => {
-            let text =
-                fs::read_to_string(path).with_context(|| format!("--redact: cannot read the key from {path}"))?;
-            text.lines().next().unwrap_or_default().to_owned()
+            let mut key = fs::read(path).with_context(|| format!("--redact: cannot read the key from {path}"))?;
+            for end in *b"\n\r" {
+                key.pop_if(|last| *last == end);
+            }
+            key
         }
-        None => word.to_owned(),
+        None => word.as_bytes().to_owned(),
     };
     ensure!(!key.is_empty(), "--redact: the key is empty, so that anybody could tell the addresses");
     Ok(Redaction::new(&key))
@@ -137,15 +148,15 @@ enum Destination {
 }
 
 impl Destination {
-    fn of(args: &ExportArgs, format: ExportFormat, header: &Header) -> anyhow::Result<Self> {
+    fn of(args: &ExportArgs, format: ExportFormat, header: &Header, parts: Parts) -> anyhow::Result<Self> {
         let Some(path) = args.output.as_deref().filter(|path| *path != Path::new("-")) else {
             let binary = matches!(format, ExportFormat::Parquet | ExportFormat::Perfetto);
             ensure!(!(binary && io::stdout().is_terminal()), "this is not for a terminal: write it to a file with -o");
             return Ok(Self::Output);
         };
         if args.partition {
-            let name = format!("{}-{:04}.parquet", header.recording, header.part);
-            return Ok(Self::Partitions(Partitions::new(path.to_owned(), &header.host, name, &schema())?));
+            let there = if args.force { There::Replaced } else { There::Kept };
+            return Ok(Self::Partitions(Partitions::new(path.to_owned(), &header.host, parts, there, &schema())?));
         }
         Ok(Self::File(Pending::begin(path, args.force)?))
     }
@@ -172,21 +183,21 @@ impl Export {
         let header = self.header.clone();
         match format {
             ExportFormat::Csv => {
-                let sink = Connections::new(Csv::new(out), &header, names);
+                let sink = Connections::new(Csv::new(out), &header, recording.wall(), names);
                 let (sink, totals) = self.pour(recording, sink, over).await?;
                 let (table, rows) = sink.finish()?;
                 table.into_inner().flush().context("cannot write the output")?;
                 Ok((count(rows, "row").to_string(), totals))
             }
             ExportFormat::Parquet => {
-                let sink = Connections::new(Parquet::new(out, schema())?, &header, names);
+                let sink = Connections::new(Parquet::new(out, schema())?, &header, recording.wall(), names);
                 let (sink, totals) = self.pour(recording, sink, over).await?;
                 let (table, rows) = sink.finish()?;
                 table.finish()?.flush().context("cannot write the output")?;
                 Ok((count(rows, "row").to_string(), totals))
             }
             ExportFormat::Jsonl => {
-                let clock = Clock::Wall { offset_ns: header.wall_offset_ns };
+                let clock = Clock::Wall(recording.wall());
                 let start = Start {
                     version: VERSION,
                     sockwatch: env!("CARGO_PKG_VERSION"),
@@ -205,7 +216,7 @@ impl Export {
                 Ok((count(totals.connections, "finished connection").to_string(), totals))
             }
             ExportFormat::Perfetto => {
-                let sink = Perfetto::new(out, &header, names).context("cannot write the output")?;
+                let sink = Perfetto::new(out, &header, recording.wall(), names).context("cannot write the output")?;
                 let (sink, totals) = self.pour(recording, sink, over).await?;
                 let (_, slices) = sink.finish(&totals).context("cannot write the output")?;
                 Ok((count(slices, "slice").to_string(), totals))
@@ -225,7 +236,7 @@ impl Export {
         over: impl Future<Output = ()>,
     ) -> anyhow::Result<(String, Totals)> {
         let names = std::mem::take(&mut self.names);
-        let sink = Connections::new(partitions, &self.header.clone(), names);
+        let sink = Connections::new(partitions, &self.header.clone(), recording.wall(), names);
         let (sink, totals) = self.pour(recording, sink, over).await?;
         let (partitions, rows) = sink.finish()?;
         let files = partitions.finish()?;

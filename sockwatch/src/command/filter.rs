@@ -94,6 +94,16 @@ fn netns(name: &str) -> anyhow::Result<u32> {
     u32::try_from(inode).with_context(|| format!("--netns {name}: inode {inode} is out of range"))
 }
 
+/// The number of the namespace that is meant, if there is one.
+pub(crate) fn find_netns(name: &str) -> Option<u32> {
+    netns(name).ok()
+}
+
+/// The same for whoever must not learn by it which files there are: a name of `ip netns`.
+pub(crate) fn named_netns(name: &str) -> Option<u32> {
+    if name.contains('/') { None } else { netns(name).ok() }
+}
+
 /// The file that a name of `ip netns` or a path means.
 pub(crate) fn netns_path(name: &str) -> PathBuf {
     if name.contains('/') { PathBuf::from(name) } else { Path::new("/run/netns").join(name) }

@@ -18,6 +18,8 @@ pub(crate) struct Pending {
 
 impl Pending {
     pub(crate) fn begin(path: &Path, force: bool) -> anyhow::Result<Self> {
+        let is_special = fs::metadata(path).is_ok_and(|there| !there.is_file());
+        ensure!(!is_special, "{}: it is no file, and is not replaced by one", path.display());
         ensure!(force || !path.exists(), "{}: it exists; --force replaces it", path.display());
         let name = path.file_name().with_context(|| format!("{}: not a file's name", path.display()))?;
         let part = path.with_file_name(format!(".{}.{}.part", name.to_string_lossy(), std::process::id()));

@@ -8,20 +8,20 @@ use std::{
     process::{Command, ExitCode, Stdio},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use serde::Serialize;
 use serde_json::Value;
 use sockwatch::{
     chronicle::{Chronicle, Course},
     diagnosis::Diagnosis,
     export::Redacted,
-    pipeline::{self, Limits, Totals},
+    pipeline::Totals,
     process::names::Names,
     sink::{
         Sink,
         selected::{Selected, Selection},
     },
-    source::recording::{Opened, Recording, cut},
+    source::recording::{Opened, cut},
     tcp::update::Update,
 };
 
@@ -29,9 +29,8 @@ use super::{
     diagnose::{Measuring, SETTLED_NS, as_json, cpu_time, nanoseconds},
     export::redaction,
     pending::Pending,
-    replay::{filter, open, warn},
-    signals::Stop,
-    start, tell,
+    replay::{filter, open, play, warn},
+    tell,
 };
 use crate::cli::ReportArgs;
 
@@ -45,6 +44,9 @@ const PARTS: &[(&str, &str)] = &[
     ("uplot_css", include_str!("page/uPlot.min.css")),
     ("uplot_licence", include_str!("page/uPlot.LICENSE")),
 ];
+
+/// Moves of the clock that are told in words.
+const MOST_MOVES: usize = 5;
 
 /// What the page's script reads.
 #[derive(Serialize)]
@@ -68,8 +70,12 @@ struct Recorded {
     sockwatch: String,
     started_unix_ms: u64,
     lasted_ns: u64,
+    /// When the time of day moved, in nanoseconds since the beginning, and by how many milliseconds.
+    clock_moves: Vec<(u64, i64)>,
     /// What is not as it should be.
     warnings: Vec<String>,
+    #[serde(skip)]
+    damage: Option<String>,
     /// What `diagnose --format json` prints.
     diagnosis: Value,
     /// When the course of each of its listeners begins, in nanoseconds since the beginning.
@@ -82,6 +88,8 @@ pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<ExitCode> {
     let page = Pending::begin(&output, args.force)?;
     let after = gather(args, &args.files)?;
     let before = if args.compare.is_empty() { None } else { Some(gather(args, &args.compare)?) };
+    let damage: Vec<_> =
+        [Some(&after), before.as_ref()].into_iter().flatten().filter_map(|it| it.damage.clone()).collect();
     let sentence = after.diagnosis["sentence"].as_str().unwrap_or_default().to_owned();
     let data = Data { sockwatch: env!("CARGO_PKG_VERSION"), after, before };
     let text = fill(&serde_json::to_string(&data)?)?;
@@ -91,6 +99,7 @@ pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<ExitCode> {
     if args.open {
         show(&output)?;
     }
+    ensure!(damage.is_empty(), "{}; all else is on the page", damage.join("; "));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -106,10 +115,13 @@ fn output(args: &ReportArgs) -> anyhow::Result<PathBuf> {
 fn gather(args: &ReportArgs, files: &[PathBuf]) -> anyhow::Result<Recorded> {
     let cpu_before = cpu_time();
     let redaction = args.redact.as_deref().map(redaction).transpose()?;
-    let readers = open(files)?;
-    let header = readers.first().context("no file")?.header().clone();
+    let opened = open(files)?;
+    let mut header = opened.header().clone();
+    if let Some(redaction) = &redaction {
+        redaction.header(&mut header);
+    }
     let selection = filter(&args.filter)?;
-    let Opened { mut recording, ended } = Recording::of(readers, None);
+    let Opened { mut recording, ended } = opened.recording(None);
     let selection = Selection { names: Names::told(recording.names()), ..selection };
     let sink = Gather {
         diagnosis: Diagnosis::new(header.started_ns, nanoseconds(args.slow)),
@@ -118,26 +130,16 @@ fn gather(args: &ReportArgs, files: &[PathBuf]) -> anyhow::Result<Recorded> {
         last_ns: header.started_ns,
     };
     let mut selected = Selected { sink: Redacted { sink, redaction }, selection: Some(selection) };
-    let mut stopped = false;
-    let totals = start::runtime()?.block_on(async {
-        let stop = Stop::register()?;
-        let over = async {
-            tokio::select! {
-                () = stop.wait() => stopped = true,
-                _ = ended => {}
-            }
-        };
-        anyhow::Ok(pipeline::run(&mut recording, &mut selected, Limits::default(), over).await?)
-    })?;
+    let (totals, stopped) = play(&mut recording, ended, &mut selected)?;
     if stopped {
         bail!("stopped: no page was made");
     }
     recording.read().iter().for_each(warn);
     let mut warnings: Vec<_> = recording.read().iter().filter_map(cut).map(str::to_owned).collect();
-    warnings.extend(recording.damage().map(|damage| format!("{damage}; what is before that is told.")));
-    if let Some(damage) = recording.damage() {
-        tell(format_args!("sockwatch: warning: {damage}; what is before that is told"));
-    }
+    let damage = recording.damage();
+    warnings.extend(damage.iter().map(|damage| format!("{damage}; all else is told.")));
+    let moves = recording.wall().moves();
+    warnings.extend(moves.iter().take(MOST_MOVES).map(|moved| format!("{moved}.")));
     let Gather { mut diagnosis, chronicle, .. } = selected.sink.sink;
     let ended_ns = recording.last_ns().max(header.started_ns);
     diagnosis.end(ended_ns);
@@ -146,6 +148,8 @@ fn gather(args: &ReportArgs, files: &[PathBuf]) -> anyhow::Result<Recorded> {
         bytes: recording.bytes(),
         cpu: cpu_time().saturating_sub(cpu_before),
         kernel: header.kernel.clone(),
+        probes: None,
+        threads: false,
         recorded_on: Some(header.host.clone()),
     };
     let name = |path: &PathBuf| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
@@ -159,7 +163,12 @@ fn gather(args: &ReportArgs, files: &[PathBuf]) -> anyhow::Result<Recorded> {
         sockwatch: header.sockwatch,
         started_unix_ms: header.started_ns.saturating_add(header.wall_offset_ns) / 1_000_000,
         lasted_ns: ended_ns.saturating_sub(header.started_ns),
+        clock_moves: moves
+            .iter()
+            .map(|moved| (moved.at_ns.saturating_sub(header.started_ns), moved.moved_ns / 1_000_000))
+            .collect(),
         warnings,
+        damage,
         diagnosis: as_json(&report, &measuring)?,
         courses_began_ns: report
             .listeners

@@ -19,6 +19,20 @@ impl Stop {
         Ok(Self { hangup: Some(register(SignalKind::hangup())?), ..Self::of_a_service()? })
     }
 
+    /// The same for whoever takes the terminal: while it is not free, no signal ends the process before it is given back; while
+    /// it is, each does at once.
+    pub(crate) fn with_terminal(is_free: &Arc<AtomicBool>) -> anyhow::Result<Self> {
+        let register = |kind: SignalKind| {
+            flag::register_conditional_default(kind.as_raw_value(), Arc::clone(is_free)).context(DEAF)?;
+            signal(kind).context(DEAF)
+        };
+        Ok(Self {
+            interrupt: register(SignalKind::interrupt())?,
+            terminate: register(SignalKind::terminate())?,
+            hangup: Some(register(SignalKind::hangup())?),
+        })
+    }
+
     /// The same but for SIGHUP.
     pub(crate) fn of_a_service() -> anyhow::Result<Self> {
         Ok(Self {
@@ -38,16 +52,18 @@ impl Stop {
     }
 }
 
+const DEAF: &str = "cannot listen for signals";
+
 fn register(kind: SignalKind) -> anyhow::Result<Signal> {
     // The second one ends the process at once, even if nobody reads its output.
     let came = Arc::new(AtomicBool::new(false));
     flag::register_conditional_default(kind.as_raw_value(), Arc::clone(&came))
         .and_then(|_| flag::register(kind.as_raw_value(), came))
         .and_then(|_| signal(kind))
-        .context("cannot listen for signals")
+        .context(DEAF)
 }
 
 /// SIGHUP of a service: the configuration is to be read again. Needs a tokio runtime.
 pub(crate) fn hangups() -> anyhow::Result<Signal> {
-    signal(SignalKind::hangup()).context("cannot listen for signals")
+    signal(SignalKind::hangup()).context(DEAF)
 }

@@ -11,7 +11,7 @@ use sockwatch::{
         tracefs,
     },
     privilege::{
-        Sandbox,
+        Confined, Sandbox,
         capability::{least_setcap, setcap},
         confine,
         role::{POLL, Role, TRACE},
@@ -118,12 +118,11 @@ impl Started {
         self.confine_to(role, sandbox);
     }
 
-    /// The same, of a command with a role of its own.
-    pub(crate) fn confine_to(&self, role: &Role, sandbox: Sandbox) {
+    /// The same, of a command with a role of its own. Returns what came of it, if it was to be.
+    pub(crate) fn confine_to(&self, role: &Role, sandbox: Sandbox) -> Option<Confined> {
         match self {
             Self::Live(live) => confine_main(role, live, sandbox),
-            Self::Poll(_) if sandbox == Sandbox::On => drop(confine(role, &[], || true)),
-            Self::Poll(_) => {}
+            Self::Poll(_) => (sandbox == Sandbox::On).then(|| confine(role, &[], || true)),
         }
     }
 
@@ -140,11 +139,9 @@ impl Started {
 }
 
 /// Confines the main thread of a live run to what it needs from now on. What a kernel cannot do is no reason not to go on:
-/// `doctor` says it.
-pub(crate) fn confine_main(role: &Role, live: &Live, sandbox: Sandbox) {
-    if sandbox == Sandbox::On {
-        confine(role, &[], || live.may_read());
-    }
+/// `doctor` says it. Returns what came of it, if it was to be.
+pub(crate) fn confine_main(role: &Role, live: &Live, sandbox: Sandbox) -> Option<Confined> {
+    (sandbox == Sandbox::On).then(|| confine(role, &[], || live.may_read()))
 }
 
 /// Says on stderr which probes are in place, and what is lost without the others.

@@ -6,11 +6,12 @@ use std::{
     cell::Cell,
     io::{self, IsTerminal},
     rc::Rc,
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
-use ratatui::crossterm::event;
+use ratatui::crossterm::event::{self, MouseEventKind};
 use sockwatch::{
     monotonic::{now_ns, wall_offset_ns},
     overview::{Model, Place},
@@ -18,16 +19,12 @@ use sockwatch::{
     privilege::role::TOP,
     process::names::Names,
     recording::{Mark, Said},
-    sink::{
-        Sight, Sink,
-        quantity::Size,
-        selected::{Selected, Selection},
-    },
+    sink::{Sight, Sink, quantity::Size, selected::Selection},
     source::recording::{
-        Opened, Recording,
+        Opened,
         player::{Play, Player},
     },
-    tcp::update::Update,
+    tcp::{tracker::Tracker, update::Update},
     tui::{
         Action, Theme, Ui,
         draw::{self, Playing, Scene},
@@ -38,14 +35,14 @@ use tokio::sync::Notify;
 use self::terminal::Screen;
 use super::{
     diagnose, filter,
-    replay::{self, open, warn},
+    replay::{self, open, open_again, warn},
     signals::Stop,
     start::{self, Started},
     tell,
     trace::summary,
     wants_colour,
 };
-use crate::cli::{FilterArgs, TopArgs};
+use crate::cli::TopArgs;
 
 /// Between two frames when no key was pressed.
 const FRAME: Duration = Duration::from_millis(250);
@@ -71,7 +68,8 @@ fn live(args: &TopArgs) -> anyhow::Result<Seen> {
     let resolved = filter::resolve(&args.filter)?;
     start::prepare();
     start::runtime()?.block_on(async {
-        let stop = Stop::register()?;
+        let is_free = Arc::new(AtomicBool::new(true));
+        let stop = Stop::with_terminal(&is_free)?;
         let mut source = start::source(&args.collect, &resolved)?;
         if let Started::Live(live) = &source {
             start::warn(live);
@@ -83,12 +81,12 @@ fn live(args: &TopArgs) -> anyhow::Result<Seen> {
             span_ns: None,
         };
         let model = Model::new(place, now_ns(), diagnose::nanoseconds(args.slow));
-        let mut top = Top::open(args, model, None, true)?;
+        let mut top = Top::open(args, model, Selection::default(), None, is_free)?;
         source.confine_to(&TOP, args.collect.sandbox.wanted());
         let wishes = Rc::clone(&top.wishes);
         let over = async {
             tokio::select! {
-                () = stop.wait() => {}
+                () = stop.wait() => wishes.leaves.set(true),
                 () = wishes.over.notified() => {}
             }
         };
@@ -104,7 +102,9 @@ fn host() -> String {
 
 fn recorded(args: &TopArgs) -> anyhow::Result<Seen> {
     let files = open(&args.recording)?;
-    let header = files.first().context("no file")?.header().clone();
+    let header = files.header().clone();
+    // What is wrong with it is said before the terminal is taken.
+    let shown = replay::filter(&args.filter)?;
     let bytes = args.recording.iter().filter_map(|path| std::fs::metadata(path).ok()).map(|file| file.len()).sum();
     tell(format_args!("sockwatch: looking how long {} of recording are ...", Size(bytes)));
     let span_ns = (header.started_ns, end_of(args)?.max(header.started_ns + 1));
@@ -117,26 +117,25 @@ fn recorded(args: &TopArgs) -> anyhow::Result<Seen> {
     let play = Play { paused: false, speed: args.speed, target_ns: None, at_ns: header.started_ns, is_over: false };
     let play = Rc::new(Cell::new(play));
     let slow_ns = diagnose::nanoseconds(args.slow);
-    let mut top =
-        Top::open(args, Model::new(place.clone(), header.started_ns, slow_ns), Some(Rc::clone(&play)), false)?;
-    let mut stops = Vec::new();
+    let model = Model::new(place.clone(), header.started_ns, slow_ns);
     start::runtime()?.block_on(async {
-        let stop = Stop::register()?;
+        let is_free = Arc::new(AtomicBool::new(true));
+        let stop = Stop::with_terminal(&is_free)?;
+        let mut top = Top::open(args, model, shown, Some(Rc::clone(&play)), is_free)?;
         let stop = stop.wait();
         tokio::pin!(stop);
         loop {
-            let Opened { mut recording, ended: _ } = Recording::of(open(&args.recording)?, None);
-            let selection = selection(&args.filter, &mut recording)?;
+            let Opened { recording, ended: _ } = open_again(&args.recording)?.recording(None);
+            top.ui.selection.names = Names::told(recording.names());
             let mut player = Player::new(recording, Rc::clone(&play));
             let wishes = Rc::clone(&top.wishes);
             let over = async {
                 tokio::select! {
-                    () = &mut stop => {}
+                    () = &mut stop => wishes.leaves.set(true),
                     () = wishes.over.notified() => {}
                 }
             };
-            let mut selected = Selected { sink: &mut top, selection: Some(selection) };
-            let totals = pipeline::run(&mut player, &mut selected, Limits::default(), over).await?;
+            let totals = pipeline::run(&mut player, &mut top, Limits::default(), over).await?;
             if let Some(target_ns) = wishes.back_to_ns.take() {
                 // Back is from the beginning, as fast as it goes.
                 top.begin_again(Model::new(place.clone(), header.started_ns, slow_ns));
@@ -145,17 +144,12 @@ fn recorded(args: &TopArgs) -> anyhow::Result<Seen> {
             }
             drop(top);
             player.recording().read().iter().for_each(warn);
-            stops.extend(player.recording().damage().map(ToOwned::to_owned));
-            if let Some(damage) = stops.first() {
-                bail!("{damage}; what is before that was shown");
+            if let Some(damage) = player.recording().damage() {
+                bail!("{damage}; all else was shown");
             }
             return Ok((totals, player.recording().bytes()));
         }
     })
-}
-
-fn selection(args: &FilterArgs, recording: &mut Recording) -> anyhow::Result<Selection> {
-    Ok(Selection { names: Names::told(recording.names()), ..replay::filter(args)? })
 }
 
 fn name_of(args: &TopArgs) -> String {
@@ -171,7 +165,7 @@ fn name_of(args: &TopArgs) -> String {
 fn end_of(args: &TopArgs) -> anyhow::Result<u64> {
     let mut last_ns = 0;
     let mut said = Said::default();
-    for mut file in open(&args.recording)? {
+    for mut file in open_again(&args.recording)?.into_readers() {
         // Damage is told when it is reached.
         while let Ok(true) = file.next(&mut said) {
             let ticks = said.marks.iter().filter_map(|(_, mark)| match mark {
@@ -189,6 +183,8 @@ fn end_of(args: &TopArgs) -> anyhow::Result<u64> {
 #[derive(Default)]
 struct Wishes {
     over: Notify,
+    /// A signal has come: the terminal is given back before anything is waited for; the next signal ends the process then.
+    leaves: Cell<bool>,
     /// Of a recording: to be wound back.
     back_to_ns: Cell<Option<u64>>,
 }
@@ -202,27 +198,57 @@ struct Top {
     play: Option<Rc<Cell<Play>>>,
     wishes: Rc<Wishes>,
     /// Live, and nothing is to move.
-    is_frozen: bool,
-    is_live: bool,
+    frozen: Option<Box<Frozen>>,
     drawn: Option<Instant>,
 }
 
+/// Everything as it was at an instant: what a key shows then is of that instant, too, while events go on to be taken in.
+struct Frozen {
+    model: Model,
+    tracker: Tracker,
+    now_ns: u64,
+}
+
 impl Top {
-    fn open(args: &TopArgs, model: Model, play: Option<Rc<Cell<Play>>>, is_live: bool) -> anyhow::Result<Self> {
+    /// `play` is how a recording is played.
+    fn open(
+        args: &TopArgs,
+        model: Model,
+        shown: Selection,
+        play: Option<Rc<Cell<Play>>>,
+        is_free: Arc<AtomicBool>,
+    ) -> anyhow::Result<Self> {
         let theme = if wants_colour() { Theme::Coloured } else { Theme::Plain };
-        // Of a recording everything is followed, whatever is shown.
-        let words = if is_live { String::new() } else { args.filter.words() };
-        let ui = Ui::filtered(&[words.as_str(), args.find.as_deref().unwrap_or_default()].join(" "));
-        let screen = Some(Screen::open().context("cannot use the terminal")?);
+        let ui = Ui::filtered(shown, args.find.as_deref().unwrap_or_default(), filter::find_netns);
+        let screen = Some(Screen::open(is_free).context("cannot use the terminal")?);
         let wishes = Rc::new(Wishes::default());
-        Ok(Self { screen, model, ui, theme, play, wishes, is_frozen: false, is_live, drawn: None })
+        Ok(Self { screen, model, ui, theme, play, wishes, frozen: None, drawn: None })
     }
 
+    /// Who looks at a connection goes on to.
     fn begin_again(&mut self, model: Model) {
+        let watched = self.model.watched();
         (self.model, self.drawn) = (model, None);
+        if let Some((key, incarnation)) = watched {
+            self.model.watch(key, incarnation);
+        }
     }
 
-    fn act(&mut self, action: Action) {
+    fn is_live(&self) -> bool {
+        self.play.is_none()
+    }
+
+    fn freeze(&mut self, sight: &Sight<'_>) {
+        self.frozen = match self.frozen.take() {
+            Some(_thaws) => None,
+            None => {
+                let (model, tracker) = (self.model.still(), sight.tracker.clone());
+                Some(Box::new(Frozen { model, tracker, now_ns: sight.now_ns }))
+            }
+        };
+    }
+
+    fn act(&mut self, action: Action, sight: &Sight<'_>) {
         let play = self.play.as_ref().map(|play| play.get());
         match action {
             Action::Quit => {
@@ -230,7 +256,7 @@ impl Top {
                 self.screen = None;
                 self.wishes.over.notify_one();
             }
-            Action::Pause if self.is_live => self.is_frozen = !self.is_frozen,
+            Action::Pause if self.is_live() => self.freeze(sight),
             Action::Watch(key, incarnation) => self.model.watch(key, incarnation),
             Action::Pause => self.change(|play| play.paused = !play.paused),
             Action::Faster => self.change(|play| play.speed = (play.speed * 2.0).min(*SPEEDS.end())),
@@ -272,17 +298,22 @@ impl Top {
     }
 
     /// Takes in what the person has done. Returns whether there was anything.
-    fn listen(&mut self) -> io::Result<bool> {
+    fn listen(&mut self, sight: &Sight<'_>) -> io::Result<bool> {
         let mut any = false;
         while self.screen.is_some() && event::poll(Duration::ZERO)? {
+            let event = event::read()?;
+            // The pointer passes over: nothing is asked.
+            if matches!(event, event::Event::Mouse(mouse) if mouse.kind == MouseEventKind::Moved) {
+                continue;
+            }
             any = true;
-            let action = match event::read()? {
+            let action = match event {
                 event::Event::Key(key) => self.ui.key(key),
                 event::Event::Mouse(mouse) => self.ui.mouse(mouse),
                 _ => None,
             };
             if let Some(action) = action {
-                self.act(action);
+                self.act(action, sight);
             }
         }
         Ok(any)
@@ -290,6 +321,10 @@ impl Top {
 }
 
 impl Sink for Top {
+    fn wants(&mut self, update: &Update) -> bool {
+        self.ui.selection.passes(update)
+    }
+
     fn update(&mut self, update: &Update) -> io::Result<()> {
         self.model.take(update);
         Ok(())
@@ -301,22 +336,29 @@ impl Sink for Top {
     }
 
     fn look(&mut self, sight: &Sight<'_>) -> io::Result<()> {
-        if self.model.look(sight) && self.is_live {
-            let unknown = self.model.opens_in().collect();
+        if self.model.look(sight, &mut self.ui.selection) && self.is_live() {
+            let unknown = self.model.opens_in();
             for (netns, settings) in diagnose::ports::settings(&unknown) {
                 self.model.settle(netns, settings);
             }
         }
-        let asked = self.listen()?;
-        let is_due = self.drawn.is_none_or(|drawn| drawn.elapsed() >= FRAME) && !self.is_frozen;
+        if self.wishes.leaves.get() {
+            self.screen = None;
+        }
+        let asked = self.listen(sight)?;
+        let is_due = self.drawn.is_none_or(|drawn| drawn.elapsed() >= FRAME) && self.frozen.is_none();
         let (true, Some(screen)) = (asked || is_due, &mut self.screen) else { return Ok(()) };
         self.drawn = Some(Instant::now());
         let play = self.play.as_ref().map(|play| play.get());
+        let (sight, model) = match self.frozen.as_deref() {
+            Some(Frozen { model, tracker, now_ns }) => (Sight { now_ns: *now_ns, tracker, ..*sight }, model),
+            None => (*sight, &self.model),
+        };
         let scene = Scene {
-            sight: *sight,
-            model: &self.model,
+            sight,
+            model,
             playing: play.map(|play| Playing { at_ns: play.at_ns, speed: play.speed, is_over: play.is_over }),
-            is_paused: self.is_frozen || play.is_some_and(|play| play.paused),
+            is_paused: self.frozen.is_some() || play.is_some_and(|play| play.paused),
             theme: self.theme,
         };
         let ui = &mut self.ui;

@@ -17,6 +17,7 @@ use sockwatch::{
         json::{Json, Start, VERSION},
         selected::{Selected, Selection},
         text::{Colour, Text},
+        wall::Wall,
     },
     source::{Source, recorded::Recorded},
     tcp::reset::ResetReasons,
@@ -37,7 +38,7 @@ pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
     start::runtime()?.block_on(async {
         let stop = Stop::register()?;
         let (started_ns, wall_offset_ns) = (now_ns(), wall_offset_ns());
-        let clock = clock_of(args.show.time, started_ns, wall_offset_ns);
+        let clock = clock_of(args.show.time, started_ns, &Wall::of(wall_offset_ns));
         let mut source = start::source(&args.collect, &resolved)?;
         if args.show.queues && matches!(source, Started::Poll(_)) {
             bail!(
@@ -91,14 +92,14 @@ pub(crate) fn output(args: &ShowArgs) -> anyhow::Result<Box<dyn Write>> {
 
 /// The clock that times are shown on; relative times count from now.
 pub(crate) fn clock(time: Time) -> Clock {
-    clock_of(time, now_ns(), wall_offset_ns())
+    clock_of(time, now_ns(), &Wall::of(wall_offset_ns()))
 }
 
 /// The same of what began at another time, or on another machine.
-pub(crate) fn clock_of(time: Time, started_ns: u64, wall_offset_ns: u64) -> Clock {
+pub(crate) fn clock_of(time: Time, started_ns: u64, wall: &Wall) -> Clock {
     match time {
         Time::Relative => Clock::Relative { start_ns: started_ns },
-        Time::Wall => Clock::Wall { offset_ns: wall_offset_ns },
+        Time::Wall => Clock::Wall(wall.clone()),
         Time::Monotonic => Clock::Monotonic,
     }
 }
@@ -187,7 +188,7 @@ fn what(args: &ShowArgs) -> Show {
 }
 
 /// The first line in JSON.
-pub(crate) fn start_line<'a>(clock: Clock, source: &'a str, kernel: &'a str) -> Start<'a> {
+pub(crate) fn start_line<'a>(clock: &Clock, source: &'a str, kernel: &'a str) -> Start<'a> {
     Start {
         version: VERSION,
         sockwatch: env!("CARGO_PKG_VERSION"),
@@ -195,8 +196,8 @@ pub(crate) fn start_line<'a>(clock: Clock, source: &'a str, kernel: &'a str) -> 
         source,
         clock: clock.word(),
         start_monotonic_ns: match clock {
-            Clock::Relative { start_ns } => start_ns,
-            Clock::Wall { .. } | Clock::Monotonic => now_ns(),
+            Clock::Relative { start_ns } => *start_ns,
+            Clock::Wall(_) | Clock::Monotonic => now_ns(),
         },
         wall_offset_ns: wall_offset_ns(),
     }

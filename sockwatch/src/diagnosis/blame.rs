@@ -1,14 +1,17 @@
 //! What the threads did that should have accepted, while somebody waited.
 //!
 //! The rule: a thread that accepted from a listener during the run could have accepted at any time. The time during which
-//! somebody waited is split evenly over these threads, and each one's part goes to what it did: it was blocked, was runnable
-//! and had no CPU, was accepting, or ran something else. Who waits for other events while a connection waits is blocked like any
-//! other: the listener would have woken it. If nobody accepted, the threads of processes that hold the listener and have one
-//! thread only stand in; of a process with more it is not known which should have: nobody's. Time of which a thread's doing was
-//! not seen is unknown. All parts together are the waiting time.
+//! somebody waited for long is split evenly over these threads, and each one's part goes to what it did: it was blocked, was
+//! runnable and had no CPU, was accepting, or ran something else: draining, if it had asked for events while somebody waited, and
+//! had not accepted since. Who sleeps in accept() or waits for events counts only as far as all of them do: the kernel may wake one
+//! of many, and those that it leaves asleep keep nobody waiting; but if all sleep, the listener would have woken one, and does not:
+//! they wait for something else. If nobody accepted, the threads of processes that hold the listener and have one thread only
+//! stand in; of a process with more it is not known which should have: nobody's. Time of which a thread's doing was not seen is
+//! unknown. All parts together are the waiting time.
 
 pub mod flame;
 mod limit;
+mod rounds;
 mod spells;
 mod stack;
 mod tally;
@@ -20,14 +23,20 @@ use std::{
 
 use foldhash::fast::FixedState;
 
-use self::tally::Tally;
 pub use self::{
     limit::CpuLimit,
-    spells::Spells,
+    spells::{Spells, long_ns},
     stack::{Frame, Stack},
     tally::{Attribution, Cause, Kind, Part},
 };
-use crate::tcp::event::{Comm, SocketKey, Task};
+use self::{
+    rounds::{Rounds, Step},
+    tally::Tally,
+};
+use crate::tcp::{
+    endpoint::Endpoint,
+    event::{Comm, SocketKey, Task},
+};
 
 /// Tallies that are kept: listeners times threads.
 const MOST_TALLIES: usize = 1 << 14;
@@ -51,8 +60,8 @@ pub enum Suspect {
         pid: u32,
         /// The listener.
         listener: SocketKey,
-        /// Its port.
-        port: u16,
+        /// Where it listens.
+        local: Endpoint,
     },
 }
 
@@ -81,8 +90,10 @@ pub enum What {
     },
     /// It was off its CPU.
     Paused {
-        /// Which of its pauses.
+        /// Which of its records.
         number: u32,
+        /// What it did until then; `None`: nothing was seen.
+        before: Option<Sums>,
         /// Since when; `None`: since it was found, or born.
         off_ns: Option<u64>,
         /// When it was woken.
@@ -91,6 +102,8 @@ pub enum What {
         on_ns: Option<u64>,
         /// Whether it waited for a CPU only.
         runnable: bool,
+        /// Whether it waited for one of several events.
+        asked: bool,
         /// Where it was, if it was long.
         stack: Option<Arc<Stack>>,
     },
@@ -105,14 +118,29 @@ pub enum What {
     Gone {
         /// When.
         at_ns: u64,
+        /// What it did until then.
+        before: Option<Sums>,
     },
+}
+
+/// What a thread did in pauses too short to be told of, and between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sums {
+    /// Since when; until what is told next.
+    pub since_ns: u64,
+    /// So long it was on a CPU.
+    pub ran_ns: u64,
+    /// So long it was blocked.
+    pub blocked_ns: u64,
+    /// So long it was runnable, and had no CPU.
+    pub starved_ns: u64,
 }
 
 impl What {
     /// When it is over: nothing earlier can be said of the thread after it.
     fn until_ns(&self) -> u64 {
         match *self {
-            Self::Found { at_ns, .. } | Self::Sampled { at_ns, .. } | Self::Gone { at_ns } => at_ns,
+            Self::Found { at_ns, .. } | Self::Sampled { at_ns, .. } | Self::Gone { at_ns, .. } => at_ns,
             Self::Paused { on_ns, .. } => on_ns.unwrap_or(u64::MAX),
         }
     }
@@ -142,15 +170,23 @@ enum Then {
     Slept(Arc<Stack>),
 }
 
+/// As what a process is suspected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Suspicion {
+    Owner,
+    Acceptor,
+}
+
 /// What is known of all threads that may accept.
 #[derive(Debug, Default)]
 pub(super) struct Blame {
     is_watching: bool,
     /// Who was named as a suspect.
-    suspected: HashSet<(SocketKey, u32), FixedState>,
+    suspected: HashSet<(SocketKey, u32, Suspicion), FixedState>,
     /// Which listeners a process holds.
     held: HashMap<u32, Vec<SocketKey>, FixedState>,
     threads: HashMap<u32, Thread, FixedState>,
+    rounds: HashMap<u32, Rounds, FixedState>,
     tallies: HashMap<(SocketKey, u32), Tally, FixedState>,
     /// The limits that a process is under.
     limits: HashMap<u32, Vec<CpuLimit>, FixedState>,
@@ -167,9 +203,10 @@ impl Blame {
         }
     }
 
-    /// Whether a process was not yet suspected to keep a listener waiting.
-    pub(super) fn suspect(&mut self, pid: u32, listener: SocketKey) -> bool {
-        self.suspected.insert((listener, pid))
+    /// Whether a process was not yet suspected to keep a listener waiting, as its owner or as one that accepts: who is its owner
+    /// may have left it to others, who accepts has not.
+    pub(super) fn suspect(&mut self, pid: u32, listener: SocketKey, as_what: Suspicion) -> bool {
+        self.suspected.insert((listener, pid, as_what))
     }
 
     /// A process is under a limit.
@@ -180,6 +217,19 @@ impl Blame {
     pub(super) fn push(&mut self, deed: Deed) {
         self.is_watching = true;
         self.pending.push(deed);
+    }
+
+    /// A thread accepted.
+    pub(super) fn accepted(&mut self, at_ns: u64, tid: u32) {
+        if self.is_watching {
+            self.step(at_ns, tid, Step::Accepted);
+        }
+    }
+
+    fn step(&mut self, at_ns: u64, tid: u32, step: Step) {
+        if self.rounds.len() < MOST_THREADS || self.rounds.contains_key(&tid) {
+            self.rounds.entry(tid).or_default().put(at_ns, step);
+        }
     }
 
     /// Takes in what happened until then.
@@ -233,21 +283,25 @@ impl Blame {
                 }
             }
             What::Sampled { at_ns, stack } => {
+                if stack.waits_for_events() {
+                    self.step(at_ns, tid, Step::Asked);
+                }
+                let asked_ns = self.rounds.get(&tid).and_then(|rounds| rounds.asked_ns(at_ns));
                 for listener in self.held.get(&pid).into_iter().flatten() {
-                    if spells(*listener).is_some_and(|spells| spells.covers(at_ns))
+                    if let Some(spells) = spells(*listener).filter(|spells| spells.covers(at_ns))
                         && let Some(tally) = tally(&mut self.tallies, *listener, tid)
                     {
-                        tally.sample(&stack);
+                        tally.sample(&stack, spells.within_that_of(asked_ns, at_ns, at_ns + 1) > 0);
                     }
                 }
             }
-            What::Gone { at_ns } => {
+            What::Gone { at_ns, before } => {
                 let Some(thread) = self.threads.get_mut(&tid) else { return };
                 thread.gone_ns = Some(at_ns);
-                let (from_ns, did) = (thread.told_ns, Did::Ran);
-                self.book(pid, tid, (from_ns, at_ns), &did, spells);
+                let told_ns = thread.told_ns;
+                self.book_sums(pid, tid, (told_ns, at_ns), &Did::Ran, before, spells);
             }
-            What::Paused { number, off_ns, woken_ns, on_ns, runnable, stack } => {
+            What::Paused { number, before, off_ns, woken_ns, on_ns, runnable, asked, stack } => {
                 let first_ns = off_ns.or(on_ns).unwrap_or(0);
                 let born = Thread {
                     pid,
@@ -262,10 +316,10 @@ impl Blame {
                     return;
                 }
                 let thread = self.threads.entry(tid).or_insert(born);
-                let before = thread.number.replace(number);
+                let last = thread.number.replace(number);
                 let told_ns = std::mem::replace(&mut thread.told_ns, on_ns.unwrap_or(u64::MAX));
                 let then = std::mem::replace(&mut thread.then, Then::Ran);
-                let lost = before.is_some_and(|before| number.wrapping_sub(before) > 1);
+                let lost = last.is_some_and(|last| number.wrapping_sub(last) > 1);
                 let until = match (off_ns, then) {
                     _ if lost => Did::Unknown,
                     // It did not leave a CPU, so it had none until now.
@@ -274,7 +328,7 @@ impl Blame {
                     (None, Then::Ran) => Did::Unknown,
                     (Some(_), _) => Did::Ran,
                 };
-                self.book(pid, tid, (told_ns, first_ns), &until, spells);
+                self.book_sums(pid, tid, (told_ns, first_ns), &until, before, spells);
                 let (Some(off_ns), on_ns) = (off_ns, on_ns.unwrap_or(u64::MAX)) else { return };
                 if runnable {
                     if let Some(stack) = &stack {
@@ -285,6 +339,9 @@ impl Blame {
                 let woken_ns = woken_ns.unwrap_or(on_ns);
                 self.book(pid, tid, (off_ns, woken_ns), &Did::Blocked(stack), spells);
                 self.book(pid, tid, (woken_ns, on_ns), &Did::Starved, spells);
+                if asked {
+                    self.step(on_ns, tid, Step::Asked);
+                }
             }
         }
     }
@@ -298,6 +355,26 @@ impl Blame {
         }
     }
 
+    /// What it did until it is told of again: its sums are spread evenly over their time, before them it did this.
+    fn book_sums<'a>(
+        &mut self,
+        pid: u32,
+        tid: u32,
+        (told_ns, until_ns): (u64, u64),
+        did: &Did,
+        sums: Option<Sums>,
+        spells: &impl Fn(SocketKey) -> Option<&'a Spells>,
+    ) {
+        let Some(Sums { since_ns, ran_ns, blocked_ns, starved_ns }) = sums else {
+            return self.book(pid, tid, (told_ns, until_ns), did, spells);
+        };
+        self.book(pid, tid, (told_ns, since_ns), did, spells);
+        let from_ns = told_ns.max(since_ns);
+        for (did, sum_ns) in [(Did::Blocked(None), blocked_ns), (Did::Starved, starved_ns), (Did::Ran, ran_ns)] {
+            self.book_part(pid, tid, (from_ns, until_ns), &did, (sum_ns, until_ns - since_ns), spells);
+        }
+    }
+
     fn book<'a>(
         &mut self,
         pid: u32,
@@ -306,12 +383,32 @@ impl Blame {
         did: &Did,
         spells: &impl Fn(SocketKey) -> Option<&'a Spells>,
     ) {
+        self.book_part(pid, tid, (from_ns, to_ns), did, (1, 1), spells);
+    }
+
+    /// The same of what it did for some of that time only: for `part` of `all`.
+    fn book_part<'a>(
+        &mut self,
+        pid: u32,
+        tid: u32,
+        (from_ns, to_ns): (u64, u64),
+        did: &Did,
+        (part, all): (u64, u64),
+        spells: &impl Fn(SocketKey) -> Option<&'a Spells>,
+    ) {
+        let rounds = self.rounds.get_mut(&tid).filter(|_| matches!(did, Did::Ran));
+        let pieces = rounds.map_or_else(|| vec![(from_ns, to_ns, None)], |rounds| rounds.cut(from_ns, to_ns));
         for listener in self.held.get(&pid).into_iter().flatten() {
-            let ns = spells(*listener).map_or(0, |spells| spells.within(from_ns, to_ns));
-            if ns > 0
-                && let Some(tally) = tally(&mut self.tallies, *listener, tid)
-            {
-                tally.add(did, ns);
+            let Some(spells) = spells(*listener) else { continue };
+            for (from_ns, to_ns, asked_ns) in &pieces {
+                let ns = spells.within(*from_ns, *to_ns);
+                if ns > 0
+                    && let Some(tally) = tally(&mut self.tallies, *listener, tid)
+                {
+                    let drained_ns = spells.within_that_of(*asked_ns, *from_ns, *to_ns);
+                    tally.add(did, tally::scaled(ns - drained_ns, part, all));
+                    tally.add(&Did::Drained, tally::scaled(drained_ns, part, all));
+                }
             }
         }
     }
@@ -341,7 +438,8 @@ impl Blame {
             let from_ns = thread.and_then(|thread| thread.born_ns).unwrap_or(0);
             let to_ns = thread.and_then(|thread| thread.gone_ns).unwrap_or(now_ns);
             let ns = spells.within(from_ns, to_ns);
-            attribution.add(task, self.tallies.get(&(listener, task.tid)).unwrap_or(&empty), ns, to_ns);
+            let tally = self.tallies.get(&(listener, task.tid)).unwrap_or(&empty);
+            attribution.add(task, tally, ns, (from_ns, to_ns));
         }
         Some(attribution.finish(spells, now_ns))
     }
@@ -367,7 +465,10 @@ impl Blame {
 enum Did {
     Blocked(Option<Arc<Stack>>),
     Starved,
+    /// It ran.
     Ran,
+    /// It ran since it had asked for events, and somebody had waited even then.
+    Drained,
     Unknown,
 }
 

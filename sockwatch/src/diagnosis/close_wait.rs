@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use foldhash::fast::FixedState;
 
 use crate::tcp::{
+    connection::Role,
     endpoint::Endpoint,
     event::{SocketKey, Task},
     update::Subject,
@@ -26,7 +27,16 @@ pub(super) struct Parked {
 
 impl Parked {
     pub(super) fn new(subject: &Subject, since_ns: u64) -> Self {
-        Self { key: subject.key, local: subject.local, owner: subject.owner, since_ns, seen_to_enter: true }
+        let is_client = match subject.role {
+            Role::Active => true,
+            // Of two ports the greater one is taken for the client's.
+            Role::Unknown => subject.local.port > subject.remote.port,
+            Role::Passive | Role::Listener => false,
+        };
+        // Each of a client's own connections has a port of its own.
+        let port = if is_client { 0 } else { subject.local.port };
+        let local = Endpoint { port, ..subject.local };
+        Self { key: subject.key, local, owner: subject.owner, since_ns, seen_to_enter: true }
     }
 }
 
@@ -34,19 +44,19 @@ impl Parked {
 #[derive(Debug, Default)]
 pub(super) struct CloseWaits(HashMap<SocketKey, Parked, FixedState>);
 
-/// A process's connections in `CLOSE_WAIT` at one local port: its clients', or, at many ports, its own.
+/// A process's connections in `CLOSE_WAIT` at one local port: its clients', or, without a port, its own from one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leak {
     /// The process; its thread is who accepted or opened the first of them.
     pub owner: Task,
     /// The network namespace.
     pub netns: u32,
-    /// The local ends' address, if they have one in common.
+    /// The local ends' address; its port is 0 for connections that the process has opened itself.
     pub local: Endpoint,
     /// How many.
     pub count: u64,
-    /// So many came since the run began.
-    pub new: u64,
+    /// How long those have been in it that came since the run began, likewise.
+    pub new_ns: Vec<u64>,
     /// How long each has been in it, at least, in nanoseconds; the longest first.
     pub ages_ns: Vec<u64>,
 }
@@ -74,11 +84,12 @@ impl CloseWaits {
         for parked in self.0.values() {
             let Some(owner) = parked.owner else { continue };
             let Parked { key, local, .. } = *parked;
-            let none = Leak { owner, netns: key.netns, local, count: 0, new: 0, ages_ns: Vec::new() };
+            let none = Leak { owner, netns: key.netns, local, count: 0, new_ns: Vec::new(), ages_ns: Vec::new() };
             let leak = leaks.entry((owner.pid, key.netns, local)).or_insert(none);
             leak.count += 1;
-            leak.new += u64::from(parked.seen_to_enter && parked.since_ns >= began_ns);
-            leak.ages_ns.push(now_ns.saturating_sub(parked.since_ns));
+            let age_ns = now_ns.saturating_sub(parked.since_ns);
+            leak.new_ns.extend((parked.seen_to_enter && parked.since_ns >= began_ns).then_some(age_ns));
+            leak.ages_ns.push(age_ns);
         }
         let mut leaks: Vec<_> = leaks.into_values().collect();
         leaks.iter_mut().for_each(|leak| leak.ages_ns.sort_unstable_by(|a, b| b.cmp(a)));

@@ -1,5 +1,10 @@
 //! A listener over time: arrivals, accepts and depth, second by second; of a long run in wider steps.
 
+use std::collections::VecDeque;
+
+/// Seconds that the rates of now are of.
+const RATE_OF: u64 = 5;
+
 /// A second to begin with, in nanoseconds.
 const WIDTH_NS: u64 = 1_000_000_000;
 
@@ -30,22 +35,35 @@ pub struct Course {
     pub steps: Vec<Step>,
     depth: u32,
     limit: Option<u32>,
+    /// The last seconds, however wide the steps are by now.
+    lately: VecDeque<Second>,
+}
+
+/// What happened in a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Second {
+    /// Which, from the beginning.
+    number: u64,
+    arrived: u64,
+    accepted: u64,
 }
 
 impl Course {
     /// Begins now.
     pub fn new(began_ns: u64) -> Self {
-        Self { began_ns, width_ns: WIDTH_NS, steps: Vec::new(), depth: 0, limit: None }
+        Self { began_ns, width_ns: WIDTH_NS, steps: Vec::new(), depth: 0, limit: None, lately: VecDeque::new() }
     }
 
     /// So many more entered.
     pub fn arrive(&mut self, at_ns: u64, count: u64) {
         self.at(at_ns).arrived += count;
+        self.second(at_ns).arrived += count;
     }
 
     /// So many more were accepted.
     pub fn accept(&mut self, at_ns: u64, count: u64) {
         self.at(at_ns).accepted += count;
+        self.second(at_ns).accepted += count;
     }
 
     /// The depth is this; `peak` is the greatest since it was told last.
@@ -60,12 +78,34 @@ impl Course {
     /// Nothing more happens until then.
     pub fn until(&mut self, now_ns: u64) {
         self.at(now_ns);
+        self.second(now_ns);
+    }
+
+    /// Arrivals and accepts per second, of the last few that are over.
+    pub fn rates(&self) -> (u64, u64) {
+        let now = self.lately.back().map_or(0, |last| last.number);
+        let over = self.lately.iter().filter(|second| (now.saturating_sub(RATE_OF)..now).contains(&second.number));
+        let mean = |sum: u64| sum.div_ceil(now.clamp(1, RATE_OF));
+        (mean(over.clone().map(|it| it.arrived).sum()), mean(over.map(|it| it.accepted).sum()))
     }
 
     /// The greatest arrivals in a step, per second.
     pub fn busiest_per_second(&self) -> u64 {
         let most = self.steps.iter().map(|step| step.arrived).max().unwrap_or(0);
         most * WIDTH_NS / self.width_ns
+    }
+
+    fn second(&mut self, at_ns: u64) -> &mut Second {
+        let number = at_ns.saturating_sub(self.began_ns) / WIDTH_NS;
+        if self.lately.back().is_none_or(|last| last.number < number) {
+            self.lately.push_back(Second { number, ..Second::default() });
+        }
+        while self.lately.len() as u64 > RATE_OF + 1 {
+            self.lately.pop_front();
+        }
+        // Events may be some microseconds out of order.
+        let index = self.lately.iter().rposition(|second| second.number <= number).unwrap_or(0);
+        &mut self.lately[index]
     }
 
     fn at(&mut self, at_ns: u64) -> &mut Step {
@@ -119,5 +159,12 @@ mod tests {
         assert!(course.steps.len() <= MOST);
         assert_eq!(course.steps.iter().map(|step| step.arrived).sum::<u64>(), 5_000);
         assert_eq!((course.width_ns, course.busiest_per_second()), (16 * S, 1));
+        assert_eq!(course.rates(), (1, 0), "of seconds, not of steps");
+        (0..10).for_each(|_| course.accept(5_001 * S, 1));
+        assert_eq!(course.rates(), (1, 0), "this one is not over");
+        course.until(5_002 * S);
+        assert_eq!(course.rates(), (1, 2));
+        course.until(5_020 * S);
+        assert_eq!(course.rates(), (0, 0));
     }
 }

@@ -135,7 +135,48 @@ impl Name {
             | Self::DeadPeer => false,
         }
     }
+
+    /// Whether clients, or who connects here, feel it: the rest are sockets that are kept for nothing, of which something may run
+    /// out one day.
+    const fn is_felt(self) -> bool {
+        match self {
+            Self::DescriptorLimit
+            | Self::WorkerSkew
+            | Self::AcceptorBlocked
+            | Self::AcceptorStarved
+            | Self::AcceptorBusy
+            | Self::NobodyAccepts
+            | Self::SlowAccept
+            | Self::Somaxconn
+            | Self::QueueTooSmall
+            | Self::SynFlood
+            | Self::DeferAccept
+            | Self::SlowHandshake
+            | Self::ClientsLeave
+            | Self::CloseWaitUnaccepted
+            | Self::PortExhaustion
+            | Self::SlowReader
+            | Self::Resets => true,
+            Self::CloseWaitLeak | Self::StuckFinWait1 | Self::OrphanFinWait2 | Self::DeadPeer => false,
+        }
+    }
 }
+
+/// What needs the story of each connection: not found where they are only counted.
+pub const OF_EACH: [Name; 3] = [Name::CloseWaitLeak, Name::PortExhaustion, Name::Resets];
+
+/// What needs to know what threads did: it is `slow-accept` or `nobody-accepts` otherwise.
+pub const OF_THREADS: [Name; 3] = [Name::AcceptorBlocked, Name::AcceptorStarved, Name::AcceptorBusy];
+
+/// What needs the kernel's own table and settings: not found in a recording.
+pub const OF_TABLE: [Name; 6] = [
+    Name::DeferAccept,
+    Name::PortExhaustion,
+    Name::SlowReader,
+    Name::StuckFinWait1,
+    Name::OrphanFinWait2,
+    Name::DeadPeer,
+];
 
 /// Which listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,14 +285,14 @@ const CHECKS: &[Check] = &[
     dead_peer::check,
 ];
 
-/// What is wrong, the worst first; of two that hurt as many, the reason first.
+/// What is wrong, the worst first: what is felt before what is only kept; of two that hurt as many, the reason first.
 pub(super) fn findings(scene: &Scene<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
     for check in CHECKS {
         let new = check(scene, &found);
         found.extend(new);
     }
-    found.sort_by_key(|finding| std::cmp::Reverse(finding.hurt));
+    found.sort_by_key(|finding| std::cmp::Reverse((finding.name.is_felt(), finding.hurt)));
     found
 }
 
@@ -293,10 +334,26 @@ fn depth(listener: &Measured) -> String {
 }
 
 /// What became of clients that found the queue full, as evidence.
-fn overflow(listener: &Measured) -> Option<String> {
+fn overflow(listener: &Measured) -> Vec<String> {
     let away = listener.turned_away();
-    (away > 0)
-        .then(|| format!("{} dropped because the queue was full: clients try again after 1 s, 3 s, 7 s", dropped(away)))
+    if away == 0 {
+        return Vec::new();
+    }
+    let mut told =
+        vec![format!("{} dropped because the queue was full: clients try again after 1 s, 3 s, 7 s", dropped(away))];
+    let late = listener.late.into_iter().zip(["1 s", "3 s", "7 s or more"]).filter(|(clients, _)| *clients > 0);
+    let late: Vec<_> = late.map(|(clients, by)| format!("{} by {by}", Grouped(clients))).collect();
+    if !late.is_empty() {
+        told.push(format!("clients that were connected late, after another SYN-ACK: {}", late.join(", ")));
+    }
+    if listener.overflows > 0 && listener.unanswered > 0 {
+        let clients = count(listener.unanswered, "client");
+        let verb = if listener.unanswered == 1 { "believes it is" } else { "believe they are" };
+        told.push(format!(
+            "{clients}, as far as is known, {verb} connected, and nobody here is told: the last ACK of the handshake was dropped"
+        ));
+    }
+    told
 }
 
 /// Packets that a full queue dropped: `1 SYN or ACK was`, `14 SYNs or ACKs were`.

@@ -6,7 +6,11 @@ mod measured;
 use std::collections::{BTreeMap, HashSet};
 
 pub use self::measured::{Left, Measured};
-use super::{blame::Spells, course::Course, waits::Waits};
+use super::{
+    blame::{Spells, long_ns},
+    course::Course,
+    waits::Waits,
+};
 use crate::tcp::{
     endpoint::Endpoint,
     event::{SocketKey, Task},
@@ -14,8 +18,11 @@ use crate::tcp::{
     update::Subject,
 };
 
-/// Acceptors, and errors of accept(), that are told apart.
-const MOST_NAMES: usize = 64;
+/// Threads that accept that are told apart.
+const MOST_ACCEPTORS: usize = 4096;
+
+/// Errors of accept() that are told apart.
+const MOST_FAILURES: usize = 64;
 
 /// Clients without an answer that are told apart.
 const MOST_CLIENTS: usize = 10_000;
@@ -73,8 +80,11 @@ pub(super) struct Measure {
     /// Times without an accept while somebody waited.
     gaps: Waits,
     waiting: BTreeMap<(u64, u64), Waiter>,
-    /// When somebody waited.
+    /// When somebody waited for long.
     spells: Spells,
+    has_waited: bool,
+    /// Since when somebody waits of whom only the kernel's table tells.
+    unseen_since_ns: Option<u64>,
     arrived: u64,
     accepted: u64,
     /// Of those that were accepted: nobody saw them enter.
@@ -84,6 +94,8 @@ pub(super) struct Measure {
     last_accept_ns: Option<u64>,
     retransmitted_handshakes: u64,
     slow_handshakes: u64,
+    /// Handshakes that needed one more SYN-ACK, two, and more.
+    late: [u64; 3],
     synack_retransmits: u64,
     unanswered: HashSet<Endpoint>,
     overflows: u64,
@@ -92,11 +104,18 @@ pub(super) struct Measure {
     greatest: u32,
     /// The most drops between two tellings.
     drops_at_once: u64,
-    acceptors: Vec<Acceptor>,
+    /// Seconds in which there were some, and the last of them.
+    dropping: (u64, u64),
+    /// By thread.
+    acceptors: BTreeMap<u32, Acceptor>,
     failures: Vec<Failure>,
     course: Course,
     /// Who waited at the last count, where the kernel side counts.
     counted: Option<u64>,
+    /// The longest wait of one that was accepted, where the kernel side counts.
+    longest_accepted_ns: u64,
+    /// It is over, and has been counted since.
+    is_counted_out: bool,
     /// Accepted after the client's FIN, and after its RST, where the kernel side counts.
     on_arrival: (u64, u64),
     slow_ns: u64,
@@ -120,6 +139,8 @@ impl Measure {
             by_rst: 0,
             waiting: BTreeMap::new(),
             spells: Spells::default(),
+            has_waited: false,
+            unseen_since_ns: None,
             arrived: 0,
             accepted: 0,
             unmeasured: 0,
@@ -127,19 +148,30 @@ impl Measure {
             last_accept_ns: None,
             retransmitted_handshakes: 0,
             slow_handshakes: 0,
+            late: [0; 3],
             synack_retransmits: 0,
             unanswered: HashSet::new(),
             overflows: 0,
             figures: None,
             greatest: 0,
             drops_at_once: 0,
-            acceptors: Vec::new(),
+            dropping: (0, 0),
+            acceptors: BTreeMap::new(),
             failures: Vec::new(),
             course: Course::new(began_ns),
             counted: None,
+            longest_accepted_ns: 0,
+            is_counted_out: false,
             on_arrival: (0, 0),
             slow_ns,
         }
+    }
+
+    /// What is slow is something else.
+    pub(super) fn set_slow(&mut self, slow_ns: u64) {
+        self.slow_ns = slow_ns;
+        self.waits.set_slow(slow_ns);
+        self.left_late = self.left.from(slow_ns);
     }
 
     pub(super) fn accepted(&self) -> u64 {
@@ -155,7 +187,7 @@ impl Measure {
     }
 
     pub(super) fn has_waited(&self) -> bool {
-        self.spells.any()
+        self.has_waited
     }
 
     /// The process that owns it.
@@ -165,13 +197,28 @@ impl Measure {
 
     /// Who accepted.
     pub(super) fn acceptors(&self) -> impl Iterator<Item = Task> {
-        self.acceptors.iter().map(|acceptor| acceptor.task)
+        self.acceptors.values().map(|acceptor| acceptor.task)
     }
 
-    /// Somebody waits, or nobody any more, as far as that is known by the connections themselves.
-    fn mark(&mut self, at_ns: u64) {
-        let head_ns = self.waiting.first_key_value().map(|((entered_ns, _), _)| *entered_ns);
-        self.spells.mark(at_ns, head_ns);
+    /// Somebody waited from then to then.
+    fn waited(&mut self, from_ns: u64, to_ns: u64) {
+        if to_ns.saturating_sub(from_ns) >= long_ns(self.slow_ns) {
+            self.spells.put(from_ns, to_ns);
+        }
+    }
+
+    /// The oldest that waits has done so since then.
+    fn head_ns(&self) -> Option<u64> {
+        self.waiting.first_key_value().map(|((entered_ns, _), _)| *entered_ns)
+    }
+
+    /// Who waits since then or before, has waited for long by now.
+    pub(super) fn leave_open(&mut self, since_ns: u64) {
+        let oldest_ns = match self.ended_ns {
+            None => self.head_ns().into_iter().chain(self.unseen_since_ns).min(),
+            Some(_) => None,
+        };
+        self.spells.leave_open(oldest_ns.filter(|oldest_ns| *oldest_ns <= since_ns));
     }
 
     /// Whether a handshake was slow.
@@ -190,11 +237,11 @@ impl Measure {
     /// A child entered.
     pub(super) fn enter(&mut self, at_ns: u64, cookie: u64) {
         self.arrived += 1;
+        self.has_waited = true;
         self.waiting.insert((at_ns, cookie), Waiter::default());
         self.course.arrive(at_ns, 1);
         let depth = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
         self.greatest = self.greatest.max(depth);
-        self.mark(at_ns);
     }
 
     /// Its handshake is known; `client` is answered.
@@ -204,22 +251,30 @@ impl Measure {
             self.handshakes.add(ns.max(0).unsigned_abs());
         }
         self.retransmitted_handshakes += u64::from(synack_retransmits > 0);
+        if let Some(more) = synack_retransmits.checked_sub(1) {
+            self.late[(more as usize).min(2)] += 1;
+        }
         let slow = handshake_ns.is_some_and(|ns| ns.max(0).unsigned_abs() >= HANDSHAKE_SLOW_NS);
         self.slow_handshakes += u64::from(slow || synack_retransmits > 0);
     }
 
     /// A child was accepted; `entered_ns` if it was seen to enter.
     pub(super) fn accept(&mut self, at_ns: u64, entered_ns: Option<u64>, cookie: u64, wait_ns: Option<i64>, by: Task) {
-        let head_ns = self.waiting.first_key_value().map(|((entered_ns, _), _)| *entered_ns);
+        let head_ns = self.head_ns();
         let known = entered_ns.is_some_and(|entered_ns| self.waiting.remove(&(entered_ns, cookie)).is_some());
         self.accepted += 1;
         self.course.accept(at_ns, 1);
         match wait_ns {
-            Some(ns) => self.waits.add(ns.max(0).unsigned_abs()),
+            Some(ns) => {
+                let ns = ns.max(0).unsigned_abs();
+                self.waits.add(ns);
+                self.waited(at_ns.saturating_sub(ns), at_ns);
+            }
             None => {
                 // It was there before: so long at least.
                 self.unmeasured += 1;
                 self.waits.add(at_ns.saturating_sub(self.began_ns));
+                self.waited(self.began_ns, at_ns);
             }
         }
         // Somebody had waited since the accept before, or since the oldest came.
@@ -228,12 +283,16 @@ impl Measure {
             self.gaps.add(at_ns.saturating_sub(since_ns.max(self.last_accept_ns.unwrap_or(0))));
         }
         self.last_accept_ns = self.last_accept_ns.max(Some(at_ns));
-        if let Some(acceptor) = self.acceptors.iter_mut().find(|acceptor| acceptor.task.tid == by.tid) {
-            acceptor.accepted += 1;
-        } else if self.acceptors.len() < MOST_NAMES {
-            self.acceptors.push(Acceptor { task: by, accepted: 1 });
+        self.accept_by(by, 1);
+    }
+
+    /// A thread accepted so many.
+    fn accept_by(&mut self, by: Task, accepted: u64) {
+        if let Some(acceptor) = self.acceptors.get_mut(&by.tid) {
+            acceptor.accepted += accepted;
+        } else if self.acceptors.len() < MOST_ACCEPTORS {
+            self.acceptors.insert(by.tid, Acceptor { task: by, accepted });
         }
-        self.mark(at_ns);
     }
 
     /// A child's client left.
@@ -260,7 +319,7 @@ impl Measure {
         if self.waiting.remove(&(entered_ns, cookie)).is_some() {
             self.unfinished += 1;
             self.waits.add(at_ns.saturating_sub(entered_ns));
-            self.mark(at_ns);
+            self.waited(entered_ns, at_ns);
         }
     }
 
@@ -268,7 +327,7 @@ impl Measure {
         let same = |failure: &&mut Failure| failure.by.pid == by.pid && failure.errno == errno;
         if let Some(failure) = self.failures.iter_mut().find(same) {
             failure.count += 1;
-        } else if self.failures.len() < MOST_NAMES {
+        } else if self.failures.len() < MOST_FAILURES {
             self.failures.push(Failure { by, errno, count: 1 });
         }
     }
@@ -292,27 +351,46 @@ impl Measure {
                 self.waiting.pop_first();
             }
             // Who was there before is only known by number.
-            match self.waiting.is_empty() && figures.depth > 0 {
-                true => self.spells.mark(at_ns, Some(at_ns)),
-                false => self.mark(at_ns),
-            }
+            let is_unseen = self.waiting.is_empty() && figures.depth > 0;
+            self.has_waited |= is_unseen;
+            self.unseen(at_ns, is_unseen);
         }
         let before = self.figures.map_or(0, |(_, before)| dropped(&before));
-        self.drops_at_once = self.drops_at_once.max(dropped(figures).saturating_sub(before));
+        let drops = dropped(figures).saturating_sub(before);
+        self.drops_at_once = self.drops_at_once.max(drops);
+        let second = at_ns / 1_000_000_000;
+        if drops > 0 && self.dropping.1 != second {
+            self.dropping = (self.dropping.0 + 1, second);
+        }
         self.greatest = self.greatest.max(figures.peak).max(figures.depth);
         self.course.deepen(at_ns, figures.depth, figures.peak, figures.totals.limit);
         self.figures = Some((at_ns, *figures));
     }
 
+    /// Somebody waits of whom only the kernel's table tells, or nobody does any more.
+    fn unseen(&mut self, at_ns: u64, is_there: bool) {
+        match self.unseen_since_ns {
+            None if is_there => self.unseen_since_ns = Some(at_ns),
+            Some(since_ns) if !is_there => {
+                self.unseen_since_ns = None;
+                self.waited(since_ns, at_ns);
+            }
+            None | Some(_) => {}
+        }
+    }
+
     /// The listener is over.
     pub(super) fn end(&mut self, at_ns: u64) {
         self.ended_ns = self.ended_ns.or(Some(at_ns));
-        self.spells.mark(at_ns, None);
+        self.unseen(at_ns, false);
+        if let Some(head_ns) = self.head_ns() {
+            self.waited(head_ns, at_ns);
+        }
     }
 
     /// It listens again.
     pub(super) fn begin_again(&mut self) {
-        self.ended_ns = None;
+        (self.ended_ns, self.is_counted_out) = (None, false);
     }
 
     pub(super) fn is_over(&self) -> bool {

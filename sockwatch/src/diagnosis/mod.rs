@@ -8,9 +8,11 @@ pub mod close_wait;
 pub mod course;
 pub mod endings;
 pub mod finding;
+pub mod first_reads;
 pub mod look;
 pub mod measure;
 pub mod ports;
+mod report;
 pub mod waits;
 pub mod words;
 
@@ -18,21 +20,23 @@ use std::collections::{HashMap, HashSet};
 
 use foldhash::fast::FixedState;
 
+pub use self::report::Report;
 use self::{
-    blame::{Blame, CpuLimit, Deed, Spells, Suspect},
+    blame::{Blame, CpuLimit, Deed, Spells, Suspect, Suspicion, long_ns},
     close_wait::{CloseWaits, Parked},
     endings::Endings,
-    finding::{Finding, Scene, findings},
+    finding::{Scene, findings},
+    first_reads::FirstReads,
     look::{Group, Kept, Look, Looked},
     measure::{Measure, Measured, counted::Counted},
-    ports::{PortUse, Routes, Settings},
+    ports::{Routes, Settings},
 };
 use crate::{
     pipeline::Totals,
     tcp::{
         connection::{Connection, Role},
         event::SocketKey,
-        loss::Losses,
+        minisock::TIME_WAIT_NS,
         queue::Leaving,
         state::TcpState,
         update::{Happening, Subject, Update},
@@ -45,18 +49,24 @@ const MOST_CHILDREN: usize = 1 << 20;
 /// Listeners that are followed at once.
 const MOST_LISTENERS: usize = 1 << 14;
 
+/// Room is looked for once in so many times that there is none.
+const REFUSED_BETWEEN: u64 = 1024;
+
 /// What is believed of accept queues since the run began.
 #[derive(Debug)]
 pub struct Diagnosis {
     began_ns: u64,
     slow_ns: u64,
     listeners: HashMap<SocketKey, Measure, FixedState>,
+    /// How often there was no room for another one.
+    refused: u64,
     /// Those that were born and not accepted.
     children: HashMap<SocketKey, Child, FixedState>,
     close_waits: CloseWaits,
     blame: Blame,
     routes: Routes,
     endings: Endings,
+    reads: FirstReads,
     /// The kernel's table at the beginning and at the end.
     looks: Vec<Look>,
     /// Listeners with `TCP_DEFER_ACCEPT`, and its seconds.
@@ -75,36 +85,6 @@ struct Child {
     half_closed_ns: Option<u64>,
 }
 
-/// What a run comes to.
-#[derive(Clone, Debug)]
-pub struct Report {
-    /// How long the run was, in nanoseconds.
-    pub ran_ns: u64,
-    /// From which wait on a connection counts as slow, in nanoseconds.
-    pub slow_ns: u64,
-    /// Every listener, the most hurt first, then the busiest.
-    pub listeners: Vec<Measured>,
-    /// Destinations of connections that were opened here, the one with most of its local ports taken first.
-    pub ports: Vec<PortUse>,
-    /// What was found, the worst first; none if all is well.
-    pub findings: Vec<Finding>,
-    /// Accepts of connections whose listener is not known: in no measure.
-    pub unattributed: u64,
-    /// Whether connections were only counted: nothing is known of their states then, nor of local ports.
-    pub is_counted: bool,
-    /// Events taken in.
-    pub events: u64,
-    /// What was not seen.
-    pub losses: Losses,
-}
-
-impl Report {
-    /// Connections accepted.
-    pub fn accepted(&self) -> u64 {
-        self.listeners.iter().map(|listener| listener.accepted).sum()
-    }
-}
-
 impl Diagnosis {
     /// Begins now; a connection that waits for `slow_ns` is slow.
     pub fn new(began_ns: u64, slow_ns: u64) -> Self {
@@ -112,16 +92,24 @@ impl Diagnosis {
             began_ns,
             slow_ns,
             listeners: HashMap::default(),
+            refused: 0,
             children: HashMap::default(),
             close_waits: CloseWaits::default(),
             blame: Blame::default(),
             routes: Routes::default(),
             endings: Endings::default(),
+            reads: FirstReads::default(),
             looks: Vec::new(),
             defers: HashMap::new(),
             unattributed: 0,
             is_counted: false,
         }
+    }
+
+    /// What is slow is something else, of the waits that there were, too.
+    pub fn set_slow(&mut self, slow_ns: u64) {
+        self.slow_ns = slow_ns;
+        self.listeners.values_mut().for_each(|measure| measure.set_slow(slow_ns));
     }
 
     /// Takes an update in.
@@ -134,8 +122,9 @@ impl Diagnosis {
             measure.introduce(subject);
         }
         match happening {
+            Happening::Transition { new: TcpState::TimeWait, .. } => self.routes.wait(at_ns, subject),
             Happening::Transition { old, new, .. } => self.step(at_ns, subject, *old, *new),
-            Happening::Listed { state, .. } => self.list(at_ns, subject, *state),
+            Happening::Listed { state, expires_ns, .. } => self.list(at_ns, subject, *state, *expires_ns),
             Happening::Enqueued { listener, handshake_ns, synack_retransmits, .. } => {
                 let known = listener.map(|cookie| SocketKey { cookie, ..subject.key });
                 let Some(listener) = known.or_else(|| self.listener_at(subject)) else { return };
@@ -156,6 +145,8 @@ impl Diagnosis {
                 // It was accepted before anybody told that it had entered.
                 self.enter(at_ns, subject, listener);
                 self.children.remove(&subject.key);
+                self.blame.accepted(at_ns, by.tid);
+                self.reads.accept(at_ns, subject.key, listener);
                 if let Some(measure) = self.measure(listener, subject, at_ns) {
                     measure.accept(at_ns, child.map(|child| child.entered_ns), subject.key.cookie, *wait_ns, *by);
                 }
@@ -192,7 +183,7 @@ impl Diagnosis {
                 }
             }
             Happening::Disagreed { found, .. } => match found {
-                Some(state) => self.list(at_ns, subject, *state),
+                Some(state) => self.list(at_ns, subject, *state, None),
                 None => {
                     self.close_waits.leave(subject.key);
                     self.routes.free(subject);
@@ -229,11 +220,11 @@ impl Diagnosis {
     pub fn suspects(&mut self) -> Vec<Suspect> {
         let mut suspects = Vec::new();
         for (listener, measure) in self.listeners.iter().filter(|(_, measure)| measure.has_waited()) {
-            let (listener, port) = (*listener, measure.local().port);
-            if let Some(pid) = measure.owner().filter(|pid| self.blame.suspect(*pid, listener)) {
-                suspects.push(Suspect::Holders { pid, listener, port });
+            let (listener, local) = (*listener, measure.local());
+            if let Some(pid) = measure.owner().filter(|pid| self.blame.suspect(*pid, listener, Suspicion::Owner)) {
+                suspects.push(Suspect::Holders { pid, listener, local });
             }
-            for acceptor in measure.acceptors().filter(|it| self.blame.suspect(it.pid, listener)) {
+            for acceptor in measure.acceptors().filter(|it| self.blame.suspect(it.pid, listener, Suspicion::Acceptor)) {
                 suspects.push(Suspect::Acceptor { pid: acceptor.pid, listener });
             }
         }
@@ -255,15 +246,29 @@ impl Diagnosis {
         self.blame.push(deed);
     }
 
+    /// From now on it is told when connections are first read from.
+    pub fn begin_reads(&mut self) {
+        self.reads.begin();
+    }
+
+    /// A connection was first read from.
+    pub fn read(&mut self, at_ns: u64, connection: SocketKey) {
+        self.reads.read(at_ns, connection);
+    }
+
     /// Everything until then was taken in by [`Self::take`].
     pub fn settle(&mut self, until_ns: u64) {
+        // Who waits since then has waited for long by now; of those who came later it is not known yet.
+        let until_ns = until_ns.saturating_sub(long_ns(self.slow_ns));
         let Self { blame, listeners, .. } = self;
+        listeners.values_mut().for_each(|measure| measure.leave_open(until_ns));
         blame.settle(until_ns, |listener| spells(listeners, listener));
     }
 
     /// Nothing more will be taken in.
     pub fn end(&mut self, now_ns: u64) {
-        let Self { blame, listeners, .. } = self;
+        let Self { blame, listeners, slow_ns, .. } = self;
+        listeners.values_mut().for_each(|measure| measure.leave_open(now_ns.saturating_sub(long_ns(*slow_ns))));
         blame.finish(now_ns, |listener| spells(listeners, listener));
     }
 
@@ -297,11 +302,13 @@ impl Diagnosis {
     /// What it comes to; `settings` are those of the namespaces where they could be read.
     pub fn report(&self, now_ns: u64, totals: &Totals, settings: &HashMap<u32, Settings>) -> Report {
         let mut listeners: Vec<_> = self.listeners.values().map(|measure| measure.measured(now_ns)).collect();
+        let reads = self.reads.by_listener();
         for listener in &mut listeners {
             let key = SocketKey { netns: listener.netns, cookie: listener.cookie };
             let acceptors = listener.acceptors.iter().map(|acceptor| acceptor.task);
             let spells = self.listeners.get(&key).map(Measure::spells);
             listener.defers_s = self.defers.get(&key).copied().filter(|seconds| *seconds > 0);
+            listener.reads = reads.as_ref().map(|reads| reads.get(&key).copied().unwrap_or_default());
             listener.blame = spells.and_then(|spells| self.blame.attribute(key, acceptors, spells, now_ns));
         }
         let order = |it: &Measured| (std::cmp::Reverse((it.slow, it.arrived.max(it.accepted))), it.local, it.cookie);
@@ -343,6 +350,13 @@ impl Diagnosis {
     /// The measure of a listener. `subject` is the listener or one of its children.
     fn measure(&mut self, listener: SocketKey, subject: &Subject, at_ns: u64) -> Option<&mut Measure> {
         if !self.listeners.contains_key(&listener) {
+            if self.listeners.len() >= MOST_LISTENERS {
+                // Those that are closed make room; to look for them each time would take too long.
+                if self.refused.is_multiple_of(REFUSED_BETWEEN) {
+                    self.listeners.retain(|_, measure| !measure.is_over());
+                }
+                self.refused += 1;
+            }
             if self.listeners.len() >= MOST_LISTENERS {
                 return None;
             }
@@ -405,9 +419,10 @@ impl Diagnosis {
         }
     }
 
-    /// A listing has it in this state, and we did not know.
-    fn list(&mut self, at_ns: u64, subject: &Subject, state: TcpState) {
-        self.routes.list(at_ns, subject, state == TcpState::TimeWait);
+    /// A listing has it in this state, and we did not know; a minisock until then.
+    fn list(&mut self, at_ns: u64, subject: &Subject, state: TcpState, expires_ns: Option<u64>) {
+        let began_ns = expires_ns.map_or(at_ns, |expires_ns| expires_ns.saturating_sub(TIME_WAIT_NS));
+        self.routes.list(subject, (state == TcpState::TimeWait).then_some(began_ns));
         // One that waits in an accept queue has a listener, but no process.
         let queued = self.children.contains_key(&subject.key) || subject.role == Role::Passive;
         if state == TcpState::CloseWait && !queued {
@@ -446,6 +461,7 @@ impl Diagnosis {
 
     fn ended(&mut self, at_ns: u64, subject: &Subject, connection: &Connection) {
         self.close_waits.leave(subject.key);
+        self.reads.end(subject.key, connection.payload());
         self.routes.end(at_ns, subject, connection);
         if subject.role != Role::Listener {
             self.endings.end(self.group(subject), connection, at_ns);

@@ -2,16 +2,17 @@
 //! the side that closed first. When all are taken, connect() fails with `EADDRNOTAVAIL`.
 
 mod forecast;
+mod pace;
 
-use std::{
-    collections::{HashMap, VecDeque},
-    net::IpAddr,
-};
+use std::{collections::HashMap, net::IpAddr};
 
 use foldhash::fast::FixedState;
 
-use self::forecast::exhausted_in_ns;
-use super::measure::Acceptor;
+use self::{
+    forecast::{Pressure, exhausted_in_ns},
+    pace::{Pace, STEP_NS, WINDOW_NS},
+};
+use super::{REFUSED_BETWEEN, measure::Acceptor};
 use crate::tcp::{
     close::Ending,
     connection::{Connection, Role},
@@ -22,15 +23,17 @@ use crate::tcp::{
 };
 
 /// Destinations, and ports taken, that are followed at once.
-const MOST_ROUTES: usize = 1 << 14;
+pub(super) const MOST_ROUTES: usize = 1 << 14;
 const MOST_PORTS: usize = 1 << 20;
+
+/// Room for so many ports is kept.
+const LEAST_ROOM: usize = 64;
 
 /// Processes that are told apart by destination.
 const MOST_NAMES: usize = 16;
 
-/// The rate is that of the last ten seconds, counted in steps.
-const WINDOW_NS: u64 = 10_000_000_000;
-const STEP_NS: u64 = 100_000_000;
+/// So many more that are open, and one in ten of those that were opened, are no accident.
+const LEAST_LEAK: u64 = 10;
 
 /// `tcp_tw_reuse` lets a new connection take the place of one that has been in `TIME_WAIT` for so long.
 const REUSED_AFTER_NS: u64 = 1_000_000_000;
@@ -91,6 +94,8 @@ pub struct PortUse {
     pub time_wait: u64,
     /// Ports taken in the last ten seconds of the run, and not given back, in tenths per second.
     pub tenths_per_second: u64,
+    /// The part of them that goes to connections which stay open.
+    pub leaked_tenths_per_second: u64,
     /// When no port is left if it goes on so, in nanoseconds from now; `None`: never.
     pub exhausted_in_ns: Option<u64>,
     /// connect() that failed before a SYN was sent.
@@ -110,7 +115,7 @@ impl PortUse {
 #[derive(Clone, Copy, Debug)]
 struct Port {
     number: u16,
-    /// In `TIME_WAIT` since then, at the latest.
+    /// A minisock keeps it since then, at the latest.
     closed_ns: Option<u64>,
 }
 
@@ -120,8 +125,10 @@ struct Ports {
     taken: HashMap<SocketKey, Port, FixedState>,
     /// When the first was seen to be taken.
     first_ns: Option<u64>,
-    /// Steps of the last ten seconds: how many more are taken after each.
-    steps: VecDeque<(u64, i64)>,
+    /// Ports that are taken, and not given back.
+    takes: Pace,
+    /// Connections that ended and left their port to `TIME_WAIT`.
+    ends: Pace,
     failed: u64,
     openers: Vec<Acceptor>,
 }
@@ -131,6 +138,8 @@ struct Ports {
 pub(super) struct Routes {
     routes: HashMap<Route, Ports, FixedState>,
     taken: usize,
+    /// How often there was no room for another route.
+    refused: u64,
 }
 
 impl Routes {
@@ -141,7 +150,7 @@ impl Routes {
         }
         let Some(ports) = self.routes.get_mut(&route(subject)) else { return };
         ports.first_ns.get_or_insert(at_ns);
-        ports.grow(at_ns, 1);
+        ports.takes.grow(at_ns, 1);
         let Some(owner) = subject.owner else { return };
         if let Some(opener) = ports.openers.iter_mut().find(|opener| opener.task.pid == owner.pid) {
             opener.accepted += 1;
@@ -150,39 +159,48 @@ impl Routes {
         }
     }
 
-    /// A listing has it, and we did not know: it was there before. Of two ports the greater one is taken for the client's.
-    pub(super) fn list(&mut self, at_ns: u64, subject: &Subject, is_time_wait: bool) {
+    /// A listing has it, and we did not know: it was there before, in `TIME_WAIT` since then. Of two ports the greater one is taken for the client's.
+    pub(super) fn list(&mut self, subject: &Subject, time_wait_since_ns: Option<u64>) {
         let is_client = match subject.role {
             Role::Active => true,
             Role::Unknown => subject.local.port > subject.remote.port,
             Role::Passive | Role::Listener => false,
         };
         if is_client {
-            self.take(subject, is_time_wait.then_some(at_ns));
+            self.take(subject, time_wait_since_ns);
         }
     }
 
-    /// A connection is over: `TIME_WAIT` keeps its port if it closed first.
+    /// A connection is over: its minisock keeps its port if it closed first.
     pub(super) fn end(&mut self, at_ns: u64, subject: &Subject, connection: &Connection) {
         let Some(ports) = self.routes.get_mut(&route(subject)) else { return };
-        let is_kept = matches!(connection.ending, Some(Ending::LocalFin | Ending::BothFin));
+        let is_kept = matches!(connection.ending, Some(Ending::LocalFin | Ending::BothFin | Ending::Orphaned));
         if is_kept {
             if let Some(port) = ports.taken.get_mut(&subject.key) {
                 port.closed_ns = Some(connection.ended_ns.unwrap_or(at_ns));
+                ports.ends.grow(at_ns, 1);
             }
             return;
         }
         ports.failed += u64::from(failed_here(connection));
-        if ports.taken.remove(&subject.key).is_some() {
+        if ports.give_back(subject.key) {
             self.taken -= 1;
-            ports.grow(at_ns, -1);
+            ports.takes.grow(at_ns, -1);
+        }
+    }
+
+    /// An orphan's minisock comes to `TIME_WAIT`, which begins then.
+    pub(super) fn wait(&mut self, at_ns: u64, subject: &Subject) {
+        let ports = self.routes.get_mut(&route(subject));
+        if let Some(port) = ports.and_then(|ports| ports.taken.get_mut(&subject.key)) {
+            port.closed_ns = Some(at_ns);
         }
     }
 
     /// Its minisock is gone, or the kernel has it no longer.
     pub(super) fn free(&mut self, subject: &Subject) {
         if let Some(ports) = self.routes.get_mut(&route(subject))
-            && ports.taken.remove(&subject.key).is_some()
+            && ports.give_back(subject.key)
         {
             self.taken -= 1;
         }
@@ -204,6 +222,13 @@ impl Routes {
 
     fn take(&mut self, subject: &Subject, closed_ns: Option<u64>) -> bool {
         let route = route(subject);
+        if self.routes.len() >= MOST_ROUTES && !self.routes.contains_key(&route) {
+            // Those without a port make room; to look for them each time would take too long.
+            if self.refused.is_multiple_of(REFUSED_BETWEEN) {
+                self.routes.retain(|_, ports| !ports.taken.is_empty());
+            }
+            self.refused += 1;
+        }
         let is_full = self.routes.len() >= MOST_ROUTES && !self.routes.contains_key(&route);
         if is_full || self.taken >= MOST_PORTS || subject.local.port == 0 {
             return false;
@@ -216,23 +241,14 @@ impl Routes {
 }
 
 impl Ports {
-    fn grow(&mut self, at_ns: u64, by: i64) {
-        let step = at_ns / STEP_NS;
-        match self.steps.back_mut() {
-            // Events may be some microseconds out of order.
-            Some((last, growth)) if *last >= step => *growth += by,
-            _ => self.steps.push_back((step, by)),
+    /// A port is free again. Returns whether it was taken. Room that was needed once is not kept: there may be thousands of
+    /// destinations, each of them busy for a while.
+    fn give_back(&mut self, key: SocketKey) -> bool {
+        let was_taken = self.taken.remove(&key).is_some();
+        if self.taken.capacity() > LEAST_ROOM && self.taken.len() < self.taken.capacity() / 8 {
+            self.taken.shrink_to(2 * self.taken.len());
         }
-        let oldest = step.saturating_sub(WINDOW_NS / STEP_NS);
-        while self.steps.front().is_some_and(|(step, _)| *step < oldest) {
-            self.steps.pop_front();
-        }
-    }
-
-    /// How many more are taken since then; a step counts as a whole.
-    fn growth_since(&self, since_ns: u64) -> u64 {
-        let recent = self.steps.iter().filter(|(step, _)| step * STEP_NS >= since_ns / STEP_NS * STEP_NS);
-        recent.map(|(_, growth)| growth).sum::<i64>().max(0).unsigned_abs()
+        was_taken
     }
 
     /// Ports taken per nanosecond; 0 if it does not go on.
@@ -240,10 +256,18 @@ impl Ports {
         let Some(first_ns) = self.first_ns else { return 0.0 };
         let window_ns = now_ns.saturating_sub(WINDOW_NS) / STEP_NS * STEP_NS;
         let since_ns = first_ns.max(window_ns);
-        let rate = self.growth_since(since_ns) as f64 / now_ns.saturating_sub(since_ns).max(1) as f64;
+        let rate = self.takes.since(since_ns) as f64 / now_ns.saturating_sub(since_ns).max(1) as f64;
         let last_second_ns = now_ns.saturating_sub(1_000_000_000);
-        let goes_on = self.growth_since(last_second_ns) as f64 * 2.0 >= rate * 1e9;
+        let goes_on = self.takes.since(last_second_ns) as f64 * 2.0 >= rate * 1e9;
         if goes_on { rate } else { 0.0 }
+    }
+
+    /// The part of that rate which never comes back: connections that stay open. 0 unless it is plain.
+    fn leaks(&self, now_ns: u64, rate: f64) -> f64 {
+        let since_ns = now_ns.saturating_sub(WINDOW_NS) / STEP_NS * STEP_NS;
+        let (takes, ends) = (self.takes.since(since_ns), self.ends.since(since_ns));
+        let stay = takes.saturating_sub(ends);
+        if stay < LEAST_LEAK || stay.saturating_mul(10) < takes { 0.0 } else { rate * stay as f64 / takes as f64 }
     }
 
     fn used(&self, now_ns: u64, route: Route, settings: Settings) -> PortUse {
@@ -263,6 +287,7 @@ impl Ports {
         left_ns.sort_unstable();
         let time_wait = left_ns.len() as u64;
         let rate = self.rate(now_ns);
+        let pressure = Pressure { rate, leaks: self.leaks(now_ns, rate) };
         let mut openers = self.openers.clone();
         openers.sort_by_key(|opener| std::cmp::Reverse(opener.accepted));
         PortUse {
@@ -271,7 +296,8 @@ impl Ports {
             open,
             time_wait,
             tenths_per_second: (rate * 1e10) as u64,
-            exhausted_in_ns: exhausted_in_ns(open + time_wait, settings.capacity(), rate, &left_ns, holds_ns),
+            leaked_tenths_per_second: (pressure.leaks * 1e10) as u64,
+            exhausted_in_ns: exhausted_in_ns(open + time_wait, settings.capacity(), pressure, &left_ns, holds_ns),
             failed: self.failed,
             openers,
         }
@@ -291,4 +317,21 @@ fn failed_here(connection: &Connection) -> bool {
 /// The process that opened most of them.
 pub(super) fn opener(ports: &PortUse) -> Option<Task> {
     ports.openers.first().map(|opener| opener.task)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_that_was_busy_keeps_no_room() {
+        const MANY: u64 = 10_000;
+        let key = |cookie| SocketKey { netns: 1, cookie };
+        let mut ports = Ports::default();
+        for cookie in 0..MANY {
+            ports.taken.insert(key(cookie), Port { number: 1, closed_ns: None });
+        }
+        assert!((0..MANY).all(|cookie| ports.give_back(key(cookie))) && !ports.give_back(key(0)));
+        assert!(ports.taken.capacity() <= LEAST_ROOM, "{}", ports.taken.capacity());
+    }
 }

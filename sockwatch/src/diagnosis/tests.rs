@@ -1,5 +1,6 @@
 //! Text in, text out: a server's story, through a tracker, and what is found.
 
+mod counted;
 mod handshakes;
 mod healthy;
 mod looks;
@@ -7,10 +8,10 @@ mod ports;
 mod resets;
 mod sick;
 
-use super::*;
+use super::{finding::Finding, *};
 use crate::tcp::{
     endpoint::Endpoint,
-    event::{Certainty, CloseEvidence, Comm, Event, EventKind, Incident, Task},
+    event::{Certainty, CloseEvidence, Comm, Event, EventKind, Incident, Occasion, Task},
     queue::{Follows, NamespaceDrops, QueueRecord, Verdict},
     tracker::Tracker,
 };

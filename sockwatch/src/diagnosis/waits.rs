@@ -45,6 +45,26 @@ impl Waits {
         Self { histogram: None, sum_ns: 0, count: 0, min_ns: u64::MAX, max_ns: 0, slow_ns, slow: 0 }
     }
 
+    /// From now on, and of those that there are, others are slow.
+    pub fn set_slow(&mut self, slow_ns: u64) {
+        self.slow_ns = slow_ns;
+        self.slow = self.histogram.as_ref().map_or(0, |histogram| histogram.count_between(slow_ns, u64::MAX));
+    }
+
+    /// Those that took so long or longer.
+    #[must_use]
+    pub fn from(&self, least_ns: u64) -> Self {
+        let mut late = Self::new(self.slow_ns);
+        let recorded = self.histogram.iter().flat_map(Histogram::iter_recorded);
+        for bucket in recorded.filter(|bucket| bucket.value_iterated_to() >= least_ns) {
+            late.add_many(
+                bucket.value_iterated_to(),
+                u32::try_from(bucket.count_since_last_iteration()).unwrap_or(u32::MAX),
+            );
+        }
+        late
+    }
+
     /// One more.
     pub fn add(&mut self, ns: u64) {
         self.add_many(ns, 1);
@@ -164,6 +184,16 @@ mod tests {
         let spread = waits.spread().unwrap();
         let all = [spread.mean_ns, spread.min_ns, spread.p50_ns, spread.p999_ns, spread.max_ns];
         assert_eq!((all, spread.count, waits.slow()), ([123_456_789; 5], 1, 1));
+    }
+
+    #[test]
+    fn what_is_slow_may_change() {
+        let mut waits = Waits::new(1_000);
+        [10, 500, 2_000, 3_000].into_iter().for_each(|ns| waits.add(ns));
+        assert_eq!((waits.slow(), waits.from(500).count()), (2, 3));
+        waits.set_slow(100);
+        waits.add(200);
+        assert_eq!(waits.slow(), 4);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::{
     pipeline::Totals,
     process::names::Names,
     recording::header::Header,
-    sink::Sink,
+    sink::{Sink, wall::Wall},
     tcp::{
         close::Ending,
         connection::{Connection, Role},
@@ -141,13 +141,13 @@ pub struct Connections<T> {
     rows: usize,
     total: u64,
     host: String,
-    wall_offset_ns: u64,
+    wall: Wall,
     names: Names,
 }
 
 impl<T: Table> Connections<T> {
     /// Into this table.
-    pub fn new(table: T, header: &Header, names: Names) -> Self {
+    pub fn new(table: T, header: &Header, wall: Wall, names: Names) -> Self {
         Self {
             table,
             schema: schema(),
@@ -155,7 +155,7 @@ impl<T: Table> Connections<T> {
             rows: 0,
             total: 0,
             host: header.host.clone(),
-            wall_offset_ns: header.wall_offset_ns,
+            wall,
             names,
         }
     }
@@ -176,7 +176,7 @@ impl<T: Table> Connections<T> {
     }
 
     fn row(&mut self, connection: &Connection, at_ns: u64) {
-        let unix_ns = |at_ns: u64| at_ns.saturating_add(self.wall_offset_ns);
+        let unix_ns = |at_ns| self.wall.unix_ns(at_ns);
         let rows = &mut self.builders;
         rows.host.append_value(&self.host);
         rows.first_seen.append_value(unix_ns(connection.first_seen_ns));

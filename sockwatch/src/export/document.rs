@@ -24,18 +24,19 @@ What has not ended when the recording ends is in the timeline and in the JSON li
 
 `--redact @FILE` puts another address in the place of each: one in 2001:db8::/32, which nobody has, made of a hash with the key that is
 in the file. The same address and key give the same one, in every export, so that what belongs together can still be seen; without
-the key nobody can tell which it was. Loopback addresses and ports stay, and so do names of processes, units and cgroups.
+the key nobody can tell which it was. The machine's name is a hash, too, and the instance of a unit that a socket has started for one
+connection is left out. Loopback addresses and ports stay, and so do names of processes, units and cgroups.
 `--redact KEY` works, too, but other users of the machine can read a command line.
 
 ## Directories by machine and day
 
-`--partition -o DIRECTORY` writes `DIRECTORY/host=NAME/date=YYYY-MM-DD/RECORDING.parquet`, with the day (UTC) on which a connection ended, as query
-engines take them. Files of many machines and recordings can share a directory:
+`--partition -o DIRECTORY` writes `DIRECTORY/host=NAME/date=YYYY-MM-DD/RECORDING-PARTS.parquet`, with the day (UTC) on which a connection
+ended, as query engines take them. Files of many machines and recordings can share a directory:
 
     import duckdb
-    duckdb.sql(\"SELECT host, date, count(*), quantile_cont(wait_ns, 0.99) / 1e6 AS p99_ms \"
+    duckdb.sql(\"SELECT host, date, count(*) AS accepted, quantile_cont(wait_ns, 0.99) / 1e6 AS p99_ms \"
                \"FROM read_parquet('DIRECTORY/*/*/*.parquet', hive_partitioning = true) \"
-               \"WHERE role = 'passive' GROUP BY ALL ORDER BY ALL\")
+               \"WHERE wait_ns IS NOT NULL GROUP BY ALL ORDER BY ALL\")
 
     import polars
     polars.scan_parquet(\"DIRECTORY\", hive_partitioning=True).filter(polars.col(\"end\") == \"peer-rst\").collect()
@@ -43,9 +44,15 @@ engines take them. Files of many machines and recordings can share a directory:
     spark.read.parquet(\"DIRECTORY\").createOrReplaceTempView(\"connections\")
     spark.sql(\"SELECT host, date, local_port, count(*) AS accepted, \"
               \"percentile_disc(0.99) WITHIN GROUP (ORDER BY wait_ns) AS p99_ns, max(wait_ns) AS max_ns \"
-              \"FROM connections WHERE role = 'passive' GROUP BY ALL ORDER BY ALL\").show()
+              \"FROM connections WHERE wait_ns IS NOT NULL GROUP BY ALL ORDER BY ALL\").show()
 
-Of one recording the last query gives the numbers of its report: waits of accepted connections by listener.
+Of a recording whose connections were all accepted and have all ended, the last query gives the numbers of its report, by listener. The
+report knows more: connections that are open when the recording ends, and, as waits that were at least so long, those of clients that
+nobody accepted. An export has a row only for what has ended, and no `wait_ns` where there was no accept().
+
+Each file says which parts of its recording it was made of, so that no row is there twice: an export of parts that are there already
+is refused. `--force` replaces files by an export that has all of their parts, on every day. Of a recording that goes on, export what is
+complete, and later the files behind that: a connection has its row where it ended.
 
 ## Columns of tables
 

@@ -12,8 +12,8 @@ mod table;
 pub use self::{
     connections::{Connections, schema},
     folded::Folded,
-    partitions::Partitions,
+    partitions::{Partitions, Parts, There},
     perfetto::Perfetto,
-    redacted::{Redacted, Redaction},
+    redacted::{Redacted, Redaction, without_instance},
     table::{Csv, Parquet, Table, TableError},
 };

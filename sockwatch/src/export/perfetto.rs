@@ -24,7 +24,7 @@ use crate::{
     pipeline::Totals,
     process::names::Names,
     recording::header::Header,
-    sink::Sink,
+    sink::{Sink, wall::Wall},
     tcp::{
         close::Ending,
         connection::{Connection, MAX_SPANS, Role},
@@ -71,6 +71,7 @@ pub struct Perfetto<W> {
     /// The thread's name that a process was last seen under, where nobody told its own.
     comms: HashMap<u32, Comm>,
     reasons: ResetReasons,
+    wall: Wall,
     last_ns: u64,
     slices: u64,
 }
@@ -80,7 +81,7 @@ impl<W: Write> Perfetto<W> {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn new(out: W, header: &Header, names: Names) -> io::Result<Self> {
+    pub fn new(out: W, header: &Header, wall: Wall, names: Names) -> io::Result<Self> {
         let mut trace = Self {
             out,
             buffer: Vec::with_capacity(BUFFER_BYTES + 4096),
@@ -90,31 +91,34 @@ impl<W: Write> Perfetto<W> {
             names,
             comms: HashMap::new(),
             reasons: header.reset_reasons.clone(),
+            wall,
             last_ns: header.started_ns,
             slices: 0,
         };
-        trace.begin(header)?;
+        trace.begin()?;
         Ok(trace)
     }
 
     /// Which clock is which, and the states' names.
-    fn begin(&mut self, header: &Header) -> io::Result<()> {
-        let clock = |clock_id, timestamp| Clock { clock_id: Some(clock_id), timestamp: Some(timestamp) };
-        let clocks = vec![
-            clock(MONOTONIC, header.started_ns),
-            clock(REALTIME, header.started_ns.saturating_add(header.wall_offset_ns)),
-        ];
+    fn begin(&mut self) -> io::Result<()> {
         let name = |state: TcpState| EventName { iid: Some(iid(state)), name: Some(state.name().to_owned()) };
-        self.packet(&TracePacket {
-            clock_snapshot: Some(ClockSnapshot { clocks, primary_trace_clock: Some(MONOTONIC) }),
-            trusted_packet_sequence_id: Some(SEQUENCE),
-            ..TracePacket::default()
-        })?;
+        self.clocks(self.last_ns)?;
         self.packet(&TracePacket {
             trusted_packet_sequence_id: Some(SEQUENCE),
             sequence_flags: Some(STATE_CLEARED),
             trace_packet_defaults: Some(TracePacketDefaults { timestamp_clock_id: Some(MONOTONIC) }),
             interned_data: Some(InternedData { event_names: state::ALL.into_iter().map(name).collect() }),
+            ..TracePacket::default()
+        })
+    }
+
+    /// What time of day it was then.
+    fn clocks(&mut self, at_ns: u64) -> io::Result<()> {
+        let clock = |clock_id, timestamp| Clock { clock_id: Some(clock_id), timestamp: Some(timestamp) };
+        let clocks = vec![clock(MONOTONIC, at_ns), clock(REALTIME, self.wall.unix_ns(at_ns))];
+        self.packet(&TracePacket {
+            clock_snapshot: Some(ClockSnapshot { clocks, primary_trace_clock: Some(MONOTONIC) }),
+            trusted_packet_sequence_id: Some(SEQUENCE),
             ..TracePacket::default()
         })
     }
@@ -128,6 +132,9 @@ impl<W: Write> Perfetto<W> {
         living.sort_by_key(|living| (living.since.first().map(|(at_ns, _)| *at_ns), living.subject.key));
         for living in living {
             self.unended(&living)?;
+        }
+        for moved in self.wall.moves() {
+            self.clocks(moved.at_ns)?;
         }
         let losses = &totals.losses;
         let (lost, missed, dropped) = (losses.lost(), losses.missed(), losses.dropped());

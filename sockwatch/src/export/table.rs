@@ -32,6 +32,19 @@ pub enum TableError {
     /// A file of it.
     #[error("cannot create {0}")]
     Create(PathBuf, #[source] io::Error),
+    /// An earlier export.
+    #[error(
+        "{path} exists, of parts {first} to {last} of this recording: --force replaces it by an export of all of them, and other \
+         parts go beside it"
+    )]
+    Overlap {
+        /// Its file.
+        path: PathBuf,
+        /// The first part in it.
+        first: u32,
+        /// The last one.
+        last: u32,
+    },
 }
 
 /// Takes rows.

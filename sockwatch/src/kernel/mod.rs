@@ -5,6 +5,7 @@ pub mod btf;
 mod bytes;
 pub mod check;
 pub mod format;
+pub mod gauge;
 pub mod layout;
 #[cfg(feature = "probe-log")]
 mod log;

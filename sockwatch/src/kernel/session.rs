@@ -14,6 +14,7 @@ use sockwatch_common::{COUNTERS, Counter, Filter as WireFilter};
 
 use self::starter::Starter;
 use super::{
+    gauge::{self, Gauge, Taken},
     probes::{Alternative, EMPTY, PROBES, Part, Probe, Program},
     refusal::Refusal,
     tallies::Tallies,
@@ -172,6 +173,8 @@ pub struct Session {
     #[cfg(feature = "probe-log")]
     log: Option<super::log::ProbeLog>,
     attached: Vec<Program>,
+    /// Those that watch threads: what they miss is no event's loss.
+    aside: Vec<Program>,
     outcomes: Vec<Outcome>,
     threads: Option<Result<threads::Threads, Refusal>>,
     tallies: Option<Tallies>,
@@ -293,14 +296,30 @@ impl Session {
     /// How often each program has run, and for how many nanoseconds; none unless the kernel counts it
     /// (`kernel.bpf_stats_enabled`).
     pub fn runs(&self) -> Vec<(&'static str, u64, u64)> {
-        if fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled").is_ok_and(|on| on.trim() == "0") {
-            return Vec::new();
-        }
-        let runs = self.attached.iter().filter_map(|Program { name, .. }| {
+        if gauge::is_always_on() { self.counted_runs(&self.attached) } else { Vec::new() }
+    }
+
+    fn counted_runs(&self, programs: &[Program]) -> Vec<(&'static str, u64, u64)> {
+        let runs = programs.iter().filter_map(|Program { name, .. }| {
             let [runs, ns] = counted(self.ebpf.program(name)?, ["run_cnt", "run_time_ns"]).ok()?;
             (runs > 0).then_some((*name, runs, ns))
         });
         runs.collect()
+    }
+
+    /// Measures for a while what the programs take, if the kernel lets it.
+    pub fn gauge(&self) -> Option<Gauge> {
+        Gauge::start(self.all_runs())
+    }
+
+    /// What they took then.
+    pub fn taken(&self, gauge: Gauge) -> Taken {
+        gauge.taken(self.all_runs())
+    }
+
+    fn all_runs(&self) -> (u64, u64) {
+        let all = [&self.attached, &self.aside].into_iter().flat_map(|programs| self.counted_runs(programs));
+        all.fold((0, 0), |(runs, ns), (_, more_runs, more_ns)| (runs + more_runs, ns + more_ns))
     }
 }
 

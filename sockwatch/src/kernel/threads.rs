@@ -7,7 +7,7 @@ use aya::{
     EbpfLoader,
     maps::{HashMap, Map, MapData, MapError, RingBuf},
 };
-use sockwatch_common::{MAX_THREADS, MAX_WATCHED, Pause, Plain, Stacked};
+use sockwatch_common::{FirstRead, MAX_THREADS, MAX_UNREAD, MAX_WATCHED, Pause, Plain, Stacked};
 
 use super::{
     bytes::Bytes,
@@ -24,6 +24,7 @@ const HERTZ: u64 = 99;
 pub(super) const RING: &str = "PAUSES";
 pub(super) const WATCHED: &str = "WATCHED";
 pub(super) const THREADS: &str = "THREADS";
+const UNREAD: &str = "UNREAD";
 
 /// All of them, or threads are not watched.
 pub(super) const PROGRAMS: [Program; 2] = [
@@ -34,11 +35,17 @@ pub(super) const PROGRAMS: [Program; 2] = [
 /// Without it only what a thread waits for is told, not what it does.
 pub(super) const SAMPLE: Program = program("thread_sample", Hook::CpuClock(HERTZ));
 
+/// Without it nobody tells when a connection was first read from.
+pub(super) const FIRST_READ: Program = program("first_read", Hook::BtfTracepoint("tcp_rcv_space_adjust"));
+
+/// What tells whether something was read.
+pub(super) const OF_FIRST_READ: Requirement = Requirement::Fields(&["rcv_nxt", "copied_seq", "bytes_received"]);
+
 pub(super) const REQUIREMENTS: [Requirement; 1] = [Requirement::Fields(&["task_pid", "task_tgid", "task_state"])];
 
 /// Gives the maps the size that they need; without it each holds next to nothing.
 pub(super) fn size(loader: &mut EbpfLoader<'_>) {
-    loader.map_max_entries(RING, RING_BYTES);
+    loader.map_max_entries(RING, RING_BYTES).map_max_entries(UNREAD, MAX_UNREAD);
     loader.map_max_entries(WATCHED, MAX_WATCHED).map_max_entries(THREADS, MAX_THREADS);
 }
 
@@ -48,6 +55,7 @@ pub struct Threads {
     watched: HashMap<MapData, u32, u8>,
     threads: HashMap<MapData, u32, Bytes<Stacked>>,
     samples: Option<Refusal>,
+    tells_reads: bool,
 }
 
 /// A record.
@@ -57,11 +65,23 @@ pub enum Record {
     Short(Pause),
     /// With stacks.
     Long(Box<Stacked>),
+    /// A connection was read from.
+    Read(FirstRead),
 }
 
 impl Threads {
-    pub(super) fn new(ring: Map, watched: Map, threads: Map, samples: Option<Refusal>) -> Result<Self, MapError> {
-        Ok(Self { ring: ring.try_into()?, watched: watched.try_into()?, threads: threads.try_into()?, samples })
+    pub(super) fn new(
+        [ring, watched, threads]: [Map; 3],
+        samples: Option<Refusal>,
+        tells_reads: bool,
+    ) -> Result<Self, MapError> {
+        let (ring, watched, threads) = (ring.try_into()?, watched.try_into()?, threads.try_into()?);
+        Ok(Self { ring, watched, threads, samples, tells_reads })
+    }
+
+    /// Whether first reads are told.
+    pub fn tells_reads(&self) -> bool {
+        self.tells_reads
     }
 
     /// Why what threads do on a CPU is not told, where that is so.
@@ -90,6 +110,8 @@ impl Threads {
                 each(Record::Long(Box::new(stacked)));
             } else if let Some(pause) = read::<Pause>(&bytes) {
                 each(Record::Short(pause));
+            } else if let Some(first) = read::<FirstRead>(&bytes) {
+                each(Record::Read(first));
             }
         }
     }

@@ -45,8 +45,10 @@ Figures are those of the last batch of events, at most `--latency` before; scrap
 
 ## Limits
 
-A client that has not sent its request within 5 s, or taken the answer within 10 s, is cut off; a header of more than 8 KiB is refused (431);
-an address may send 10 requests a second, 20 at once (429); 64 clients may be connected at once (503). `sockwatch_http_refused_total` counts
+A client that has not sent its request within 5 s (with TLS: after 5 s more for the handshake), or taken the answer within 10 s, is cut off; a header of more than 8 KiB is refused (431);
+an address may send 10 requests a second, 20 at once (429), and what it sends without the token does not count against what it sends
+with it; 64 clients may be connected at once, 16 of one address (503). Addresses are networks of 64 bits in IPv6, and all of
+127.0.0.0/8 is one, which may have all 64. `sockwatch_http_refused_total` counts
 all of them. Each connection carries one request.
 
 `/healthz` answers 200 while events are taken in, else 503 with the reason, in JSON: `status`, `reason`, `source`, `events`, `lost`, `missed`.
@@ -55,7 +57,8 @@ all of them. Each connection carries one request.
 
 Any address but a loopback one demands `--token-file FILE`: whoever asks must send `Authorization: Bearer` and what the file holds. The
 token and the figures travel in the clear, unless `--tls-cert FILE` and `--tls-key FILE` (PEM) have HTTPS spoken: TLS 1.2 and 1.3. SIGHUP
-reads both files again. An address that comes too often (above) gets no handshake then, and no 429; who speaks HTTP where
+reads both files again. Without a token only who asks by an address or as localhost is answered (403), since any page of the web could
+give this machine another name; /healthz answers everybody. An address that comes too often (above) gets no handshake then, and no 429; who speaks HTTP where
 TLS is spoken is told so.
 
 ## All metrics

@@ -158,12 +158,11 @@ impl Metrics {
 
     /// What all this comes to now. Looks at every socket that passes, which takes some milliseconds where there are
     /// hundreds of thousands: not to be asked for more often than somebody reads it.
-    pub fn snapshot(&mut self, sight: &Sight<'_>, mut selection: Option<&mut Selection>) -> Snapshot {
+    pub fn snapshot(&mut self, sight: &Sight<'_>, selection: &mut Selection) -> Snapshot {
         let mut survey = Survey::default();
         self.listeners.begin_look();
         for living in sight.tracker.living(sight.now_ns) {
-            let passes = selection.as_mut().is_none_or(|selection| selection.admits(&living.subject, sight.now_ns));
-            if !passes {
+            if !selection.admits(&living.subject, sight.now_ns) {
                 continue;
             }
             survey.add(&living);

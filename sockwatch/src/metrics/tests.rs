@@ -12,6 +12,7 @@ use super::{
     text::{self, Format},
     *,
 };
+use crate::sink::selected::Selection;
 use crate::tcp::{endpoint::Endpoint, notation, order::Order, tracker::Tracker};
 
 const MS: u64 = 1_000_000;
@@ -51,7 +52,10 @@ impl Run {
 
     fn told(&mut self, now_ns: u64) -> Parsed {
         let sight = Sight { now_ns, tracker: &self.tracker, is_last: false };
-        let scrape = Scrape { snapshot: Arc::new(self.metrics.snapshot(&sight, None)), cost: Cost::default() };
+        let scrape = Scrape {
+            snapshot: Arc::new(self.metrics.snapshot(&sight, &mut Selection::default())),
+            cost: Cost::default(),
+        };
         let told = text::write(scrape.clone(), Format::OpenMetrics).unwrap();
         check_classic(&text::write(scrape, Format::Classic).unwrap(), &told);
         let parsed = parse(&told);
@@ -270,7 +274,7 @@ fn a_name_in_a_label_is_printable() {
         let remote = Endpoint::v4([0; 4], 0);
         let key = SocketKey { netns: 1, cookie };
         let subject = Subject { key, incarnation: 0, role: Role::Listener, local, remote, owner };
-        let happening = Happening::Listed { state: TcpState::Listen, queue: None };
+        let happening = Happening::Listed { state: TcpState::Listen, queue: None, expires_ns: None };
         metrics.take(&Update { at_ns: 1, subject, happening });
     };
     listen(1, b"a\"\\\n");

@@ -20,8 +20,8 @@ use crate::{
         Arrivals, Cost, Metrics, Pushed, Scrape,
         table::{Kind, TABLE},
     },
-    process::names::Names,
-    sink::Sight,
+    process::names::{Names, Told},
+    sink::{Sight, selected::Selection},
     tcp::{
         notation,
         order::Order,
@@ -61,7 +61,7 @@ fn pushed(name: &str) -> HashMap<String, Metric> {
     let sight = Sight { now_ns: LATER_NS, tracker: &tracker, is_last: false };
     let pushed = Pushed { records: vec![("delivered", 7)], waiting: 3, ..Pushed::default() };
     let cost = Cost { version: "1.2.3".into(), cpu_s: 0.5, otlp: Some(pushed), ..Cost::default() };
-    let scrape = Scrape { snapshot: Arc::new(counted.snapshot(&sight, None)), cost };
+    let scrape = Scrape { snapshot: Arc::new(counted.snapshot(&sight, &mut Selection::default())), cost };
     let now_ns = START.offset_ns + LATER_NS;
     let bytes = metrics::request(&scrape, &origin(), START, now_ns).encode_to_vec();
     let mut request = ExportMetricsServiceRequest::decode(bytes.as_slice()).unwrap();
@@ -210,7 +210,7 @@ fn ends_are_addresses_and_ports() {
 /// Records of all that has ended in a lab, as a receiver decodes them.
 fn records(name: &str) -> Vec<LogRecord> {
     let (_, updates) = lab(name);
-    let mut names = Names::told(std::sync::mpsc::channel().1);
+    let mut names = Names::told(Told::default());
     let ended = updates.iter().filter_map(|update| match &update.happening {
         Happening::Ended(connection) => Some(Ended::of(update.at_ns, connection, &mut names)),
         _other => None,

@@ -8,7 +8,7 @@ mod rows;
 mod words;
 
 pub use self::{
-    model::{Model, Place, REMEMBERED, Second, rates},
+    model::{Model, Place, REMEMBERED, Second},
     rows::{Chosen, Column, Order, age_ns, choose, wait_ns},
     words::{Words, WordsError},
 };

@@ -1,6 +1,6 @@
 //! What is kept between two frames: measures of listeners, findings, and how many sockets were in each state over the last minutes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use foldhash::fast::FixedState;
 
@@ -8,13 +8,11 @@ use super::recap::recap;
 use crate::{
     diagnosis::{
         Diagnosis, Report,
-        course::Step,
-        measure::Measured,
         ports::Settings,
         waits::{Spread, Waits},
     },
     pipeline::Totals,
-    sink::Sight,
+    sink::{Sight, selected::Selection},
     tcp::{
         connection::Connection,
         event::SocketKey,
@@ -28,6 +26,9 @@ const SECOND_NS: u64 = 1_000_000_000;
 
 /// Waits are those of this window and the one before.
 const WINDOW_NS: u64 = 30 * SECOND_NS;
+
+/// A namespace whose settings were not found is looked for again after so long.
+const ASKED_AGAIN_NS: u64 = 60 * SECOND_NS;
 
 /// Listeners whose waits are kept.
 const MOST_LISTENERS: usize = 4096;
@@ -51,7 +52,7 @@ pub struct Place {
 }
 
 /// How many waits there were lately.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Recent {
     since_ns: u64,
     waits: Waits,
@@ -100,7 +101,7 @@ impl Second {
 }
 
 /// A connection that somebody looks at.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Watched {
     key: SocketKey,
     incarnation: u32,
@@ -116,6 +117,8 @@ pub struct Model {
     diagnosis: Diagnosis,
     report: Option<Report>,
     settings: HashMap<u32, Settings>,
+    /// Namespaces that were asked for, and when.
+    asked: HashMap<u32, u64>,
     recent: HashMap<SocketKey, Recent, FixedState>,
     seconds: VecDeque<Second>,
     /// When the last of them ended.
@@ -135,6 +138,7 @@ impl Model {
             diagnosis: Diagnosis::new(began_ns, slow_ns),
             report: None,
             settings: HashMap::new(),
+            asked: HashMap::new(),
             recent: HashMap::default(),
             seconds: VecDeque::new(),
             counted_ns: began_ns,
@@ -145,12 +149,24 @@ impl Model {
         }
     }
 
-    /// Begins in the middle of a run, with what there is already.
-    pub fn amid(place: Place, sight: &Sight<'_>, totals: &Totals, slow_ns: u64) -> Self {
+    /// Begins in the middle of a run, with what there is already and passes.
+    pub fn amid(place: Place, sight: &Sight<'_>, selection: &mut Selection, totals: &Totals, slow_ns: u64) -> Self {
         let mut model = Self::new(place, sight.now_ns, slow_ns);
         (model.totals, model.events_before) = (*totals, totals.events);
-        recap(sight, &mut |update| model.take(update));
+        recap(sight, selection, &mut |update| model.take(update));
         model
+    }
+
+    /// All that is shown of it, to stay as it is: what it is measured from is left behind.
+    pub fn still(&self) -> Self {
+        Self {
+            report: self.report.clone(),
+            recent: self.recent.clone(),
+            seconds: self.seconds.clone(),
+            totals: self.totals,
+            watched: self.watched.clone(),
+            ..Self::new(self.place.clone(), self.began_ns, u64::MAX)
+        }
     }
 
     /// When it began, in nanoseconds of `CLOCK_MONOTONIC`.
@@ -203,9 +219,20 @@ impl Model {
         self.place.span_ns
     }
 
-    /// Network namespaces whose settings [`Self::settle`] wants.
-    pub fn opens_in(&self) -> impl Iterator<Item = u32> {
-        self.diagnosis.opens_in().into_iter().filter(|netns| !self.settings.contains_key(netns))
+    /// A connection that waits for so long is slow from now on, and so are those that have.
+    pub fn set_slow(&mut self, slow_ns: u64) {
+        self.diagnosis.set_slow(slow_ns);
+    }
+
+    /// Network namespaces whose settings [`Self::settle`] wants. One that is not found is asked for once a minute only: to look for
+    /// it means to look through all processes.
+    pub fn opens_in(&mut self) -> HashSet<u32> {
+        let now_ns = self.counted_ns;
+        self.asked.retain(|_, asked_ns| now_ns.saturating_sub(*asked_ns) < ASKED_AGAIN_NS);
+        let mut unknown = self.diagnosis.opens_in();
+        unknown.retain(|netns| !self.settings.contains_key(netns) && !self.asked.contains_key(netns));
+        self.asked.extend(unknown.iter().map(|netns| (*netns, now_ns)));
+        unknown
     }
 
     /// Takes in what a namespace allows.
@@ -213,14 +240,15 @@ impl Model {
         self.settings.insert(netns, settings);
     }
 
-    /// Once a second everything is counted. Returns whether it was.
-    pub fn look(&mut self, sight: &Sight<'_>) -> bool {
+    /// Once a second everything that passes is counted. Returns whether it was.
+    pub fn look(&mut self, sight: &Sight<'_>, selection: &mut Selection) -> bool {
         let passed = sight.now_ns.saturating_sub(self.counted_ns) / SECOND_NS;
         if passed == 0 && self.report.is_some() {
             return false;
         }
         let mut second = Second::default();
-        for living in sight.tracker.living(sight.now_ns) {
+        let passing = sight.tracker.living(sight.now_ns);
+        for living in passing.filter(|living| selection.admits(&living.subject, sight.now_ns)) {
             second.states[living.state as usize] += 1;
         }
         second.events = (self.totals.events - self.events_before) / passed.max(1);
@@ -244,6 +272,11 @@ impl Model {
     /// Listeners, findings and ports, as of the last second; `None` before the first.
     pub fn report(&self) -> Option<&Report> {
         self.report.as_ref()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn report_mut(&mut self) -> Option<&mut Report> {
+        self.report.as_mut()
     }
 
     /// The seconds that are remembered, the oldest first.
@@ -276,23 +309,13 @@ impl Model {
         self.watched = Some(Watched { key, incarnation, end: None });
     }
 
+    /// The connection that somebody looks at, and which of its lives.
+    pub fn watched(&self) -> Option<(SocketKey, u32)> {
+        self.watched.as_ref().map(|watched| (watched.key, watched.incarnation))
+    }
+
     /// How the connection that is looked at ended.
     pub fn end_of_watched(&self) -> Option<&Connection> {
         self.watched.as_ref()?.end.as_deref()
     }
-}
-
-/// Seconds that rates are of.
-const RATE_OF: usize = 5;
-
-/// Arrivals and accepts per second at a listener, of the last few.
-pub fn rates(listener: &Measured) -> (u64, u64) {
-    let steps = &listener.course.steps;
-    let seconds = (listener.course.width_ns / SECOND_NS).max(1);
-    // The last is not over yet.
-    let whole = steps.split_last().map_or(&[][..], |(_, whole)| whole);
-    let last = &whole[whole.len().saturating_sub(RATE_OF)..];
-    let over = (last.len() as u64 * seconds).max(1);
-    let sum = |of: fn(&Step) -> u64| last.iter().map(of).sum::<u64>().div_ceil(over);
-    (sum(|step| step.arrived), sum(|step| step.accepted))
 }

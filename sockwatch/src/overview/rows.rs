@@ -3,9 +3,12 @@
 use std::net::IpAddr;
 
 use super::words::Words;
-use crate::tcp::{
-    endpoint::Endpoint,
-    tracker::{Kind, Living, Tracker},
+use crate::{
+    sink::{Sight, selected::Selection},
+    tcp::{
+        endpoint::Endpoint,
+        tracker::{Kind, Living},
+    },
 };
 
 /// What connections are put in order by.
@@ -44,39 +47,46 @@ pub struct Order {
 pub struct Chosen<'a> {
     /// How many fit the filter.
     pub fitting: usize,
-    /// How many there are.
+    /// How many there are, of those that are looked at at all.
     pub all: usize,
     /// The rows.
     pub rows: Vec<Living<'a>>,
 }
 
-/// The rows from `first` on.
+/// The rows from `first` on, of what passes the selection and is looked for.
 pub fn choose<'a>(
-    tracker: &'a Tracker,
-    now_ns: u64,
+    sight: &Sight<'a>,
+    selection: &mut Selection,
     words: &Words,
     order: Order,
     (first, height): (usize, usize),
 ) -> Chosen<'a> {
+    let Sight { now_ns, tracker, .. } = *sight;
     let mut all = 0;
     let mut fitting = Vec::new();
-    for living in tracker.living(now_ns) {
-        if let Kind::Listener(_) = living.kind {
+    for kept in tracker.kept() {
+        let Some(living) = tracker.look(kept, now_ns) else { continue };
+        if matches!(living.kind, Kind::Listener(_)) || !selection.admits(&living.subject, now_ns) {
             continue;
         }
         all += 1;
-        if words.admit(&living) {
-            fitting.push((key(&living, now_ns, order), living));
+        if words.admit(&living, now_ns, &mut selection.names) {
+            // Not the whole of it: of a hundred thousand that would be 50 MB for each frame.
+            fitting.push((key(&living, now_ns, order), kept));
         }
     }
     let count = fitting.len();
-    let last = (first + height).min(count);
-    if last > 0 && last < count {
-        fitting.select_nth_unstable_by_key(last - 1, |(key, _)| *key);
+    let (first, last) = (first.min(count), first.saturating_add(height).min(count));
+    let mut shown = &mut fitting[..];
+    if last < count {
+        shown = shown.select_nth_unstable_by_key(last, |(key, _)| *key).0;
     }
-    fitting.truncate(last);
-    fitting.sort_unstable_by_key(|(key, _)| *key);
-    let rows = fitting.into_iter().skip(first).map(|(_, living)| living).collect();
+    if (1..last).contains(&first) {
+        shown.select_nth_unstable_by_key(first, |(key, _)| *key);
+    }
+    let shown = &mut shown[first..];
+    shown.sort_unstable_by_key(|(key, _)| *key);
+    let rows = shown.iter().filter_map(|(_, kept)| tracker.look(*kept, now_ns)).collect();
     Chosen { fitting: count, all, rows }
 }
 

@@ -43,7 +43,7 @@ Every thread sets `no_new_privs`, so that nothing that it could start would gain
 inheritable and ambient sets but for what the table says, and empties its bounding set (this takes `CAP_SETPCAP`). Then come
 Landlock (Linux 5.13 and later) and seccomp. What a kernel cannot do is left out, and `doctor` says so.
 
-Under seccomp no thread can start a program, open a socket but netlink (and `otlp` to its receiver), load an eBPF program, map memory as code, trace,
+Under seccomp no thread can start a program, open a socket but netlink (`otlp`: but TCP and UDP clients'), load an eBPF program, map memory as code, trace,
 mount, or change namespaces but to enter network namespaces; such a call fails with `EPERM`. Threads share their memory: who
 takes over one of them can do what all of them together can do, and no more than that.
 

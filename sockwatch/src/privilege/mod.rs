@@ -10,7 +10,7 @@ mod files;
 pub mod role;
 mod syscalls;
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use rustix::thread::{CapabilitySet, set_no_new_privs};
 
@@ -45,6 +45,29 @@ pub struct Confined {
     pub files: Step,
     /// seccomp.
     pub calls: Step,
+}
+
+/// `keeps CAP_BPF; in force: no_new_privs, seccomp; not here: Landlock (the kernel has none)`.
+impl fmt::Display for Confined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let steps = [
+            ("dropped capabilities", &self.capabilities),
+            ("an empty bounding set", &self.bounding),
+            ("no_new_privs", &self.no_new_privs),
+            ("Landlock", &self.files),
+            ("seccomp", &self.calls),
+        ];
+        let kept = capability::names(self.kept);
+        write!(f, "keeps {}", if kept.is_empty() { "no capability".to_owned() } else { kept.join(" ") })?;
+        let done: Vec<_> = steps.iter().filter(|(_, step)| **step == Step::Done).map(|(name, _)| *name).collect();
+        write!(f, "; in force: {}", done.join(", "))?;
+        let missing = steps.iter().filter_map(|(name, step)| match step {
+            Step::Impossible(why) => Some(format!("{name} ({why})")),
+            Step::Done | Step::NotMeant(_) => None,
+        });
+        let missing: Vec<_> = missing.collect();
+        if missing.is_empty() { Ok(()) } else { write!(f, "; not here: {}", missing.join(", ")) }
+    }
 }
 
 /// What came of a step.

@@ -74,6 +74,13 @@ impl Container {
 }
 
 impl Workload {
+    /// Whether that is this cgroup, by its path, or one below it. All are below the root.
+    pub fn is_in(&self, cgroup: &str) -> bool {
+        let wanted = cgroup.trim_matches('/');
+        let rest = self.cgroup.as_deref().and_then(|its| its.trim_matches('/').strip_prefix(wanted));
+        wanted.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
     /// From the text of `/proc/PID/cgroup`.
     pub fn of_process(text: &str) -> Self {
         path_of(text).map(Self::of_path).unwrap_or_default()

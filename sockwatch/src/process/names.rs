@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     fs,
-    sync::mpsc::Receiver,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -22,7 +22,7 @@ const FRESH: Duration = Duration::from_secs(1);
 /// A process starts in a tick of the kernel's clock, and is seen a little later.
 const TICK_NS: u64 = 20_000_000;
 
-/// Processes that are remembered at once.
+/// Processes that are remembered at once; of those that are told, twice as many.
 const MOST: usize = 10_000;
 
 /// A process, and since when its number was its own.
@@ -39,7 +39,23 @@ pub struct Named {
 pub struct Names {
     known: HashMap<u32, Known>,
     /// Who tells what processes there are, instead of `/proc`.
-    told: Option<Receiver<Named>>,
+    told: Option<Told>,
+    /// The last one of those that was asked for.
+    found: Option<Arc<Named>>,
+    /// What is shown of units and cgroups of those, if not all.
+    shows: Option<fn(&str) -> String>,
+}
+
+/// The processes that a recording names, until it names others of their numbers. Whoever reads it tells; nothing waits until
+/// somebody asks.
+#[derive(Clone, Debug, Default)]
+pub struct Told(Arc<Mutex<Lately>>);
+
+/// Those that were told or asked for lately, and those before them.
+#[derive(Debug, Default)]
+struct Lately {
+    now: HashMap<u32, Arc<Named>>,
+    before: HashMap<u32, Arc<Named>>,
 }
 
 #[derive(Debug)]
@@ -51,8 +67,14 @@ struct Known {
 
 impl Names {
     /// Knows only what it is told: the processes were another machine's, or are gone.
-    pub fn told(told: Receiver<Named>) -> Self {
-        Self { known: HashMap::new(), told: Some(told) }
+    pub fn told(told: Told) -> Self {
+        Self { told: Some(told), ..Self::default() }
+    }
+
+    /// The same, and of units and cgroups only so much.
+    #[must_use]
+    pub fn showing(self, shows: fn(&str) -> String) -> Self {
+        Self { shows: Some(shows), ..self }
     }
 
     /// The process that had this number at that time, in nanoseconds of `CLOCK_MONOTONIC`; `None` if it ended before it was
@@ -61,18 +83,25 @@ impl Names {
         Some(&self.named(pid, at_ns)?.process)
     }
 
+    /// Whether the process that had this number at that time was in a cgroup, by its path, or in one below it.
+    pub fn is_in(&mut self, pid: u32, at_ns: u64, cgroup: &str) -> bool {
+        self.of(pid, at_ns).is_some_and(|process| process.workload.is_in(cgroup))
+    }
+
     /// The same, with its start.
     pub fn named(&mut self, pid: u32, at_ns: u64) -> Option<&Named> {
         let named = match &self.told {
             Some(told) => {
-                for named in told.try_iter() {
-                    self.known.insert(named.process.pid, Known { looked: Instant::now(), named: Some(named) });
-                }
-                self.known.get(&pid)?.named.as_ref()
+                let found = told.of(pid);
+                self.found = match self.shows {
+                    Some(shows) => found.map(|named| Arc::new(shown(&named, shows))),
+                    None => found,
+                };
+                self.found.as_deref()
             }
             None => self.look(pid),
         };
-        named.filter(|named| named.started_ns <= at_ns + TICK_NS)
+        named.filter(|named| named.started_ns <= at_ns.saturating_add(TICK_NS))
     }
 
     fn look(&mut self, pid: u32) -> Option<&Named> {
@@ -96,6 +125,38 @@ impl Names {
     }
 }
 
+impl Told {
+    /// Takes in what a process is called, and where it belongs.
+    pub fn tell(&self, named: Named) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).keep(Arc::new(named));
+    }
+
+    /// The process that was told last under this number.
+    fn of(&self, pid: u32) -> Option<Arc<Named>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).of(pid)
+    }
+}
+
+impl Lately {
+    /// Where there are too many, those that were neither told nor asked for lately go.
+    fn keep(&mut self, named: Arc<Named>) {
+        let pid = named.process.pid;
+        if self.now.len() >= MOST && !self.now.contains_key(&pid) {
+            self.before = std::mem::take(&mut self.now);
+        }
+        self.now.insert(pid, named);
+    }
+
+    fn of(&mut self, pid: u32) -> Option<Arc<Named>> {
+        if let Some(named) = self.now.get(&pid) {
+            return Some(Arc::clone(named));
+        }
+        let named = self.before.remove(&pid)?;
+        self.keep(Arc::clone(&named));
+        Some(named)
+    }
+}
+
 impl Known {
     fn look_again(&mut self, pid: u32) {
         self.looked = Instant::now();
@@ -104,6 +165,15 @@ impl Known {
             self.named = Some(found);
         }
     }
+}
+
+/// A process of whose unit and cgroup not all is shown.
+fn shown(named: &Named, shows: fn(&str) -> String) -> Named {
+    let mut named = named.clone();
+    let workload = &mut named.process.workload;
+    workload.unit = workload.unit.as_deref().map(shows);
+    workload.cgroup = workload.cgroup.as_deref().map(shows);
+    named
 }
 
 /// A process and its start.
@@ -131,8 +201,23 @@ fn start_ticks(stat: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monotonic::now_ns;
+    use crate::{monotonic::now_ns, process::cgroup::Workload};
     use std::process::{Command, Stdio, id};
+
+    #[test]
+    fn a_cgroup_holds_itself_and_what_is_below() {
+        let check = |cgroup: Option<&str>, wanted, expected| {
+            let workload = Workload { cgroup: cgroup.map(str::to_owned), ..Workload::default() };
+            assert_eq!(workload.is_in(wanted), expected, "{cgroup:?} {wanted}");
+        };
+        check(Some("/system.slice/nginx.service"), "/system.slice", true);
+        check(Some("/system.slice/nginx.service"), "system.slice/nginx.service/", true);
+        check(Some("/system.slice/nginx.service"), "/system", false);
+        check(Some("/system.slice"), "/system.slice/nginx.service", false);
+        check(Some("/system.slice"), "/", true);
+        check(None, "/", true);
+        check(None, "/system.slice", false);
+    }
 
     #[test]
     fn the_start_is_the_22nd_field() {
@@ -155,6 +240,32 @@ mod tests {
         assert!(names.of(pid, now_ns()).is_some());
         assert!(names.of(id(), now_ns()).is_some_and(|process| process.pid == id()));
         assert_eq!(names.of(1 << 23, now_ns()), None, "above the largest pid_max");
+    }
+
+    /// However many a recording names, those that are asked for stay known.
+    #[test]
+    fn of_too_many_those_that_nobody_asks_for_are_forgotten() {
+        let (told, most) = (Told::default(), u32::try_from(MOST).unwrap());
+        let mut names = Names::told(told.clone());
+        let process = |pid| Process { pid, comm: "nginx".into(), command: None, workload: Workload::default() };
+        for pid in 1..=3 * most {
+            told.tell(Named { started_ns: 0, process: process(pid) });
+            assert!(names.of(1, 0).is_some(), "{pid}");
+            let Lately { now, before } = &*told.0.lock().unwrap();
+            assert!(now.len() <= MOST && before.len() <= MOST, "{pid}");
+        }
+        assert_eq!(names.of(2, 0), None);
+        assert_eq!(names.of(3 * most, 0), Some(&process(3 * most)));
+    }
+
+    #[test]
+    fn of_a_unit_only_so_much_is_shown() {
+        let told = Told::default();
+        let workload = Workload { unit: Some("a.service".into()), cgroup: Some("/b".into()), ..Workload::default() };
+        told.tell(Named { started_ns: 0, process: Process { pid: 7, comm: "a".into(), command: None, workload } });
+        let mut names = Names::told(told).showing(|text| text.to_uppercase());
+        let shown = &names.of(7, 0).unwrap().workload;
+        assert_eq!((shown.unit.as_deref(), shown.cgroup.as_deref()), (Some("A.SERVICE"), Some("/B")));
     }
 
     #[test]

@@ -72,6 +72,18 @@ impl Batch {
         }
     }
 
+    /// What had been lost before this batch: its file may be read without the others. That is nothing new.
+    pub(super) fn lost_before(&mut self, at_ns: u64, mut losses: Losses) {
+        let telling = self.telling;
+        for (index, (_, count)) in COUNTED.iter().enumerate() {
+            if let count @ 1.. = *count(&mut losses) {
+                let row = self.count(Kind::Loss, at_ns, What(index), count);
+                self.flags(row, flag::BEFORE);
+            }
+        }
+        self.telling = telling;
+    }
+
     pub(super) fn clock(&mut self, at_ns: u64, wall_offset_ns: u64) {
         let row = self.row(Kind::Clock, at_ns);
         self.columns.count.set(row, wall_offset_ns);
@@ -139,10 +151,11 @@ impl Batch {
         self.flags(row, if record.ours { flag::OURS } else { 0 });
     }
 
-    fn count(&mut self, kind: Kind, at_ns: u64, what: What, count: u64) {
+    fn count(&mut self, kind: Kind, at_ns: u64, what: What, count: u64) -> usize {
         let row = self.row(kind, at_ns);
         self.columns.what.set(row, what);
         self.columns.count.set(row, count);
+        row
     }
 
     /// Begins a row.
@@ -317,7 +330,7 @@ fn octets(end: Endpoint) -> [u8; ADDRESS_BYTES] {
 
 impl Kind {
     /// Of an event that a source says; `None` for the tracker's own conclusions.
-    fn of(kind: &EventKind) -> Option<Self> {
+    pub(super) fn of(kind: &EventKind) -> Option<Self> {
         Some(match kind {
             EventKind::Transition { .. } => Self::Transition,
             EventKind::Opening { .. } => Self::Opening,

@@ -45,6 +45,22 @@ by default a file is forced to the disk when it is complete. A disk that is full
 the file can be read. A disk that is too slow drops whole batches: they are counted (`unrecorded`), tracing goes on. Each batch has
 some 5 kB of its own, so a longer `--flush` makes recordings of quiet machines smaller; at full load a row is 7 to 10 bytes.
 
+A file that is damaged ends where it makes no sense any more. Of several files the others are read whole; what is wrong is told at the
+end, with exit code 2.
+
+## What time it was
+
+A pair of times is in each file's metadata, and in `clock` rows: once a minute, and as soon as the time of day has moved by a
+millisecond against CLOCK_MONOTONIC, because somebody has set it or the machine has slept. Every event is placed by the newest pair
+before it, in all files, and `info` tells of the moves. A time of day that was left out (`list --at`) means the move; one that came twice
+means the first.
+
+## A file without those before it
+
+Each file that a rotation makes can be read by itself. Soon after its beginning (`--flush`) it names its processes again. Counts go on
+from file to file. Where the first files are missing, `replay` and all others leave out what was before: of losses what the `loss`
+rows with flag 2048 say before the first `tick`, and of a namespace's counters what its first `listing` with any says.
+
 ## Rows
 ";
 

@@ -22,6 +22,7 @@ mod words;
 pub mod writer;
 
 pub use self::rows::{Mark, Said};
+pub(crate) use self::table::MOST_LISTED;
 
 /// Why a file is no recording, or no whole one.
 #[derive(Debug, thiserror::Error)]

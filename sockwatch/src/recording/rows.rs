@@ -37,6 +37,13 @@ pub enum Mark {
         /// What it is now.
         count: u64,
     },
+    /// To what a count of losses had grown before: each batch begins with those that are not 0.
+    LostBefore {
+        /// Which, as in [`Self::Loss`].
+        index: usize,
+        /// What it was.
+        count: u64,
+    },
     /// What time of day it was.
     Clock {
         /// `CLOCK_MONOTONIC` in nanoseconds.

@@ -128,7 +128,8 @@ columns! {
     /// closing: how long an orphan stays in FIN_WAIT2, in milliseconds.
     fin_timeout_ms: Numbers<UInt32Type>,
     /// Bits: 1 perhaps repeated, 2 by a minisock; closing: 4 evidence, 8 all acknowledged, 16 dead, 32 done, 64 linger,
-    /// 128 has a descriptor; listing: 256 first, 512 follows all; socket: 1024 passes the filter.
+    /// 128 has a descriptor; listing: 256 first, 512 follows all; socket: 1024 passes the filter; loss: 2048 lost
+    /// before this batch.
     flags: Numbers<UInt16Type>,
     /// listed, unlisted: how long ago the previous listing was, in nanoseconds.
     interval_ns: Numbers<UInt64Type>,
@@ -176,4 +177,5 @@ pub(super) mod flag {
     pub(in crate::recording) const FIRST: u16 = 1 << 8;
     pub(in crate::recording) const FOLLOWS_ALL: u16 = 1 << 9;
     pub(in crate::recording) const OURS: u16 = 1 << 10;
+    pub(in crate::recording) const BEFORE: u16 = 1 << 11;
 }

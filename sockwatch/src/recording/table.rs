@@ -16,14 +16,23 @@ use crate::{
     },
 };
 
-/// Sockets in one round of listings at most: a file with more is not one of ours.
-const MOST_SOCKETS: usize = 16_000_000;
+/// Rows of listings between two ticks at most, and in one round: a file with more is not one of ours.
+pub(crate) const MOST_LISTED: usize = 16_000_000;
+
+/// Other rows between two ticks at most: whoever replays keeps them until there is one.
+const MOST_SAID: usize = 4_000_000;
+
+/// Bytes of a command, or of a cgroup's path, that are kept (`PATH_MAX`).
+const MOST_TEXT: usize = 4096;
 
 /// What a table of rows says. Rounds may go over several tables.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
     round: Round,
-    sockets: usize,
+    /// Rows of listings since the last tick that was not within a round.
+    listed: usize,
+    /// Other rows since the last tick.
+    said: usize,
     /// Rows that this version does not understand: of a later one, or without what they must have.
     pub(super) not_understood: u64,
 }
@@ -41,8 +50,11 @@ impl Reading {
             if let Err(NotUnderstood) = self.row(cells, row, said) {
                 self.not_understood += 1;
             }
-            if self.sockets > MOST_SOCKETS {
-                return Err(format!("a listing of more than {MOST_SOCKETS} sockets"));
+            if self.listed > MOST_LISTED {
+                return Err(format!("listings of more than {MOST_LISTED} rows without a tick"));
+            }
+            if self.said > MOST_SAID {
+                return Err(format!("more than {MOST_SAID} rows without a tick"));
             }
         }
         Ok(())
@@ -53,15 +65,22 @@ impl Reading {
         let at_ns = cells.at_ns.get(row).ok_or(NotUnderstood)?;
         let kind = cells.kind.get(row).ok_or(NotUnderstood)?;
         let mark = match kind {
-            Kind::Tick => Mark::Tick { now_ns: at_ns },
-            Kind::Loss => Mark::Loss {
-                index: cells.what.get(row).filter(|what| what.as_counter().is_none()).ok_or(NotUnderstood)?.0,
-                count: cells.count.or_zero(row),
-            },
+            Kind::Tick => {
+                self.pass();
+                Mark::Tick { now_ns: at_ns }
+            }
+            Kind::Loss => {
+                let what = cells.what.get(row).filter(|what| what.as_counter().is_none()).ok_or(NotUnderstood)?;
+                let (index, count) = (what.0, cells.count.or_zero(row));
+                if flags(cells, row) & flag::BEFORE == 0 {
+                    Mark::Loss { index, count }
+                } else {
+                    Mark::LostBefore { index, count }
+                }
+            }
             Kind::Clock => Mark::Clock { at_ns, wall_offset_ns: cells.count.or_zero(row) },
             Kind::RoundExpected => Mark::RoundExpected,
             Kind::Round => {
-                self.sockets = 0;
                 let round = std::mem::take(&mut self.round);
                 Mark::Round(Round { to_ns: at_ns, unlisted: cells.count.or_zero(row), ..round })
             }
@@ -82,16 +101,27 @@ impl Reading {
                         Certainty::PerhapsRepeated
                     },
                 });
+                self.said += 1;
                 return Ok(());
             }
         };
         said.marks.push((said.events.len(), mark));
+        self.said += 1;
         Ok(())
+    }
+
+    /// What was said until now needs to be kept no longer, unless it belongs to a round that goes on.
+    fn pass(&mut self) {
+        self.said = 0;
+        if self.round.listings.is_empty() && self.round.gone.is_empty() {
+            self.listed = 0;
+        }
     }
 
     /// A part of a round.
     fn listing(&mut self, cells: &Cells, row: usize, kind: Kind, at_ns: u64) -> Result<(), NotUnderstood> {
         let flags = flags(cells, row);
+        self.listed += 1;
         if kind == Kind::Listing {
             self.round.listings.push(Listing {
                 netns: cells.netns.get(row).ok_or(NotUnderstood)?,
@@ -109,7 +139,6 @@ impl Reading {
             return Ok(());
         }
         let listing = self.round.listings.last_mut().ok_or(NotUnderstood)?;
-        self.sockets += 1;
         match kind {
             Kind::Socket => listing.records.push(Record {
                 key: key(cells, row)?,
@@ -238,12 +267,89 @@ fn named(cells: &Cells, row: usize, started_ns: u64) -> Result<Named, NotUnderst
             pid: cells.pid.get(row).ok_or(NotUnderstood)?,
             comm: cells.comm.get(row).map(Comm::from).unwrap_or_default(),
             command: cells.command.get(row).map(printable),
-            workload: cells.cgroup.get(row).map(Workload::of_path).unwrap_or_default(),
+            workload: cells.cgroup.get(row).map(short).map(Workload::of_path).unwrap_or_default(),
         },
     })
 }
 
 /// What a file says is foreign to us.
 fn printable(text: &str) -> String {
-    text.replace(crate::tcp::event::is_unprintable, "?")
+    short(text).replace(crate::tcp::event::is_unprintable, "?")
+}
+
+/// As much of it as is kept.
+fn short(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MOST_TEXT)]
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_schema::Metadata;
+
+    use super::*;
+    use crate::recording::{batch::Batch, schema::schema};
+
+    /// What comes of rows.
+    fn read(reading: &mut Reading, fill: impl FnOnce(&mut Batch)) -> Result<Said, String> {
+        let (mut batch, mut said) = (Batch::default(), Said::default());
+        fill(&mut batch);
+        let batch = batch.finish(&schema(Metadata::new())).unwrap();
+        reading.read(&Cells::of(&batch).unwrap(), batch.num_rows(), &mut said).map(|()| said)
+    }
+
+    #[test]
+    fn without_a_tick_only_so_much_is_said() {
+        let nearly = || Reading { said: MOST_SAID - 1, ..Reading::default() };
+        read(&mut nearly(), |batch| batch.clock(1, 2)).unwrap();
+        let error = read(&mut nearly(), |batch| (0..2).for_each(|at_ns| batch.clock(at_ns, 2))).unwrap_err();
+        assert_eq!(error, "more than 4000000 rows without a tick");
+        let mut reading = nearly();
+        for at_ns in 0..3 {
+            read(&mut reading, |batch| {
+                batch.tick(at_ns);
+                batch.round_expected(at_ns);
+            })
+            .unwrap();
+        }
+    }
+
+    /// Every row counts that is kept, of all rounds that wait for the same tick.
+    #[test]
+    fn without_a_tick_only_so_much_is_listed() {
+        let nearly = || Reading { listed: MOST_LISTED - 2, ..Reading::default() };
+        let empty = Round { listings: vec![Listing::default()], gone: vec![7], ..Round::default() };
+        read(&mut nearly(), |batch| batch.round(&empty)).unwrap();
+        let error = read(&mut nearly(), |batch| (0..2).for_each(|_| batch.round(&empty))).unwrap_err();
+        assert_eq!(error, "listings of more than 16000000 rows without a tick");
+        let mut reading = nearly();
+        for at_ns in 0..3 {
+            read(&mut reading, |batch| {
+                batch.round(&empty);
+                batch.tick(at_ns);
+            })
+            .unwrap();
+        }
+        // A round that goes on is kept across a tick.
+        let mut reading = nearly();
+        reading.round.gone.push(7);
+        read(&mut reading, |batch| batch.tick(1)).unwrap();
+        assert_eq!(reading.listed, MOST_LISTED - 2);
+    }
+
+    #[test]
+    fn a_process_s_words_are_cut() {
+        let named = Named {
+            started_ns: 1,
+            process: Process {
+                pid: 7,
+                comm: "nginx".into(),
+                command: Some("x".repeat(MOST_TEXT + 1)),
+                workload: Workload::of_path(&"/x".repeat(MOST_TEXT)),
+            },
+        };
+        let said = read(&mut Reading::default(), |batch| batch.process(&named)).unwrap();
+        let [(_, Mark::Process(Named { process, .. }))] = &said.marks[..] else { panic!("{said:?}") };
+        let lengths = (process.command.as_ref().map(String::len), process.workload.cgroup.as_ref().map(String::len));
+        assert_eq!(lengths, (Some(MOST_TEXT), Some(MOST_TEXT)));
+    }
 }

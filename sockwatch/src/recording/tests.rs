@@ -1,10 +1,12 @@
 //! Rows to columns and back, and files that are not as they should be.
 
+mod golden;
+
 use std::{collections::HashMap, fs, path::PathBuf};
 
 use arrow_array::RecordBatch;
 use arrow_schema::Metadata;
-use proptest::{collection::vec, option, prelude::*, sample::select, strategy::ValueTree};
+use proptest::{collection::vec, prelude::*, sample::select, strategy::ValueTree};
 
 use super::{
     batch::Batch,
@@ -20,18 +22,13 @@ use crate::{
     process::{Process, cgroup::Workload, names::Named},
     source::{TableNews, Tick},
     tcp::{
-        arbitrary::{any_event, any_state, any_task, any_tuple},
+        arbitrary::{any_event, any_record, any_round, told},
         event::{Comm, Event, EventKind, Incident, SocketKey, Task},
-        listing::{Listing, Record, Round},
+        listing::{Listing, Round},
         loss::Losses,
         queue::{Follows, NamespaceDrops},
     },
 };
-
-/// A name as it comes back: text, cut at 15 bytes.
-fn told(task: Task) -> Task {
-    Task { comm: Comm::from(&*String::from_utf8_lossy(task.comm.bytes())), ..task }
-}
 
 /// An event as it comes back; `None` if it is none that a source says.
 fn comes_back(event: Event) -> Option<Event> {
@@ -51,55 +48,6 @@ fn comes_back(event: Event) -> Option<Event> {
         kind => kind,
     };
     Some(Event { kind, ..event })
-}
-
-fn any_record() -> impl Strategy<Value = Record> {
-    let place = (any::<u32>(), any::<u64>(), any_tuple(), any_state());
-    let figures = (option::of(any::<u64>()), option::of(any::<(u32, u32)>()), any::<(u64, u64)>());
-    let rest = (option::of(any::<u32>()), any::<u32>(), any::<bool>());
-    (place, figures, rest).prop_map(|((netns, cookie, tuple, state), figures, (drops, inode, ours))| {
-        let (expires_in_ns, queue, (from_ns, to_ns)) = figures;
-        Record {
-            key: SocketKey { netns, cookie },
-            tuple,
-            state,
-            expires_in_ns,
-            queue,
-            from_ns,
-            to_ns,
-            drops,
-            inode,
-            ours,
-        }
-    })
-}
-
-fn any_round() -> impl Strategy<Value = Round> {
-    let holders = vec((any::<u32>(), any_task().prop_map(told)), 0..3);
-    let holders = holders.prop_map(|holders| holders.into_iter().map(|(inode, it)| (inode, vec![it])).collect());
-    let dropped = any::<[u64; 3]>().prop_map(|[overflows, drops, cookies]| NamespaceDrops {
-        overflows,
-        drops,
-        cookies,
-        ..NamespaceDrops::default()
-    });
-    let place = (any::<u32>(), any::<(u64, u64)>(), any::<bool>(), option::of(any::<u32>()));
-    let follows = select(vec![Follows::All, Follows::Some]);
-    let listing = (place, vec(any_record(), 0..4), holders, dropped, follows).prop_map(
-        |((netns, (from_ns, to_ns), first, somaxconn), records, holders, dropped, follows)| Listing {
-            netns,
-            from_ns,
-            to_ns,
-            first,
-            records,
-            holders,
-            dropped,
-            somaxconn,
-            follows,
-        },
-    );
-    (vec(listing, 0..3), vec(any::<u32>(), 0..3), any::<(u64, u64)>())
-        .prop_map(|(listings, gone, (unlisted, to_ns))| Round { listings, gone, unlisted, to_ns })
 }
 
 /// Into columns, and out of them.
@@ -143,6 +91,8 @@ fn everything_else_comes_back() {
     let (before, now) =
         (Losses { skipped: 1, ..Losses::default() }, Losses { skipped: 1, ring_full: 9, ..Losses::default() });
     let rows = there_and_back(|batch| {
+        batch.lost_before(4, now);
+        assert!(!batch.tells(), "what is known is nothing new");
         batch.process(&named);
         batch.losses(11, before, now);
         batch.tick(12);
@@ -150,6 +100,8 @@ fn everything_else_comes_back() {
         batch.round_expected(15);
     });
     let expected = [
+        Mark::LostBefore { index: 0, count: 9 },
+        Mark::LostBefore { index: 3, count: 1 },
         Mark::Process(named),
         Mark::Loss { index: 0, count: 9 },
         Mark::Tick { now_ns: 12 },
@@ -160,14 +112,23 @@ fn everything_else_comes_back() {
     assert_eq!(rows, Said { events: vec![], marks });
 }
 
-/// A round of listings goes into one batch, however many sockets there are.
+/// A round of listings is said at once, however many sockets there are, and written in batches that a reader takes.
 #[test]
 fn a_large_round_comes_back() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let record = any_record().new_tree(&mut runner).unwrap().current();
-    let listing = Listing { netns: 1, records: vec![record; 150_001], ..Listing::default() };
+    let listing = Listing { netns: 1, records: vec![record; 600_001], ..Listing::default() };
     let round = Round { listings: vec![listing], ..Round::default() };
-    let said = there_and_back(|batch| batch.round(&round));
+    let scratch = Scratch::new("round");
+    let mut recorder = Recorder::start(Header::default(), scratch.options()).unwrap();
+    recorder.table(&TableNews::Listed(round.clone()));
+    recorder.finish().unwrap();
+    let mut reader = Reader::open(&scratch.options().path).unwrap();
+    let (mut said, mut batches) = (Said::default(), 0);
+    while reader.next(&mut said).unwrap() {
+        batches += 1;
+    }
+    assert_eq!(batches, 4, "the header, which has no rows, and three");
     assert!(said.events.is_empty() && said.marks == [(0, Mark::Round(round))]);
 }
 
@@ -294,6 +255,7 @@ fn files_follow_one_another_and_the_oldest_go() {
     recorder.take(&events, &tick(1)).unwrap();
     let written = recorder.finish().unwrap();
     assert_eq!((written.files, scratch.files().len()), (7, 3));
+    assert_eq!(Some(&written.path), scratch.files().last());
     let mut times = Vec::new();
     for file in scratch.files() {
         let (its, end) = read(&file).unwrap();
@@ -303,6 +265,35 @@ fn files_follow_one_another_and_the_oldest_go() {
     assert_eq!(times, (4 * 65_536..6 * 65_536).collect::<Vec<_>>(), "the newest, in the order of the files' names");
     let parts: Vec<_> = scratch.files().iter().map(|file| Reader::open(file).unwrap().header().part).collect();
     assert_eq!(parts, [5, 6, 7]);
+}
+
+/// By a clock that was ahead once, or on a disk that was full.
+#[test]
+fn what_other_files_are_called_costs_this_recording_none() {
+    let scratch = Scratch::new("stamps");
+    let rotation = Rotation { bytes: Some(1), keep_files: Some(3), ..Rotation::default() };
+    let options = Options { rotation, ..scratch.options() };
+    let stem = options.path.with_extension("").to_string_lossy().into_owned();
+    for (number, content) in [(1, "x"), (2, "x"), (3, "x"), (4, "")] {
+        fs::write(format!("{stem}-20990101T000000Z-{number:04}.swr"), content).unwrap();
+    }
+    record(options, 2, 70_000).unwrap();
+    let parts: Vec<_> = scratch.files().iter().map(|file| Reader::open(file).unwrap().header().part).collect();
+    assert_eq!(parts, [1, 2, 3]);
+}
+
+#[test]
+fn what_is_no_file_is_never_replaced() {
+    let scratch = Scratch::new("special");
+    let path = scratch.options().path;
+    for force in [false, true] {
+        fs::create_dir_all(&path).unwrap();
+        let told = record(Options { force, ..scratch.options() }, 1, 1);
+        assert!(matches!(told, Err(WriteError::NoFile(its)) if its == path));
+        let device = record(Options { path: "/dev/null".into(), force, ..scratch.options() }, 1, 1);
+        assert!(matches!(device, Err(WriteError::NoFile(_))));
+    }
+    fs::remove_dir(&path).unwrap();
 }
 
 #[test]

@@ -80,7 +80,7 @@ kinds! {
     Unlisted => "unlisted",
     /// All until `at_ns` has been told.
     Tick => "tick",
-    /// A count of losses has grown: `what` is `count` now.
+    /// A count of losses has grown: `what` is `count` now. With flag 2048 it had grown before: each batch begins so.
     Loss => "loss",
     /// `CLOCK_MONOTONIC` and, in `count`, the Unix time in nanoseconds when it was 0.
     Clock => "clock",

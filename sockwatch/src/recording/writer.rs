@@ -24,6 +24,7 @@ use crate::{
     monotonic::{now_ns, wall_offset_ns},
     privilege::{self, Sandbox},
     process::names::Named,
+    sink::wall::NOTABLE_NS,
     source::{TableNews, Tick},
     tcp::{event::Event, loss::Losses},
 };
@@ -98,6 +99,9 @@ pub enum WriteError {
     /// It is there already.
     #[error("{} exists: name another file, or replace it with --force", .0.display())]
     Exists(PathBuf),
+    /// What is there is a directory, a device or a pipe.
+    #[error("{} is no file, and is not replaced by one: name another", .0.display())]
+    NoFile(PathBuf),
     /// It cannot be made.
     #[error("cannot create {}", .path.display())]
     Create {
@@ -159,7 +163,11 @@ pub struct Recorder {
     flush_every: Duration,
     flushed: Instant,
     clock_told: Instant,
+    /// What time of day that was: the Unix time when `CLOCK_MONOTONIC` was 0.
+    wall_offset_ns: u64,
+    /// What the last tick told of losses, and when that was, in nanoseconds of `CLOCK_MONOTONIC`.
     losses: Losses,
+    told_ns: u64,
     /// Rows that were dropped.
     unrecorded: u64,
     batches: SyncSender<RecordBatch>,
@@ -197,7 +205,9 @@ impl Recorder {
             flush_every,
             flushed: Instant::now(),
             clock_told: Instant::now(),
+            wall_offset_ns: wall_offset_ns(),
             losses: Losses::default(),
+            told_ns: 0,
             unrecorded: 0,
             batches,
             status,
@@ -210,6 +220,12 @@ impl Recorder {
     /// # Errors
     /// If nothing can be written any more.
     pub fn take(&mut self, events: &[Event], tick: &Tick) -> Result<(), WriteError> {
+        self.clock(now_ns(), wall_offset_ns());
+        self.tell(events, tick)
+    }
+
+    /// The same, without a look at the clock.
+    pub(crate) fn tell(&mut self, events: &[Event], tick: &Tick) -> Result<(), WriteError> {
         for event in events {
             self.batch.event(event);
             if self.batch.rows() >= BATCH_ROWS {
@@ -218,12 +234,8 @@ impl Recorder {
         }
         let losses = Losses { unrecorded: self.unrecorded, ..tick.losses };
         self.batch.losses(tick.now_ns, self.losses, losses);
-        self.losses = losses;
+        (self.losses, self.told_ns) = (losses, tick.now_ns);
         self.batch.tick(tick.now_ns);
-        if self.clock_told.elapsed() >= CLOCK_EVERY {
-            self.clock_told = Instant::now();
-            self.batch.clock(now_ns(), wall_offset_ns());
-        }
         let due = self.batch.tells() && self.flushed.elapsed() + EARLY >= self.flush_every;
         if due || self.batch.rows() >= BATCH_ROWS {
             self.hand_over()?;
@@ -240,6 +252,15 @@ impl Recorder {
         }
     }
 
+    /// Notes what time of day it is, now and then, and as soon as it has moved: events behind that are placed by it.
+    pub(crate) fn clock(&mut self, now_ns: u64, wall_offset_ns: u64) {
+        let has_moved = self.wall_offset_ns.abs_diff(wall_offset_ns) >= NOTABLE_NS;
+        if has_moved || self.clock_told.elapsed() >= CLOCK_EVERY {
+            (self.clock_told, self.wall_offset_ns) = (Instant::now(), wall_offset_ns);
+            self.batch.clock(now_ns, wall_offset_ns);
+        }
+    }
+
     /// Notes a process.
     pub fn process(&mut self, named: &Named) {
         self.batch.process(named);
@@ -248,6 +269,11 @@ impl Recorder {
     /// How far the writing is.
     pub fn written(&self) -> Written {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).written.clone()
+    }
+
+    /// Files that were begun. What is noted from now on is in the last one of them, or in a later one.
+    pub fn files(&self) -> u32 {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).written.files
     }
 
     /// Rows that were dropped because the disk is too slow.
@@ -260,6 +286,12 @@ impl Recorder {
     /// # Errors
     /// If something could not be written.
     pub fn finish(mut self) -> Result<Written, WriteError> {
+        let losses = Losses { unrecorded: self.unrecorded, ..self.losses };
+        if losses != self.losses {
+            // Dropped after the last tick: whoever finds the end mark must find this, too.
+            self.batch.losses(self.told_ns, self.losses, losses);
+            self.batch.tick(self.told_ns);
+        }
         let batch = self.batch.finish(&self.schema)?;
         // Now is the time to wait for the disk.
         let _ = self.batches.send(batch);
@@ -278,13 +310,19 @@ impl Recorder {
         self.flushed = Instant::now();
         let batch = self.batch.finish(&self.schema)?;
         let rows = batch.num_rows() as u64;
+        // A file may begin with the next batch, or the rows that tell may be dropped with this one.
+        self.batch.lost_before(self.told_ns, self.losses);
         match self.batches.try_send(batch) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(_)) => {
                 self.unrecorded += rows;
                 Ok(())
             }
-            Err(TrySendError::Disconnected(_)) => self.check(),
+            Err(TrySendError::Disconnected(_)) => {
+                self.check()?;
+                // It has panicked, and says nothing.
+                Err(WriteError::Thread(io::ErrorKind::BrokenPipe.into()))
+            }
         }
     }
 
@@ -313,3 +351,6 @@ fn write_all(mut files: Files, todo: &Receiver<RecordBatch>, status: &Mutex<Stat
     status.written = files.written();
     status.failed = done.err();
 }
+
+#[cfg(test)]
+mod tests;

@@ -144,7 +144,7 @@ impl<W: Write> Sink for Json<W> {
             return Ok(());
         }
         let socket = socket(&mut self.sockets, &mut self.names, update)?;
-        let line = line(update, socket, &mut self.names, self.clock, &self.reasons);
+        let line = line(update, socket, &mut self.names, &self.clock, &self.reasons);
         serde_json::to_writer(&mut self.buffer, &line)?;
         self.buffer.push(b'\n');
         if let Happening::Ended(_) = update.happening {
@@ -205,7 +205,7 @@ fn line<'a>(
     update: &'a Update,
     socket: &'a RawValue,
     names: &mut Option<Names>,
-    clock: Clock,
+    clock: &Clock,
     reasons: &'a ResetReasons,
 ) -> Line<'a> {
     let at_ns = clock.at(update.at_ns);
@@ -220,7 +220,7 @@ fn line<'a>(
             by: by.as_ref().map(named),
             sampled_ns: *sampled_ns,
         },
-        Happening::Listed { state, queue } => Line::Listed {
+        Happening::Listed { state, queue, .. } => Line::Listed {
             at_ns,
             socket,
             state: state.name(),
@@ -283,7 +283,7 @@ fn finished<'a>(
     socket: &'a RawValue,
     update: &Update,
     names: &mut Option<Names>,
-    clock: Clock,
+    clock: &Clock,
 ) -> Finished<'a> {
     let at_ns = clock.at(connection.ended_ns.unwrap_or(update.at_ns));
     let Ownership { opener, acceptor, heir, closer, .. } = &connection.ownership;

@@ -5,9 +5,11 @@ pub mod quantity;
 pub mod selected;
 pub mod text;
 pub mod time_of_day;
+pub mod wall;
 
 use std::io;
 
+use self::wall::Wall;
 use crate::{
     pipeline::Totals,
     tcp::{tracker::Tracker, update::Update},
@@ -38,7 +40,7 @@ pub enum Why {
 }
 
 /// What an event's time is counted from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Clock {
     /// Since the trace began.
     Relative {
@@ -46,29 +48,26 @@ pub enum Clock {
         start_ns: u64,
     },
     /// Unix time.
-    Wall {
-        /// Unix time minus `CLOCK_MONOTONIC`, in nanoseconds.
-        offset_ns: u64,
-    },
+    Wall(Wall),
     /// `CLOCK_MONOTONIC`: since boot, without suspends.
     Monotonic,
 }
 
 impl Clock {
     /// Its word in JSON.
-    pub const fn word(self) -> &'static str {
+    pub const fn word(&self) -> &'static str {
         match self {
             Self::Relative { .. } => "relative",
-            Self::Wall { .. } => "wall",
+            Self::Wall(_) => "wall",
             Self::Monotonic => "monotonic",
         }
     }
 
     /// An event's time on this clock, in nanoseconds. What happened before the trace began is negative.
-    pub fn at(self, at_ns: u64) -> i64 {
+    pub fn at(&self, at_ns: u64) -> i64 {
         match self {
             Self::Relative { start_ns } => at_ns.cast_signed().wrapping_sub(start_ns.cast_signed()),
-            Self::Wall { offset_ns } => at_ns.saturating_add(offset_ns).cast_signed(),
+            Self::Wall(wall) => wall.unix_ns(at_ns).cast_signed(),
             Self::Monotonic => at_ns.cast_signed(),
         }
     }

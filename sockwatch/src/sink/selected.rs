@@ -24,6 +24,11 @@ pub struct Selection {
 }
 
 impl Selection {
+    /// Whether both ask for the same.
+    pub fn is_like(&self, other: &Self) -> bool {
+        (&self.filter, &self.cgroup) == (&other.filter, &other.cgroup)
+    }
+
     /// Whether an update passes.
     pub fn passes(&mut self, update: &Update) -> bool {
         self.admits(&update.subject, update.at_ns)
@@ -39,16 +44,8 @@ impl Selection {
             return false;
         }
         let Some(wanted) = &self.cgroup else { return true };
-        let process = owner.and_then(|owner| self.names.of(owner.pid, at_ns));
-        let its = process.and_then(|process| process.workload.cgroup.as_deref());
-        its.is_some_and(|its| is_below(its, wanted))
+        owner.is_some_and(|owner| self.names.is_in(owner.pid, at_ns, wanted))
     }
-}
-
-/// Whether a cgroup is this one or below it.
-fn is_below(cgroup: &str, wanted: &str) -> bool {
-    let (cgroup, wanted) = (cgroup.trim_matches('/'), wanted.trim_matches('/'));
-    cgroup.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || wanted.is_empty())
 }
 
 /// Shows what passes.
@@ -74,20 +71,5 @@ impl<S: Sink> Sink for Selected<S> {
 
     fn look(&mut self, sight: &Sight<'_>) -> io::Result<()> {
         self.sink.look(sight)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cgroup_holds_itself_and_what_is_below() {
-        let check = |cgroup, wanted, expected| assert_eq!(is_below(cgroup, wanted), expected, "{cgroup} {wanted}");
-        check("/system.slice/nginx.service", "/system.slice", true);
-        check("/system.slice/nginx.service", "system.slice/nginx.service/", true);
-        check("/system.slice/nginx.service", "/system", false);
-        check("/system.slice", "/system.slice/nginx.service", false);
-        check("/system.slice", "/", true);
     }
 }

@@ -97,7 +97,7 @@ impl<W: Write> Text<W> {
 
     fn header(&mut self) -> io::Result<()> {
         self.header_due = false;
-        let width = if let Clock::Wall { .. } = self.clock { WALL_WIDTH } else { TIME_WIDTH };
+        let width = if let Clock::Wall(_) = self.clock { WALL_WIDTH } else { TIME_WIDTH };
         let (time, local) = (format!("{:>width$}", "TIME"), format!("{:IPV4_WIDTH$}", "LOCAL"));
         let remote = format!("{:IPV4_WIDTH$}", "REMOTE");
         self.start(style::BOLD);
@@ -136,8 +136,8 @@ impl<W: Write> Text<W> {
 
     fn time(&mut self, at_ns: u64) -> io::Result<()> {
         let at_ns = self.clock.at(at_ns);
-        match self.clock {
-            Clock::Wall { .. } => {
+        match &self.clock {
+            Clock::Wall(_) => {
                 let of_day = at_ns.rem_euclid(86_400_000_000_000) / 1_000;
                 let (seconds, micros) = (of_day / 1_000_000, of_day % 1_000_000);
                 let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
@@ -256,7 +256,7 @@ impl<W: Write> Text<W> {
         let closer = connection.ownership.closer;
         let process = closer.and_then(|closer| self.process_of(closer, at_ns));
         let Some(sentence) = sentence(connection, process) else { return Ok(()) };
-        let width = if let Clock::Wall { .. } = self.clock { WALL_WIDTH } else { TIME_WIDTH };
+        let width = if let Clock::Wall(_) = self.clock { WALL_WIDTH } else { TIME_WIDTH };
         self.start(style::DIM);
         write!(self.buffer, "{:width$}   {sentence}", "")?;
         self.finish_line();
@@ -307,8 +307,8 @@ fn line(update: &Update, reasons: &ResetReasons) -> Line {
         Happening::Transition { old, new, lasted_ns, by, .. } => {
             Line { what: what!("{old}>{new}"), after_ns: lasted_ns.map(u64::cast_signed), task: *by }
         }
-        Happening::Listed { state, queue: Some((depth, limit)) } => only(what!("{state} queue {depth}/{limit}")),
-        Happening::Listed { state, queue: None } => only(what!("is {state}")),
+        Happening::Listed { state, queue: Some((depth, limit)), .. } => only(what!("{state} queue {depth}/{limit}")),
+        Happening::Listed { state, queue: None, .. } => only(what!("is {state}")),
         Happening::Enqueued { queue, handshake_ns, .. } => {
             let (depth, limit) = queue.unwrap_or_default();
             Line { what: what!("enqueued {depth}/{limit}"), after_ns: *handshake_ns, task: None }

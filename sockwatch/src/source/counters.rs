@@ -1,9 +1,12 @@
-//! What a network namespace's counters say of handshakes that came to nothing, and the limit of its accept queues. Read
+//! What a network namespace's counters say of what came to nothing, and the limit of its accept queues. Read
 //! within the namespace.
 
 use std::{fs, io};
 
-use crate::tcp::queue::{COUNTERS, NamespaceDrops};
+use crate::{
+    source::table::{Namespace, Place},
+    tcp::queue::{COUNTERS, NamespaceDrops},
+};
 
 /// Counters of a namespace, since it was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,14 +17,22 @@ pub struct Counters {
     pub somaxconn: Option<u32>,
 }
 
+/// `net.ipv4.tcp_syncookies`: a cookie for every SYN.
+const ALWAYS: u32 = 2;
+
 /// Reads those of the calling thread's namespace. Not `/proc/net`, which is the main thread's.
 ///
 /// # Errors
 /// Without `/proc`.
 pub fn read() -> io::Result<Counters> {
     let text = fs::read_to_string("/proc/thread-self/net/netstat")?;
-    let somaxconn = fs::read_to_string("/proc/sys/net/core/somaxconn").ok().and_then(|text| text.trim().parse().ok());
-    Ok(Counters { drops: drops(&text), somaxconn })
+    let setting = |name: &str| fs::read_to_string(format!("/proc/sys/net/{name}")).ok()?.trim().parse().ok();
+    let mut drops = drops(&text);
+    if setting("ipv4/tcp_syncookies") == Some(ALWAYS) {
+        // Then every SYN counts as one that found too many requests waiting (`tcp_syn_flood_action`).
+        drops.cookies = 0;
+    }
+    Ok(Counters { drops, somaxconn: setting("core/somaxconn") })
 }
 
 /// From a line of names and a line of their values (`netstat_seq_show`). A counter that the kernel does not have is 0.
@@ -37,12 +48,10 @@ fn drops(text: &str) -> NamespaceDrops {
     drops
 }
 
-/// Connections that the main thread's namespace has accepted into its queues since it was made (`PassiveOpens`).
-///
-/// # Errors
-/// Without `/proc`.
-pub fn passive_opens() -> io::Result<u64> {
-    Ok(passive(&fs::read_to_string("/proc/net/snmp")?))
+/// Connections that a namespace has taken into its queues since it was made (`PassiveOpens`); `None` if it cannot be entered.
+pub fn passive_opens(place: &Place) -> Option<u64> {
+    let read = || fs::read_to_string("/proc/thread-self/net/snmp").map_or(0, |text| passive(&text));
+    Namespace::open(&place.path).ok()?.enter(read).ok()
 }
 
 fn passive(text: &str) -> u64 {
@@ -58,8 +67,8 @@ mod tests {
 
     #[test]
     fn names_and_values_stand_in_two_lines() {
-        let text = "TcpExt: SyncookiesSent ListenOverflows ListenDrops TCPReqQFullDoCookies TCPReqQFullDrop\n\
-                    TcpExt: 1 2 3 4 5\nIpExt: InNoRoutes ListenDrops\nIpExt: 7 8\n";
+        let text = "TcpExt: SyncookiesSent ListenOverflows ListenDrops TCPReqQFullDoCookies TCPReqQFullDrop TCPTimeWaitOverflow\n\
+                    TcpExt: 1 2 3 4 5 6\nIpExt: InNoRoutes ListenDrops\nIpExt: 7 8\n";
         let expected = NamespaceDrops {
             overflows: 2,
             drops: 3,
@@ -67,6 +76,7 @@ mod tests {
             requests_full: 5,
             cookies_sent: 1,
             cookies_received: 0,
+            time_wait_overflows: 6,
         };
         assert_eq!(drops(text), expected);
         for torn in ["", "TcpExt: ListenDrops\n", "TcpExt: ListenDrops\nTcpExt: x\n"] {

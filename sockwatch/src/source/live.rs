@@ -9,6 +9,7 @@ use super::{Source, SourceError, TableNews, Tick, reconcile::Reconciler};
 use crate::{
     diagnosis::look::Look,
     kernel::{
+        gauge::{Gauge, Taken},
         refusal::Refusal,
         ring::Rings,
         session::{Options, Outcome, Session, StartError},
@@ -121,6 +122,16 @@ impl Live {
     /// How often each program has run, and for how many nanoseconds, where the kernel counts it.
     pub fn runs(&self) -> Vec<(&'static str, u64, u64)> {
         self.session.runs()
+    }
+
+    /// Measures for a while what the kernel-side programs take, if the kernel lets it.
+    pub fn gauge(&self) -> Option<Gauge> {
+        self.session.gauge()
+    }
+
+    /// What they took then.
+    pub fn taken(&self, gauge: Gauge) -> Taken {
+        self.session.taken(gauge)
     }
 
     /// Bytes of all records that have been read.

@@ -1,28 +1,43 @@
 //! A recording, read as the source that it was.
 
 pub mod player;
+pub mod rest;
 
 use std::{
-    collections::{HashSet, VecDeque},
-    sync::mpsc::{self, Receiver, Sender},
+    collections::VecDeque,
     time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
 
+use self::rest::Rest;
 use super::{Source, SourceError, TableNews, Tick};
 use crate::{
-    process::names::Named,
+    process::names::Told,
     recording::{
-        Mark, Said,
+        MOST_LISTED, Mark, Said,
         reader::{End, Reader},
     },
+    sink::wall::Wall,
     tcp::{
         event::Event,
+        listing::Listing,
         loss::{COUNTED, Losses},
         order::WINDOW_NS,
     },
 };
+
+/// Events that may wait until ticks have come to their times: a file with more is not one of ours.
+const MOST_WAITING: usize = 4_000_000;
+
+/// No event waits so long. A recorder that was stopped while it read may date some after their tick.
+const MOST_WAIT_NS: u64 = 3_600_000_000_000;
+
+/// Files whose damage is told one by one.
+const MOST_TOLD: usize = 5;
+
+/// News of the table that may wait to be heard: one is at each tick.
+const MOST_NEWS: usize = 256;
 
 /// What was said until a tick, and of the table after it.
 struct Batch {
@@ -52,14 +67,27 @@ pub struct Recording {
     /// When which time was.
     began: Option<(Instant, u64)>,
     ended: Option<oneshot::Sender<()>>,
-    listeners: Vec<Sender<Named>>,
-    /// The files before these are missing: what the first listing of each namespace shows was there before. Namespaces listed.
-    listed: Option<HashSet<u32>>,
+    names: Told,
+    /// The files before these are missing.
+    rest: Option<Rest>,
+    /// The times of events that ticks have not come to.
+    waiting: Vec<u64>,
+    wall: Wall,
     /// Nothing later is told.
-    until_ns: Option<u64>,
+    until: Option<Until>,
     /// All that is not later has been read.
     is_past: bool,
-    damage: Option<String>,
+    /// What is wrong with which file.
+    damage: Vec<String>,
+}
+
+/// Where a recording is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// There, in nanoseconds of `CLOCK_MONOTONIC`.
+    Monotonic(u64),
+    /// When it was first this Unix time, in nanoseconds.
+    Unix(u64),
 }
 
 /// What goes with a recording.
@@ -75,6 +103,7 @@ impl Recording {
     pub fn of(files: Vec<Reader>, speed: Option<f64>) -> Opened {
         let (ended, is_ended) = oneshot::channel();
         let is_rest = files.first().is_some_and(|file| file.header().part > 1);
+        let wall = Wall::of(files.first().map_or(0, |file| file.header().wall_offset_ns));
         let recording = Self {
             files: files.into(),
             read: Vec::new(),
@@ -89,25 +118,36 @@ impl Recording {
             speed,
             began: None,
             ended: Some(ended),
-            listeners: Vec::new(),
-            listed: is_rest.then(HashSet::new),
-            until_ns: None,
+            names: Told::default(),
+            rest: is_rest.then(Rest::default),
+            waiting: Vec::new(),
+            wall,
+            until: None,
             is_past: false,
-            damage: None,
+            damage: Vec::new(),
         };
         Opened { recording, ended: is_ended }
     }
 
-    /// Ends it there, in nanoseconds of `CLOCK_MONOTONIC`.
-    pub fn until(&mut self, until_ns: u64) {
-        self.until_ns = Some(until_ns);
+    /// Without some files that could not be read: says what is wrong with each.
+    #[must_use]
+    pub fn lacking(self, damage: Vec<String>) -> Self {
+        Self { damage, ..self }
+    }
+
+    /// Ends it there.
+    pub fn until(&mut self, until: Until) {
+        self.until = Some(until);
+    }
+
+    /// The time of day, as it comes to what moves it.
+    pub fn wall(&self) -> Wall {
+        self.wall.clone()
     }
 
     /// The processes that it names, as it comes to them.
-    pub fn names(&mut self) -> Receiver<Named> {
-        let (teller, listener) = mpsc::channel();
-        self.listeners.push(teller);
-        listener
+    pub fn names(&self) -> Told {
+        self.names.clone()
     }
 
     /// The files that were read to their end.
@@ -125,9 +165,9 @@ impl Recording {
         self.last.now_ns
     }
 
-    /// What is wrong with the rest of it: nothing behind that was told.
-    pub fn damage(&self) -> Option<&str> {
-        self.damage.as_deref()
+    /// What is wrong with some of its files: nothing behind that was told of them, but all others were.
+    pub fn damage(&self) -> Option<String> {
+        damage(&self.damage)
     }
 
     /// Reads on. Returns whether there is more.
@@ -135,15 +175,28 @@ impl Recording {
         self.said.clear();
         (self.events_told, self.marks_told) = (0, 0);
         let Some(reader) = self.files.front_mut() else { return false };
+        if reader.batches() == 0 {
+            self.wall.tell(reader.header().started_ns, reader.header().wall_offset_ns);
+        }
         match reader.next(&mut self.said) {
             Ok(true) => {}
             Ok(false) => self.read.extend(self.files.pop_front()),
             Err(error) => {
-                self.damage = Some(format!("{}: {error}", reader.path().display()));
-                self.files.clear();
+                self.damage.push(format!("{}: {error}", reader.path().display()));
+                self.read.extend(self.files.pop_front());
             }
         }
         true
+    }
+
+    /// Goes on with the next file: what this one said last cannot be from a recording.
+    fn give_up(&mut self, what: String) {
+        let file = self.files.front().or(self.read.last());
+        let place = file.map(|file| format!("{}: damaged before byte {}: ", file.path().display(), file.bytes()));
+        self.damage.push(format!("{}{what}", place.unwrap_or_default()));
+        self.read.extend(self.files.pop_front());
+        self.said.clear();
+        (self.events_told, self.marks_told) = (0, 0);
     }
 
     /// Appends the events before the next mark, and returns that; `None` at the end.
@@ -164,7 +217,7 @@ impl Recording {
         }
     }
 
-    /// Whether the next thing is news of the kernel's table.
+    /// Whether the next thing is news of the kernel's table, or what may stand between a tick and those.
     fn is_news_next(&mut self) -> bool {
         while self.events_told == self.said.events.len() && self.marks_told == self.said.marks.len() {
             if !self.read_on() {
@@ -172,7 +225,11 @@ impl Recording {
             }
         }
         let next = self.said.marks.get(self.marks_told).filter(|(events, _)| *events == self.events_told);
-        matches!(next, Some((_, Mark::RoundExpected | Mark::Round(_))))
+        match next {
+            Some((_, Mark::RoundExpected | Mark::Round(_))) => true,
+            Some((_, Mark::Clock { .. } | Mark::Loss { .. } | Mark::LostBefore { .. })) => true,
+            Some((_, Mark::Tick { .. } | Mark::Process(_))) | None => false,
+        }
     }
 
     /// The next batch; `None` at the end.
@@ -181,7 +238,13 @@ impl Recording {
             return None;
         }
         let mut batch = self.whole_batch()?;
-        if let Some(until_ns) = self.until_ns.filter(|until_ns| batch.tick.now_ns > *until_ns) {
+        let until_ns = self.until.map(|until| match until {
+            Until::Monotonic(until_ns) => until_ns,
+            Until::Unix(unix_ns) => self.wall.monotonic_ns(unix_ns, batch.tick.now_ns),
+        });
+        if let Some(until_ns) = until_ns.filter(|until_ns| batch.tick.now_ns > *until_ns) {
+            // A clock that is set back shows the same again.
+            self.until = Some(Until::Monotonic(until_ns));
             // What another CPU told late may be in the batches that follow.
             self.is_past = batch.tick.now_ns > until_ns.saturating_add(WINDOW_NS);
             batch.events.retain(|event| event.at_ns <= until_ns);
@@ -201,13 +264,52 @@ impl Recording {
                 None => break events.iter().map(|event| event.at_ns).max()?,
             }
         };
+        let losses = match &mut self.rest {
+            Some(rest) => {
+                rest.begin();
+                rest.losses(self.losses)
+            }
+            None => self.losses,
+        };
+        self.check_times(&mut events, now_ns);
         while self.is_news_next() {
             // Nothing is before it.
             if let Some(mark) = self.mark(&mut events) {
                 self.take(mark, &mut news);
             }
         }
-        Some(Batch { events, tick: Tick { now_ns, losses: self.losses }, news })
+        self.check_news(&mut news);
+        Some(Batch { events, tick: Tick { now_ns, losses }, news })
+    }
+
+    /// Events are told soon after they happened: none may wait for ever, nor too many at once.
+    fn check_times(&mut self, events: &mut Vec<Event>, now_ns: u64) {
+        let (released_ns, most_ns) = (now_ns.saturating_sub(WINDOW_NS), now_ns.saturating_add(MOST_WAIT_NS));
+        self.waiting.retain(|at_ns| *at_ns > released_ns);
+        let mut last_ns = 0;
+        let times = events.iter().map(|event| event.at_ns).inspect(|at_ns| last_ns = last_ns.max(*at_ns));
+        self.waiting.extend(times.filter(|at_ns| *at_ns > released_ns));
+        if last_ns > most_ns {
+            events.retain(|event| event.at_ns <= most_ns);
+            self.give_up("an event is dated more than an hour after the tick that follows it".into());
+        } else if self.waiting.len() > MOST_WAITING {
+            // The next file may do the same.
+            events.retain(|event| event.at_ns <= released_ns);
+            self.give_up(format!("more than {MOST_WAITING} events are dated after the ticks that follow them"));
+        }
+    }
+
+    /// A round is heard before the next one is told: of a recording, never many wait.
+    fn check_news(&mut self, news: &mut Vec<TableNews>) {
+        if news.is_empty() {
+            return;
+        }
+        let waiting = self.news.iter().chain(news.iter());
+        let rows: usize = waiting.clone().map(rows).sum();
+        if rows > MOST_LISTED || waiting.count() > MOST_NEWS {
+            news.clear();
+            self.give_up("too many listings of the kernel's table follow one another".into());
+        }
     }
 
     fn take(&mut self, mark: Mark, news: &mut Vec<TableNews>) {
@@ -217,18 +319,22 @@ impl Recording {
                     *counted(&mut self.losses) = count;
                 }
             }
-            Mark::Process(named) => {
-                // Who does not want to know any more is not told.
-                self.listeners.retain(|listener| listener.send(named.clone()).is_ok());
+            Mark::LostBefore { index, count } => {
+                if let Some(rest) = &mut self.rest {
+                    rest.lost_before(index, count);
+                }
+                self.take(Mark::Loss { index, count }, news);
             }
+            Mark::Process(named) => self.names.tell(named),
             Mark::RoundExpected => news.push(TableNews::Expected),
             Mark::Round(mut round) => {
-                if let Some(listed) = &mut self.listed {
-                    round.listings.iter_mut().for_each(|listing| listing.first |= listed.insert(listing.netns));
+                if let Some(rest) = &mut self.rest {
+                    rest.rebase(&mut round);
                 }
                 news.push(TableNews::Listed(round));
             }
-            Mark::Clock { .. } | Mark::Tick { .. } => {}
+            Mark::Clock { at_ns, wall_offset_ns } => self.wall.tell(at_ns, wall_offset_ns),
+            Mark::Tick { .. } => {}
         }
     }
 
@@ -241,6 +347,20 @@ impl Recording {
             tokio::time::sleep_until((began + passed).into()).await;
         }
     }
+}
+
+/// How many rows of listings there were of it.
+fn rows(news: &TableNews) -> usize {
+    let TableNews::Listed(round) = news else { return 0 };
+    let of = |listing: &Listing| 1 + listing.records.len() + listing.holders.values().map(Vec::len).sum::<usize>();
+    round.listings.iter().map(of).sum::<usize>() + round.gone.len()
+}
+
+/// What is wrong with some files, in a sentence; nothing if they are well.
+pub fn damage(files: &[String]) -> Option<String> {
+    let (told, more) = files.split_at(files.len().min(MOST_TOLD));
+    let more = if more.is_empty() { String::new() } else { format!("; and {} more", more.len()) };
+    (!told.is_empty()).then(|| told.join("; ") + &more)
 }
 
 /// What there is to say of a file that does not end as it should; nothing if it does.

@@ -104,9 +104,10 @@ impl Counting {
     pub fn read(&mut self) -> io::Result<Added> {
         let mut waiting: HashMap<usize, Vec<Waiting>> = HashMap::new();
         for (id, queued) in self.tallies.waiters(MOST_WAITERS) {
-            let Queued { born_ns, left_ns, listener, anywhere, by_fin, .. } = queued;
+            let Queued { born_ns, left_ns, listener, anywhere, by_fin, depth, .. } = queued;
             let left_ns = (left_ns != 0).then_some(left_ns);
-            let waiter = Waiting { since_ns: born_ns, id, left_ns, by_fin: by_fin != 0 };
+            let waiter =
+                Waiting { since_ns: born_ns, id, left_ns, by_fin: by_fin != 0, depth: depth.saturating_add(1) };
             let number = self.numbers.get(&listener).or_else(|| self.numbers.get(&anywhere));
             if let Some(Some(number)) = number {
                 waiting.entry(*number).or_default().push(waiter);
@@ -171,6 +172,7 @@ fn add(counted: &mut Counted, now: &Tally, before: &Tally) {
     counted.retransmitted += since(|it| it.retransmitted);
     counted.sum_ns = counted.sum_ns.wrapping_add(since(|it| it.sum_ns));
     counted.longest_ns = counted.longest_ns.max(now.longest_ns);
+    counted.deepest = counted.deepest.max(u32::try_from(now.deepest).unwrap_or(u32::MAX));
     counted.last_accept_ns = counted.last_accept_ns.max((now.last_accept_ns != 0).then_some(now.last_accept_ns));
     counted.waits.extend(buckets(&now.waits, &before.waits));
     counted.handshakes.extend(buckets(&now.handshakes, &before.handshakes));

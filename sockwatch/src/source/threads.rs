@@ -1,5 +1,5 @@
-//! What the threads of the processes did that hold a listener. A thread of its own reads what the kernel side tells, unwinds stacks
-//! while their process is there, and finds names for them.
+//! What the threads of the processes did that hold a listener, and when accepted connections were read from. A thread of its own reads
+//! what the kernel side tells, unwinds stacks while their process is there, and finds names for them.
 
 mod found;
 mod limits;
@@ -17,11 +17,12 @@ use std::{
     time::Duration,
 };
 
-use sockwatch_common::{Pause, Stacked, ThreadKind};
+use nix::libc;
+use sockwatch_common::{FirstRead, Pause, Stacked, ThreadKind};
 
 use self::{names::Names, unwind::Programs};
 use crate::{
-    diagnosis::blame::{CpuLimit, Deed, Stack, Suspect, What},
+    diagnosis::blame::{CpuLimit, Deed, Stack, Sums, Suspect, What},
     kernel::threads::{Record, Threads},
     monotonic::now_ns,
     privilege::{self, Sandbox},
@@ -30,6 +31,21 @@ use crate::{
 
 /// The ring buffer is read so often.
 const EVERY: Duration = Duration::from_millis(20);
+
+/// System calls that wait for any of several events, by their numbers here.
+const WAITS: &[i64] = &[
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_epoll_wait,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_poll,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_select,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+    libc::SYS_ppoll,
+    libc::SYS_pselect6,
+    libc::SYS_io_uring_enter,
+];
 
 /// Stacks that are told apart.
 const MOST_STACKS: usize = 1 << 16;
@@ -46,6 +62,13 @@ pub enum News {
     },
     /// A thread did something.
     Deed(Deed),
+    /// An accepted connection was read from for the first time.
+    Read {
+        /// When.
+        at_ns: u64,
+        /// The connection.
+        connection: SocketKey,
+    },
     /// A process has been under this limit while it was watched, which has counted so much.
     Limited {
         /// The process.
@@ -61,6 +84,7 @@ pub struct Watcher {
     orders: Option<Sender<Suspect>>,
     news: Receiver<News>,
     thread: Option<JoinHandle<()>>,
+    tells_reads: bool,
 }
 
 impl Watcher {
@@ -71,6 +95,7 @@ impl Watcher {
     pub fn start(threads: Threads, sandbox: Sandbox) -> io::Result<Self> {
         let (orders, ordered) = channel();
         let (tell, news) = channel();
+        let tells_reads = threads.tells_reads();
         let work = move || {
             if sandbox == Sandbox::On {
                 // What a kernel cannot do is no reason not to go on: `doctor` says it.
@@ -87,7 +112,12 @@ impl Watcher {
             .run(&ordered)
         };
         let thread = thread::Builder::new().name("threads".into()).spawn(work)?;
-        Ok(Self { orders: Some(orders), news, thread: Some(thread) })
+        Ok(Self { orders: Some(orders), news, thread: Some(thread), tells_reads })
+    }
+
+    /// Whether it tells when connections are read from.
+    pub fn tells_reads(&self) -> bool {
+        self.tells_reads
     }
 
     /// Watches somebody more.
@@ -154,7 +184,7 @@ impl Watching {
     fn follow(&mut self, order: Suspect) {
         let (pids, listener) = match order {
             Suspect::Acceptor { pid, listener } => (vec![pid], listener),
-            Suspect::Holders { pid, listener, port } => (found::holders(pid, port), listener),
+            Suspect::Holders { pid, listener, local } => (found::holders(pid, &local), listener),
         };
         for pid in pids {
             self.say(News::Holds { pid, listener });
@@ -183,6 +213,9 @@ impl Watching {
             match record {
                 Record::Short(pause) => self.say(News::Deed(deed(&pause, None))),
                 Record::Long(stacked) => self.long(&stacked),
+                Record::Read(FirstRead { at_ns, cookie, netns, .. }) => {
+                    self.say(News::Read { at_ns, connection: SocketKey { netns, cookie } });
+                }
             }
         }
     }
@@ -224,18 +257,22 @@ impl Watching {
 
 fn deed(pause: &Pause, stack: Option<Arc<Stack>>) -> Deed {
     let known = |ns: u64| (ns != 0).then_some(ns);
-    let Pause { off_ns, woken_ns, on_ns, pid, tid, state, number, kind, .. } = *pause;
+    let Pause { off_ns, woken_ns, on_ns, pid, tid, state, number, kind, since_ns, .. } = *pause;
+    let Pause { ran_ns, blocked_ns, starved_ns, syscall, .. } = *pause;
+    let before = known(since_ns).map(|since_ns| Sums { since_ns, ran_ns, blocked_ns, starved_ns });
     let what = if kind == ThreadKind::Gone as u32 {
-        What::Gone { at_ns: off_ns }
+        What::Gone { at_ns: off_ns, before }
     } else if kind == ThreadKind::Sample as u32 {
         What::Sampled { at_ns: off_ns, stack: stack.unwrap_or_default() }
     } else {
         What::Paused {
             number,
+            before,
             off_ns: known(off_ns),
             woken_ns: known(woken_ns),
             on_ns: known(on_ns),
             runnable: state == 0,
+            asked: WAITS.contains(&i64::from(syscall)) || stack.as_ref().is_some_and(|stack| stack.waits_for_events()),
             stack,
         }
     };

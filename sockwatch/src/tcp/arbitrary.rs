@@ -1,10 +1,11 @@
 //! Any event, for property tests.
 
-use proptest::{option, prelude::*, sample::select};
+use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use super::{
     endpoint::Endpoint,
     event::{Certainty, CloseEvidence, Comm, Event, EventKind, Incident, Occasion, Place, SocketKey, Task},
+    listing::{Listing, Record, Round},
     queue::{Follows, NamespaceDrops, QueueRecord, Verdict},
     state::{ALL, TcpState},
 };
@@ -14,7 +15,7 @@ pub(crate) fn any_state() -> impl Strategy<Value = TcpState> {
 }
 
 pub(crate) fn any_task() -> impl Strategy<Value = Task> {
-    let comm = proptest::collection::vec(1_u8.., 0..16).prop_map(|name| {
+    let comm = vec(1_u8.., 0..16).prop_map(|name| {
         let mut comm = [0; 16];
         comm[..name.len()].copy_from_slice(&name);
         Comm(comm)
@@ -67,10 +68,20 @@ fn any_occasion() -> impl Strategy<Value = Occasion> {
 }
 
 fn any_queue_record() -> impl Strategy<Value = QueueRecord> {
-    let namespace =
-        any::<[u64; 6]>().prop_map(|[overflows, drops, requests_full, cookies, cookies_sent, cookies_received]| {
-            NamespaceDrops { overflows, drops, requests_full, cookies, cookies_sent, cookies_received }
-        });
+    let namespace = any::<[u64; 7]>().prop_map(
+        |[overflows, drops, requests_full, cookies, sent, received, time_wait_overflows]| {
+            let (cookies_sent, cookies_received) = (sent, received);
+            NamespaceDrops {
+                overflows,
+                drops,
+                requests_full,
+                cookies,
+                cookies_sent,
+                cookies_received,
+                time_wait_overflows,
+            }
+        },
+    );
     let figures = (any::<[u64; 2]>(), any::<[u32; 2]>(), option::of(any::<u32>()), option::of(any::<u32>()));
     (figures, namespace, select(vec![Follows::All, Follows::Some])).prop_map(|(figures, namespace, follows)| {
         let ([from_ns, to_ns], [depth, limit], drops, somaxconn) = figures;
@@ -152,4 +163,59 @@ pub(crate) fn any_tuple() -> impl Strategy<Value = (Endpoint, Endpoint)> {
     let v4 = || any::<([u8; 4], u16)>().prop_map(|(address, port)| Endpoint::v4(address, port));
     let v6 = || any::<([u8; 16], u16)>().prop_map(|(address, port)| Endpoint::v6(address, port));
     prop_oneof![(v4(), v4()), (v6(), v6())]
+}
+
+/// A name as it comes back from a recording: text, cut at 15 bytes.
+pub(crate) fn told(task: Task) -> Task {
+    Task { comm: Comm::from(&*String::from_utf8_lossy(task.comm.bytes())), ..task }
+}
+
+pub(crate) fn any_record() -> impl Strategy<Value = Record> {
+    let place = (any::<u32>(), any::<u64>(), any_tuple(), any_state());
+    let figures = (option::of(any::<u64>()), option::of(any::<(u32, u32)>()), any::<(u64, u64)>());
+    let rest = (option::of(any::<u32>()), any::<u32>(), any::<bool>());
+    (place, figures, rest).prop_map(|((netns, cookie, tuple, state), figures, (drops, inode, ours))| {
+        let (expires_in_ns, queue, (from_ns, to_ns)) = figures;
+        Record {
+            key: SocketKey { netns, cookie },
+            tuple,
+            state,
+            expires_in_ns,
+            queue,
+            from_ns,
+            to_ns,
+            drops,
+            inode,
+            ours,
+        }
+    })
+}
+
+pub(crate) fn any_round() -> impl Strategy<Value = Round> {
+    let holders = vec((any::<u32>(), any_task().prop_map(told)), 0..3);
+    let holders = holders.prop_map(|holders| holders.into_iter().map(|(inode, it)| (inode, vec![it])).collect());
+    let dropped = any::<[u64; 4]>().prop_map(|[overflows, drops, cookies, time_wait_overflows]| NamespaceDrops {
+        overflows,
+        drops,
+        cookies,
+        time_wait_overflows,
+        ..NamespaceDrops::default()
+    });
+    let place = (any::<u32>(), any::<(u64, u64)>(), any::<bool>(), option::of(any::<u32>()));
+    let follows = select(vec![Follows::All, Follows::Some]);
+    let listing = (place, vec(any_record(), 0..4), holders, dropped, follows).prop_map(
+        |((netns, (from_ns, to_ns), first, somaxconn), records, holders, dropped, follows)| Listing {
+            netns,
+            from_ns,
+            to_ns,
+            first,
+            records,
+            holders,
+            dropped,
+            somaxconn,
+            follows,
+        },
+    );
+    (vec(listing, 0..3), vec(any::<u32>(), 0..3), any::<(u64, u64)>())
+        .prop_map(|(listings, gone, (unlisted, to_ns))| Round { listings, gone, unlisted, to_ns })
 }

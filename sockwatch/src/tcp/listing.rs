@@ -91,7 +91,8 @@ pub struct Agreement {
     /// Depths of accept queues that two listings in a row contradicted.
     pub depths: u64,
     /// Minisocks that went before their time without a word: a SYN that found the accept queue full takes one away, and is
-    /// dropped itself. Up to 6.10 also those that came to `TIME_WAIT`, or were reset: no event tells of it there.
+    /// dropped itself. Up to 6.10 also those that came to `TIME_WAIT`, or were reset: no event tells of it there. Above
+    /// `tcp_max_tw_buckets` all that nobody could know: whether one was made.
     pub displaced: u64,
     /// Listings that could not be had: of a namespace that nobody may enter, or that no process is in.
     pub unlisted: u64,

@@ -53,6 +53,15 @@ pub const COUNTED: [(&str, Counted); 9] = [
 pub type Counted = fn(&mut Losses) -> &mut u64;
 
 impl Losses {
+    /// What has been added since `before` to what a source counts.
+    #[must_use]
+    pub fn since(mut self, mut before: Self) -> Self {
+        for (_, counted) in COUNTED {
+            *counted(&mut self) = counted(&mut self).saturating_sub(*counted(&mut before));
+        }
+        self
+    }
+
     /// What the kernel side could not deliver.
     pub fn lost(&self) -> u64 {
         self.ring_full + self.members_full + self.waiting_room_full

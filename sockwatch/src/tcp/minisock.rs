@@ -80,6 +80,8 @@ pub(super) struct Minisock {
     pub(super) orphan_until_ns: Option<u64>,
     /// A segment told of it first: in which state it was before is not known.
     pub(super) adopted: bool,
+    /// The kernel may have made none: no listing has shown it yet.
+    pub(super) doubtful: bool,
     /// The time of its place in the queue of those that are due.
     place_ns: u64,
     /// The last round of listings that showed it.
@@ -99,6 +101,7 @@ impl Minisock {
             surely_until_ns: since_ns.saturating_add(lasts_ns.unwrap_or(0)),
             orphan_until_ns: None,
             adopted: false,
+            doubtful: false,
             place_ns: 0,
             round: 0,
             absences: 0,
@@ -152,7 +155,7 @@ impl Minisock {
 }
 
 /// All minisocks.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Minisocks {
     by_tuple: HashMap<Tuple, Minisock, foldhash::fast::FixedState>,
     /// When to look whether one has expired, with a place for each.

@@ -14,7 +14,7 @@ pub struct Order {
     waiting: Vec<Event>,
     /// Whether an event came in behind a later one since the queue was last put in order.
     unsorted: bool,
-    /// Their times and places, to be sorted in their stead: events are large.
+    /// Times and places of those that are due, to be sorted in their stead: events are large.
     places: Vec<(u64, usize)>,
     released_ns: u64,
     late: u64,
@@ -63,10 +63,13 @@ impl Order {
         }
         let Self { waiting, places, .. } = self;
         places.clear();
-        places.extend(waiting.iter().enumerate().map(|(place, event)| (event.at_ns, place)));
+        let due = waiting.iter().enumerate().filter(|(_, event)| event.at_ns <= until_ns);
+        places.extend(due.map(|(place, event)| (event.at_ns, place)));
+        if places.is_empty() {
+            return;
+        }
         places.sort_unstable();
-        let due = places.partition_point(|(at_ns, _)| *at_ns <= until_ns);
-        for (at_ns, place) in &places[..due] {
+        for (at_ns, place) in &*places {
             self.released_ns = self.released_ns.max(*at_ns);
             take(&waiting[*place]);
         }

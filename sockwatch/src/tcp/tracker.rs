@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use self::{
     end::{Places, Stage},
     listeners::Queues,
-    reconcile::History,
+    reconcile::{Crowds, History},
     room::Waiting,
 };
 use super::{
@@ -44,7 +44,7 @@ pub const NAMELESS: u64 = 1 << 63;
 type Sockets = HashMap<SocketKey, Tracked, foldhash::fast::FixedState>;
 
 /// The state of all connections.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Tracker {
     sockets: Sockets,
     /// Accept queues, by listener.
@@ -65,6 +65,8 @@ pub struct Tracker {
     finished: Places,
     /// Sockets and minisocks at once at most.
     limit: usize,
+    /// Where the kernel is out of minisocks.
+    crowds: Crowds,
     /// What has ended since a round of listings began.
     history: Option<History>,
     /// The round of listings that was compared last.
@@ -82,7 +84,7 @@ pub struct Tracker {
 }
 
 /// A connection, and how far it is from its end.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Tracked {
     /// As its end tells it: it is not copied, and the table stays small.
     connection: Box<Connection>,
@@ -113,6 +115,7 @@ impl Tracker {
             departing: Places::default(),
             finished: Places::default(),
             limit,
+            crowds: Crowds::default(),
             history: None,
             round: 0,
             compared_ns: 0,

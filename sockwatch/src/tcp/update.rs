@@ -61,6 +61,8 @@ pub enum Happening {
         state: TcpState,
         /// A listener's accept queue: depth and limit.
         queue: Option<(u32, u32)>,
+        /// When a minisock's time is over.
+        expires_ns: Option<u64>,
     },
     /// The child's listener and handshake became known.
     Enqueued {

@@ -7,6 +7,7 @@ mod help;
 mod listeners;
 mod states;
 mod table;
+mod wrap;
 
 use ratatui::{
     Frame,
@@ -15,6 +16,7 @@ use ratatui::{
     widgets::Paragraph,
 };
 
+use self::wrap::{wrap, wrap_all};
 use super::{Page, Theme, Ui, ui::Drawn};
 use crate::{
     diagnosis::words::{Grouped, time},
@@ -50,12 +52,14 @@ pub struct Scene<'a> {
 
 /// Draws it.
 pub fn draw(frame: &mut Frame<'_>, scene: &Scene<'_>, ui: &mut Ui) {
+    let width = frame.area().width;
+    let keys = wrap(last_line(scene, ui), width);
     let rows = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(u16::from(scene.playing.is_some())),
         Constraint::Length(1),
         Constraint::Min(1),
-        Constraint::Length(1),
+        Constraint::Length(u16::try_from(keys.len()).unwrap_or(1).min(MOST_KEYS)),
     ]);
     let [top, bar, tabs, body, bottom] = rows.areas(frame.area());
     ui.drawn = Drawn { first: ui.drawn.first, ..Drawn::default() };
@@ -65,7 +69,7 @@ pub fn draw(frame: &mut Frame<'_>, scene: &Scene<'_>, ui: &mut Ui) {
     }
     draw_tabs(frame, scene, ui, tabs);
     if ui.help {
-        help::draw(frame, scene, body);
+        help::draw(frame, scene, ui, body);
     } else if let Some(detail) = ui.detail {
         detail::draw(frame, scene, ui, detail, body);
     } else {
@@ -76,8 +80,14 @@ pub fn draw(frame: &mut Frame<'_>, scene: &Scene<'_>, ui: &mut Ui) {
             Page::Findings => findings::draw(frame, scene, ui, body),
         }
     }
-    frame.render_widget(last_line(scene, ui), bottom);
+    frame.render_widget(Paragraph::new(keys), bottom);
 }
+
+/// Lines of keys, or of what is typed and what is wrong with it.
+const MOST_KEYS: u16 = 6;
+
+/// Letters of host and source that stay.
+const LEAST_PLACE: usize = 8;
 
 /// `web-1 eBPF 09:30:05 UTC  1,204 events/s  lost 0 missed 0 dropped 0`; what was lost is never out of sight.
 fn first_line(scene: &Scene<'_>, width: u16) -> Line<'static> {
@@ -89,13 +99,22 @@ fn first_line(scene: &Scene<'_>, width: u16) -> Line<'static> {
     let clock = utc(scene.sight.now_ns.saturating_add(model.place().wall_offset_ns));
     let clock = clock.get(11..19).unwrap_or_default().to_owned();
     let mut place = format!("{} {}", model.place().host, model.place().source);
-    let figures = format!("{} events/s {} ended/s", Grouped(last.events), Grouped(last.ended));
-    let room = usize::from(width).saturating_sub(lost.len() + figures.len() + 20);
-    place = place.chars().take(room.max(8)).collect();
     let mark = if scene.is_paused { " PAUSED" } else { "" };
+    let mut figures = format!("{} events/s {} ended/s  ", Grouped(last.events), Grouped(last.ended));
+    let rest = lost.len() + mark.len() + 16;
+    if usize::from(width) < rest + LEAST_PLACE {
+        // There is room for nothing else.
+        let lost = Span::styled(lost, if is_complete { theme.dim() } else { theme.bad() });
+        return Line::from(vec![lost, Span::styled(mark, theme.doubtful())]);
+    }
+    if usize::from(width) < rest + figures.len() + LEAST_PLACE {
+        figures.clear();
+    }
+    let room = usize::from(width).saturating_sub(rest + figures.len());
+    place = place.chars().take(room.max(LEAST_PLACE)).collect();
     Line::from(vec![
         Span::styled(format!("{place} "), theme.heading()),
-        Span::raw(format!("{clock} UTC  {figures}  ")),
+        Span::raw(format!("{clock} UTC  {figures}")),
         Span::styled(lost, if is_complete { theme.dim() } else { theme.bad() }),
         Span::styled(mark, theme.doubtful()),
     ])
@@ -144,7 +163,7 @@ fn last_line(scene: &Scene<'_>, ui: &Ui) -> Line<'static> {
         match &ui.error {
             Some(error) => spans.push(Span::styled(format!("  {error}"), theme.bad())),
             None if ui.typed.is_empty() => spans.push(Span::styled(
-                "  8080, --addr 10.0.0.0/8, CLOSE_WAIT, nginx; Enter keeps it, Esc drops it",
+                "  8080, addr 10.0.0.0/8, CLOSE_WAIT, cgroup /a, netns b, nginx; Enter keeps it, Esc drops it",
                 theme.dim(),
             )),
             None => {}
@@ -152,13 +171,13 @@ fn last_line(scene: &Scene<'_>, ui: &Ui) -> Line<'static> {
         return Line::from(spans);
     }
     let keys = match (ui.help, ui.detail.is_some(), ui.page, scene.playing.is_some()) {
-        (true, ..) => "any key closes the help",
+        (true, ..) => "up/down scroll  any other key closes the help",
         (_, true, ..) => "Esc back  up/down scroll  ? help  q quit",
         (_, _, Page::Connections, false) => {
             "Enter open  / filter  s sort  r reverse  Tab page  Space freeze  ? help  q quit"
         }
         (_, _, Page::Connections, true) => {
-            "Enter open  / filter  s sort  Space pause  left/right 5 s  +/- speed  ? help  q quit"
+            "Enter open  / filter  s sort  Space pause  <- -> 5 s  +/- speed  ? help  q quit"
         }
         (_, _, _, true) => "Enter open  Tab page  Space pause  left/right 5 s  +/- speed  ? help  q quit",
         (_, _, _, false) => "Enter open  / filter  Tab page  Space freeze  ? help  q quit",
@@ -166,14 +185,26 @@ fn last_line(scene: &Scene<'_>, ui: &Ui) -> Line<'static> {
     Line::styled(keys, theme.dim())
 }
 
-/// Lines that may be longer than the screen; what is above `ui.scroll` is not shown.
-fn scrolled(frame: &mut Frame<'_>, ui: &mut Ui, lines: Vec<Line<'static>>, area: Rect) {
-    let height = usize::from(area.height);
-    ui.drawn.list = area;
-    ui.drawn.lines = lines.len();
-    ui.scroll = ui.scroll.min(lines.len().saturating_sub(height));
+/// Lines that may be wider than the screen and more than there is room for; what is above `ui.scroll` is not shown.
+fn scrolled(frame: &mut Frame<'_>, scene: &Scene<'_>, ui: &mut Ui, lines: Vec<Line<'static>>, area: Rect) {
+    let lines = wrap_all(lines, area.width);
+    let (area, foot) = with_foot(area, lines.len());
+    let (all, height) = (lines.len(), usize::from(area.height));
+    (ui.drawn.height, ui.drawn.lines) = (area.height, all);
+    ui.scroll = ui.scroll.min(all.saturating_sub(height));
     let shown: Vec<_> = lines.into_iter().skip(ui.scroll).take(height).collect();
+    if foot.height > 0 {
+        let words = format!("lines {} to {} of {all}", ui.scroll + 1, ui.scroll + shown.len());
+        frame.render_widget(Line::styled(words, scene.theme.dim()), foot);
+    }
     frame.render_widget(Paragraph::new(shown), area);
+}
+
+/// Room for a list, and for a line that says so where there is more of it.
+fn with_foot(area: Rect, lines: usize) -> (Rect, Rect) {
+    let foot = u16::from(lines > usize::from(area.height) && area.height > 2);
+    let [list, foot] = Layout::vertical([Constraint::Min(1), Constraint::Length(foot)]).areas(area);
+    (list, foot)
 }
 
 #[cfg(test)]

@@ -6,5 +6,5 @@ mod ui;
 
 pub use self::{
     theme::Theme,
-    ui::{Action, Page, Ui},
+    ui::{Action, FindNetns, Page, Ui},
 };

@@ -6,7 +6,9 @@ use ratatui::{
 };
 
 use crate::{
+    diagnosis::finding::{Name, Place},
     overview::{Column, Order, Words, WordsError},
+    sink::selected::Selection,
     tcp::event::SocketKey,
 };
 
@@ -53,8 +55,8 @@ pub(super) enum Detail {
     Listener(SocketKey),
     /// And which of its lives.
     Connection(SocketKey, u32),
-    /// By its place among the findings.
-    Finding(usize),
+    /// Its rank may be another one a second later.
+    Finding(Name, Place),
 }
 
 /// What somebody else has to do.
@@ -76,9 +78,15 @@ pub enum Action {
     Watch(SocketKey, u32),
 }
 
+/// Which number the network namespace of this name has.
+pub type FindNetns = fn(&str) -> Option<u32>;
+
 /// The choices. What was drawn last is noted in it, so that clicks find it.
 #[derive(Debug)]
 pub struct Ui {
+    /// What is shown at all; what is typed chooses from it.
+    pub selection: Selection,
+    pub(super) find: FindNetns,
     pub(super) page: Page,
     cursors: [usize; Page::ALL.len()],
     pub(super) order: Order,
@@ -98,14 +106,14 @@ pub struct Ui {
 pub(super) struct Drawn {
     /// Pages' titles.
     pub(super) tabs: Vec<Rect>,
-    /// The list's rows, without its heading.
-    pub(super) list: Rect,
-    /// The first of them.
+    /// The first row of the list.
     pub(super) first: usize,
     /// How many there are in all.
     pub(super) length: usize,
-    /// What stands in each.
-    pub(super) rows: Vec<Detail>,
+    /// Where each stands, and what.
+    pub(super) rows: Vec<(Rect, Detail)>,
+    /// Lines that there is room for, of a list or of what is scrolled.
+    pub(super) height: u16,
     /// Lines of what is scrolled.
     pub(super) lines: usize,
     /// The recording's bar.
@@ -117,6 +125,8 @@ pub(super) struct Drawn {
 impl Default for Ui {
     fn default() -> Self {
         Self {
+            selection: Selection::default(),
+            find: |_| None,
             page: Page::Listeners,
             cursors: [0; Page::ALL.len()],
             order: Order { by: Column::Age, descending: true },
@@ -133,9 +143,9 @@ impl Default for Ui {
 }
 
 impl Ui {
-    /// Begins with a filter.
-    pub fn filtered(words: &str) -> Self {
-        let mut ui = Self { typed: words.trim().to_owned(), ..Self::default() };
+    /// Begins with a filter, as it would be typed.
+    pub fn filtered(selection: Selection, words: &str, find: FindNetns) -> Self {
+        let mut ui = Self { selection, find, typed: words.trim().to_owned(), ..Self::default() };
         ui.parse();
         ui
     }
@@ -152,9 +162,14 @@ impl Ui {
             self.type_in(key.code);
             return None;
         }
+        if let Some(by) = self.movement(key.code) {
+            self.go(by);
+            return None;
+        }
         if self.help {
-            // Any key closes it.
+            // Any other key closes it.
             self.help = false;
+            self.scroll = 0;
             return (key.code == KeyCode::Char('q')).then_some(Action::Quit);
         }
         match key.code {
@@ -162,7 +177,7 @@ impl Ui {
             KeyCode::Esc if self.detail.is_some() => self.detail = None,
             KeyCode::Esc => self.search(""),
             KeyCode::Backspace => self.detail = None,
-            KeyCode::Char('?' | 'h') | KeyCode::F(1) => self.help = true,
+            KeyCode::Char('?' | 'h') | KeyCode::F(1) => (self.help, self.scroll) = (true, 0),
             KeyCode::Char('/') => self.begin_to_type(),
             KeyCode::Char(' ') => return Some(Action::Pause),
             KeyCode::Right => return Some(Action::Seek(SEEK_S)),
@@ -174,16 +189,23 @@ impl Ui {
             KeyCode::Char(digit @ '1'..='4') => self.open(Page::ALL[digit as usize - '1' as usize]),
             KeyCode::Char('s') => self.sort_by_next(),
             KeyCode::Char('r') => self.order.descending = !self.order.descending,
-            KeyCode::Down | KeyCode::Char('j') => self.go(1),
-            KeyCode::Up | KeyCode::Char('k') => self.go(-1),
-            KeyCode::PageDown => self.go(self.page_height()),
-            KeyCode::PageUp => self.go(-self.page_height()),
-            KeyCode::Home | KeyCode::Char('g') => self.go(isize::MIN),
-            KeyCode::End | KeyCode::Char('G') => self.go(isize::MAX),
             KeyCode::Enter => return self.enter(),
             _ => {}
         }
         None
+    }
+
+    /// By how much a key moves.
+    fn movement(&self, code: KeyCode) -> Option<isize> {
+        Some(match code {
+            KeyCode::Down | KeyCode::Char('j') => 1,
+            KeyCode::Up | KeyCode::Char('k') => -1,
+            KeyCode::PageDown => self.page_height(),
+            KeyCode::PageUp => -self.page_height(),
+            KeyCode::Home | KeyCode::Char('g') => isize::MIN,
+            KeyCode::End | KeyCode::Char('G') => isize::MAX,
+            _ => return None,
+        })
     }
 
     /// The mouse did something.
@@ -213,17 +235,12 @@ impl Ui {
             self.order = Order { by: column, descending };
             return None;
         }
-        if self.detail.is_none() && self.drawn.list.contains(at) {
-            let row = usize::from(at.y - self.drawn.list.y);
-            let clicked = self.drawn.first + row;
-            if row < self.drawn.rows.len() {
-                // The second click opens it.
-                let was_chosen = self.cursor() == clicked;
-                *self.cursor_mut() = clicked;
-                return if was_chosen { self.enter() } else { None };
-            }
-        }
-        None
+        let row = self.drawn.rows.iter().position(|(place, _)| place.contains(at))?;
+        let clicked = self.drawn.first + row;
+        // The second click opens it.
+        let was_chosen = self.cursor() == clicked;
+        *self.cursor_mut() = clicked;
+        if was_chosen { self.enter() } else { None }
     }
 
     /// The chosen row.
@@ -235,7 +252,24 @@ impl Ui {
         &mut self.cursors[self.page as usize]
     }
 
-    /// The first row on the screen and how many fit, so that the chosen one is among them. Rows may have gone since.
+    /// The same where rows are of these heights.
+    pub(super) fn window_of(&mut self, heights: &[usize], height: usize) -> usize {
+        let length = heights.len();
+        let cursor = self.cursor().min(length.saturating_sub(1));
+        *self.cursor_mut() = cursor;
+        let fits = |from: usize, to: usize| heights[from..to].iter().sum::<usize>() <= height;
+        let mut first = self.drawn.first.min(cursor);
+        while first < cursor && !fits(first, cursor + 1) {
+            first += 1;
+        }
+        while first > 0 && fits(first - 1, length) {
+            first -= 1;
+        }
+        (self.drawn.first, self.drawn.length) = (first, length);
+        first
+    }
+
+    /// The first row on the screen, so that the chosen one is among as many as fit. Rows may have gone since.
     pub(super) fn window(&mut self, length: usize, height: usize) -> usize {
         let cursor = self.cursor().min(length.saturating_sub(1));
         *self.cursor_mut() = cursor;
@@ -246,7 +280,7 @@ impl Ui {
     }
 
     fn open(&mut self, page: Page) {
-        (self.page, self.detail, self.scroll) = (page, None, 0);
+        (self.page, self.detail, self.help, self.scroll) = (page, None, false, 0);
         self.drawn.first = 0;
     }
 
@@ -255,12 +289,12 @@ impl Ui {
     }
 
     fn page_height(&self) -> isize {
-        isize::try_from(self.drawn.list.height.max(2) - 1).unwrap_or(1)
+        isize::try_from(self.drawn.height.max(2) - 1).unwrap_or(1)
     }
 
     fn go(&mut self, by: isize) {
-        if self.detail.is_some() {
-            let height = usize::from(self.drawn.list.height);
+        if self.help || self.detail.is_some() {
+            let height = usize::from(self.drawn.height);
             self.scroll = self.scroll.saturating_add_signed(by).min(self.drawn.lines.saturating_sub(height));
             return;
         }
@@ -271,11 +305,11 @@ impl Ui {
 
     fn enter(&mut self) -> Option<Action> {
         let chosen = self.cursor().checked_sub(self.drawn.first)?;
-        let detail = *self.drawn.rows.get(chosen)?;
+        let (_, detail) = *self.drawn.rows.get(chosen)?;
         (self.detail, self.scroll) = (Some(detail), 0);
         match detail {
             Detail::Connection(key, incarnation) => Some(Action::Watch(key, incarnation)),
-            Detail::Listener(_) | Detail::Finding(_) => None,
+            Detail::Listener(_) | Detail::Finding(..) => None,
         }
     }
 
@@ -315,7 +349,7 @@ impl Ui {
 
     /// Words that make no sense yet leave those before in force.
     fn parse(&mut self) {
-        match Words::parse(&self.typed) {
+        match Words::parse(&self.typed).and_then(|words| words.look_up(self.find)) {
             Ok(words) => (self.words, self.error) = (words, None),
             Err(error) => self.error = Some(error),
         }

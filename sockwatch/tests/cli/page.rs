@@ -8,7 +8,7 @@ use std::{
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::serve::{PATIENCE, Scratch, Service, TOKEN, counted, refused, status};
+use crate::serve::{PATIENCE, Scratch, Service, TOKEN, counted, read_all, refused, status};
 
 /// A request by the service's address.
 fn ask(service: &Service, path: &str, headers: &str) -> String {
@@ -78,8 +78,12 @@ fn mistakes_are_said() {
     check("/api/v1/connections?limit=many", 400, "1 to 1000");
     check("/api/v1/connections?filter=port+http", 400, "1 to 65535");
     // A page of somebody else's that calls this machine by its own name.
-    let foreign = service.ask("GET /api/v1/overview HTTP/1.1\r\nhost: example.org\r\n\r\n");
-    assert_eq!((status(&foreign), foreign.contains("localhost")), (403, true), "{foreign}");
+    for path in ["/api/v1/overview", "/metrics"] {
+        let foreign = service.ask(&format!("GET {path} HTTP/1.1\r\nhost: example.org\r\n\r\n"));
+        assert_eq!((status(&foreign), foreign.contains("localhost")), (403, true), "{foreign}");
+    }
+    let words = vec!["x"; 65].join("+");
+    check(&format!("/api/v1/connections?filter={words}"), 400, "more than 64 words");
     service.finish(Signal::SIGTERM);
 }
 
@@ -137,4 +141,43 @@ fn events_come_each_second() {
     // One that looks does not keep it from ending.
     let _looking = open();
     service.finish(Signal::SIGTERM);
+}
+
+/// Whoever looks with a token that counts no longer is told nothing more; who has the new one is.
+#[test]
+fn another_token_ends_what_is_open() {
+    let token = Scratch::new("revoked-token", TOKEN, 0o600);
+    let mut service = Service::start(&["--listen", "127.0.0.1:0", "--token-file", token.path()]);
+    let address = service.address;
+    let open = |token: &str| {
+        let mut client = TcpStream::connect(address).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        let headers = format!("host: {address}\r\nauthorization: Bearer {token}\r\n");
+        write!(client, "GET /api/v1/live HTTP/1.1\r\n{headers}\r\n").unwrap();
+        let mut client = BufReader::new(client);
+        until_event(&mut client);
+        client
+    };
+    let mut old = open(TOKEN);
+    // The same token, read again, changes nothing.
+    service.signal(Signal::SIGHUP);
+    service.until_said("read again");
+    until_event(&mut old);
+    until_event(&mut old);
+    token.write("another-token-0123456789");
+    service.signal(Signal::SIGHUP);
+    service.until_said("read again");
+    let mut new = open("another-token-0123456789");
+    // The one that was on its way, at most.
+    let rest = read_all(&mut old);
+    assert!(rest.matches("event: overview").count() <= 2, "{rest}");
+    until_event(&mut new);
+    let headers = "authorization: Bearer another-token-0123456789\r\n";
+    assert_eq!(counted(&service.metrics(headers), &refused("token")), 1);
+    service.finish(Signal::SIGTERM);
+}
+
+/// Reads to the next event's beginning.
+fn until_event(client: &mut BufReader<TcpStream>) {
+    client.lines().map(Result::unwrap).find(|line| line == "event: overview").unwrap();
 }

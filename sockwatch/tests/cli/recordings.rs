@@ -1,5 +1,7 @@
 //! Recordings, and what is made of them.
 
+mod several;
+
 use serde_json::Value;
 
 use super::{refused_as, sockwatch};
@@ -17,6 +19,7 @@ fn recordings_that_cannot_be() {
     record(&["-o", &there], &["exists", "--force"]);
     assert_eq!(std::fs::read_to_string(&there).unwrap(), "{}\n");
     record(&["-o", &absent], &["cannot create", "No such file"]);
+    record(&["-o", "/dev/null", "--force"], &["/dev/null", "no file"]);
     record(&["-o", &path("a.swr"), "--keep", "3"], &["--rotate-size", "--rotate-every"]);
     record(&["-o", &path("a.swr"), "--flush", "1ms"], &["100ms"]);
     record(&["-o", &path("a.swr"), "--max-size", "lots"], &["8MiB", "1GB"]);
@@ -44,6 +47,13 @@ fn a_recording_is_written_and_replayed() {
     assert!(said.contains("recorded ") && said.contains(file), "{said}");
     assert!(run(&["info", file]).0.contains("nothing was lost"));
     assert!(run(&["replay", file, "--format", "json"]).0.starts_with("{\"type\":\"start\""));
+    refused_as(&["replay", file, RECORDING], &["2 recordings", file, RECORDING]);
+    assert_eq!(run(&["info", file, RECORDING]).0.matches("nothing was lost").count(), 2);
+    let empty = format!("{file}.empty");
+    std::fs::write(&empty, "").unwrap();
+    assert!(run(&["info", file, &empty]).1.contains("is empty"));
+    refused_as(&["info", &empty], &["ends before it has begun"]);
+    std::fs::remove_file(empty).unwrap();
     std::fs::remove_file(path).unwrap();
 }
 
@@ -74,6 +84,7 @@ fn exports_that_cannot_be() {
     refused_as(&export(&["-o", "/no/directory/web.csv"]), &["/no/directory/web.csv"]);
     refused_as(&["export", RECORDING, "-o", there], &[there, "exists", "--force"]);
     refused_as(&["export", "README.md", "--to", "csv"], &["README.md"]);
+    refused_as(&export(&["--to", "csv", "-o", "/dev/null", "--force"]), &["/dev/null", "no file"]);
     assert_eq!(std::fs::read_to_string(there).unwrap(), "mine");
     assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 1, "nothing half-written is left");
     let forced = sockwatch(&["export", RECORDING, "-o", there, "--force"]);
@@ -118,6 +129,7 @@ fn reports() {
     let made = report(&["--redact", "key"]);
     assert!(made.status.success() && String::from_utf8_lossy(&made.stderr).contains(page), "{made:?}");
     let text = std::fs::read_to_string(page).unwrap();
+    assert!(!text.contains("web-1"), "the machine's name is hidden, too");
     let (_, data) = text.split_once("id=\"data\">").unwrap();
     let data: serde_json::Value = serde_json::from_str(data.split_once("</script>").unwrap().0).unwrap();
     let (course, diagnosis) = (&data["after"]["course"], &data["after"]["diagnosis"]);
@@ -182,4 +194,13 @@ fn what_info_prints_fits_its_schema() {
     schema.validate(&info).unwrap_or_else(|error| panic!("{error}: {info}"));
     assert_eq!((&info["host"], &info["version"]), (&"web-1".into(), &1.into()));
     assert!(!schema.is_valid(&serde_json::json!({ "version": 1 })));
+}
+
+/// The report for people, whole: what it says of a recording is the same each time.
+#[test]
+fn a_recording_is_diagnosed_in_words() {
+    let output = sockwatch(&["diagnose", "--recording", RECORDING]);
+    let expected = std::fs::read_to_string("tests/recordings/format-1.0.diagnosis.txt").unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
+    assert_eq!(output.status.code(), Some(1));
 }

@@ -115,11 +115,11 @@ impl Service {
 
     /// The status of a request with these headers.
     pub(crate) fn status(&self, line: &str, headers: &str) -> u16 {
-        status(&self.ask(&format!("{line} HTTP/1.1\r\nhost: sockwatch\r\n{headers}\r\n")))
+        status(&self.ask(&format!("{line} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n")))
     }
 
     pub(crate) fn metrics(&self, headers: &str) -> String {
-        let answer = self.ask(&format!("GET /metrics HTTP/1.1\r\nhost: sockwatch\r\n{headers}\r\n"));
+        let answer = self.ask(&format!("GET /metrics HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n"));
         assert_eq!(status(&answer), 200, "{answer}");
         answer
     }
@@ -206,7 +206,7 @@ fn a_scraper_gets_the_text_that_it_asks_for() {
     assert!(open.contains("content-type: application/openmetrics-text; version=1.0.0"), "{open}");
     assert!(open.contains("# TYPE sockwatch_events counter\n") && open.ends_with("# EOF\n"), "{open}");
     assert!(open.contains("source=\"poll\""), "{open}");
-    let health = service.ask("GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n");
+    let health = service.ask("GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n");
     assert!(status(&health) == 200 && health.contains("\"status\":\"ok\""), "{health}");
     // The service's own listener is one of those that there are.
     assert!(open.contains("sockwatch_sockets{state=\"LISTEN\"}"), "{open}");
@@ -221,7 +221,7 @@ fn strangers_are_kept_out() {
     let token = Scratch::new("token", TOKEN, 0o600);
     let mut service = Service::start(&["--listen", "127.0.0.1:0", "--token-file", token.path()]);
     let right = format!("authorization: Bearer {TOKEN}\r\n");
-    let denied = service.ask("GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n");
+    let denied = service.ask("GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n");
     assert!(status(&denied) == 401 && denied.contains("www-authenticate: Bearer"), "{denied}");
     assert!(!denied.contains("sockwatch_"), "{denied}");
     for wrong in ["authorization: Bearer wrong\r\n", "authorization: Basic eA==\r\n"] {

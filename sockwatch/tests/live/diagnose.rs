@@ -159,6 +159,9 @@ fn a_healthy_server_is_healthy() {
     let verdict = diagnosis.interrupt();
     assert_eq!(verdict.code, Some(0), "{:#}", verdict.report);
     assert_eq!(verdict.report["verdict"], "healthy");
+    let probes = &verdict.report["cost"]["probes"];
+    let [runs, ns] = ["runs", "ns"].map(|name| probes[name].as_u64().unwrap());
+    assert!(runs >= 1000 && ns / runs < 1_000_000, "{probes}");
     let listener = verdict.listener();
     assert_eq!((&listener["accepted"], &listener["wait"]["count"]), (&1000.into(), &1000.into()), "{listener}");
     assert_eq!((&listener["still_waiting"], &listener["limit"]), (&0.into(), &128.into()), "{listener}");

@@ -99,12 +99,12 @@ impl Service {
         self.said.extend(self.stderr.recv_timeout(PAUSE));
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
     }
 
     /// Waits until it says a line with these words.
-    fn until_said(&mut self, words: &str) {
+    pub(crate) fn until_said(&mut self, words: &str) {
         let deadline = Instant::now() + patience();
         loop {
             let line = self.stderr.recv_timeout(deadline.saturating_duration_since(Instant::now()));
@@ -231,6 +231,33 @@ fn a_wait_is_counted_where_it_belongs() {
     assert_eq!(ended.get("sockwatch_losses_total", &["kind=\"ring_full\""]), 0.0);
     assert!(ended.get("sockwatch_events_total", &[]) > 0.0 && ended.get("sockwatch_read_bytes_total", &[]) > 0.0);
     assert!(ended.get("process_cpu_seconds_total", &[]) > 0.0);
+    service.finish();
+}
+
+/// Above `tcp_max_tw_buckets` the kernel leaves nothing of what closes first, and the events are the same.
+#[test]
+fn no_more_time_waits_than_the_kernel_has_room_for() {
+    const NAME: &str = "no_more_time_waits_than_the_kernel_has_room_for";
+    let Some(machine) = shared(NAME) else { return };
+    let (netns, address) = (Netns::new("buckets"), place());
+    // A FIN that comes twice is answered by a RST, which must not end any.
+    for (name, value) in [("tcp_max_tw_buckets", "5"), ("tcp_rfc1337", "1")] {
+        netns.run(|| fs::write(format!("/proc/sys/net/ipv4/{name}"), value).unwrap());
+    }
+    let mut service = Service::start(machine, &["--port", &address.port().to_string(), "--reconcile", "100ms"]);
+    let server = netns.run(|| TcpListener::bind(address).unwrap());
+    for so_far in [20.0, 40.0] {
+        netns.run(|| {
+            for _ in 0..20 {
+                let client = TcpStream::connect(address).unwrap();
+                client_closes_first(client, server.accept().unwrap().0);
+            }
+        });
+        service.until("as many as in the kernel's table", |metrics| {
+            let ended = metrics.find("sockwatch_connections_ended_total", &["role=\"active\"", "end=\"local-fin\""]);
+            ended == Some(so_far) && metrics.find("sockwatch_sockets", &["state=\"TIME_WAIT\""]) == Some(5.0)
+        });
+    }
     service.finish();
 }
 

@@ -8,6 +8,7 @@ DIRECTORY has web.parquet, web.csv, web.pftrace and lake/, all of one recording;
 import collections
 import sys
 
+import documented
 import duckdb
 import polars
 import pyarrow.parquet
@@ -33,6 +34,13 @@ assert {end: count for end, count, *_ in lake} == ends, (lake, ends)
 assert {row[2] for row in lake} == set(table["host"].to_pylist()), lake
 frame = polars.scan_parquet(f"{directory}/lake", hive_partitioning=True).collect()
 assert frame.height == expected and set(frame["date"].cast(polars.String)) == {row[3] for row in lake}, frame
+
+waits = [wait for wait in table["wait_ns"].to_pylist() if wait is not None]
+told = documented.answer("duckdb", f"{directory}/lake").fetchall()
+assert sum(accepted for _, _, accepted, _ in told) == len(waits), (told, waits)
+assert min(waits) / 1e6 <= told[0][3] <= max(waits) / 1e6, (told, waits)
+told = documented.answer("polars", f"{directory}/lake")
+assert told.height == ends["peer-rst"], (told, ends)
 
 trace = perfetto.Trace()
 with open(f"{directory}/web.pftrace", "rb") as file:

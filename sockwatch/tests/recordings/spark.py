@@ -11,6 +11,7 @@ import os
 import re
 import sys
 
+import documented
 from pyspark.sql import SparkSession
 
 directory = sys.argv[1]
@@ -33,12 +34,7 @@ spark = (
 )
 spark.sparkContext.setLogLevel("ERROR")
 
-spark.read.parquet(f"{directory}/lake").createOrReplaceTempView("connections")
-rows = spark.sql(
-    """SELECT host, date, local_port, count(*) AS accepted,
-              percentile_disc(0.99) WITHIN GROUP (ORDER BY wait_ns) AS p99_ns, max(wait_ns) AS max_ns
-       FROM connections WHERE role = 'passive' GROUP BY ALL ORDER BY ALL"""
-).collect()
+rows = documented.answer("spark", f"{directory}/lake", spark=spark)
 workers = spark.sparkContext._jsc.sc().getExecutorMemoryStatus().size() - 1
 spark.stop()
 

@@ -1,6 +1,8 @@
 //! The format's own types: what `sockwatch diagnose --format json` prints. docs/diagnose.schema.json is made from them.
 
 mod blame;
+mod cost;
+mod reads;
 
 use std::io::Write;
 
@@ -16,8 +18,8 @@ use sockwatch::{
     tcp::{event, loss, queue::Age},
 };
 
-use self::blame::Blame;
-use super::{Measuring, verdict, word};
+use self::{blame::Blame, cost::Costs, reads::Reads};
+use super::{Measuring, not_looked_for, verdict, word};
 
 /// The version of this format. What is not known is absent, never null. A field may be added within a version; one that changes
 /// or goes makes a new version.
@@ -48,6 +50,8 @@ pub(crate) struct Report {
     slow_ns: u64,
     /// What was found, the worst first.
     findings: Vec<Finding>,
+    /// Findings that could not be made: connections were only counted, threads were not watched, or it is a recording.
+    not_looked_for: Vec<&'static str>,
     /// Every listener that was seen, the one with the most slow connections first.
     listeners: Vec<Listener>,
     /// Destinations of connections that were opened on this host, at most ten, the one with most of its local ports taken first.
@@ -136,6 +140,9 @@ pub(crate) struct Listener {
     handshake: Option<Spread>,
     /// Handshakes that took a second or more, or needed another SYN-ACK.
     slow_handshakes: u64,
+    /// Handshakes that needed one more SYN-ACK, two, three or more: their clients were connected 1 s, 3 s, 7 s late, or later, be it
+    /// that the accept queue was full or that the network lost a packet. Zeros while connections are counted.
+    late_handshakes: [u64; 3],
     /// Its TCP_DEFER_ACCEPT in seconds; absent without one, and where handshakes are quick, so that nobody looked.
     #[serde(skip_serializing_if = "Option::is_none")]
     defer_accept_s: Option<u32>,
@@ -173,6 +180,10 @@ pub(crate) struct Listener {
     acceptors: Vec<AcceptorCount>,
     /// accept() that failed, the most frequent first; EAGAIN is no failure.
     failures: Vec<FailureCount>,
+    /// How soon its connections were read from; absent with --no-blame, while connections are counted, where the kernel refuses what
+    /// watches threads or reads (before 5.12), and of a recording.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reads: Option<Reads>,
     /// Where the time went that connections waited; absent where nobody waited, with --no-blame, or where the kernel refuses it.
     #[serde(skip_serializing_if = "Option::is_none")]
     blame: Option<Blame>,
@@ -311,17 +322,6 @@ pub(crate) struct Losses {
     repaired: u64,
 }
 
-/// What measuring cost.
-#[derive(Serialize, JsonSchema)]
-struct Costs {
-    /// Events taken in.
-    events: u64,
-    /// Bytes that came through the ring buffers.
-    bytes: u64,
-    /// CPU time of sockwatch itself, in nanoseconds; that of its probes is the traced programs'.
-    cpu_ns: u64,
-}
-
 pub(super) fn print(report: &diagnosis::Report, measuring: &Measuring) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     serde_json::to_writer(&mut out, &Report::of(report, measuring))?;
@@ -344,16 +344,13 @@ impl Report {
             ran_ns: report.ran_ns,
             slow_ns: report.slow_ns,
             findings: report.findings.iter().map(Finding::from).collect(),
+            not_looked_for: not_looked_for(report, measuring),
             listeners: report.listeners.iter().map(Listener::from).collect(),
             ports: report.ports.iter().take(MOST_PORTS).map(Ports::from).collect(),
             unattributed: report.unattributed,
             aggregated: report.is_counted,
             losses: Losses::from(&report.losses),
-            cost: Costs {
-                events: report.events,
-                bytes: measuring.bytes,
-                cpu_ns: u64::try_from(measuring.cpu.as_nanos()).unwrap_or(u64::MAX),
-            },
+            cost: Costs::new(report.events, measuring),
         }
     }
 }
@@ -409,6 +406,7 @@ impl From<&Measured> for Listener {
             gaps: it.gaps.map(Spread::from),
             handshake: it.handshake.map(Spread::from),
             slow_handshakes: it.slow_handshakes,
+            late_handshakes: it.late,
             defer_accept_s: it.defers_s,
             synack_retransmits: it.synack_retransmits,
             unanswered: it.unanswered,
@@ -432,6 +430,7 @@ impl From<&Measured> for Listener {
             },
             acceptors: it.acceptors.iter().map(AcceptorCount::from).collect(),
             failures: it.failures.iter().map(FailureCount::from).collect(),
+            reads: it.reads.map(Reads::from),
             blame: it.blame.as_ref().map(Blame::from),
             course: Course::from(&it.course),
         }

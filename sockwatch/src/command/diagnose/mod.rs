@@ -16,9 +16,13 @@ use std::{
 use anyhow::bail;
 use nix::sys::resource::{UsageWho, getrusage};
 use sockwatch::{
-    diagnosis::{Diagnosis, Report},
+    diagnosis::{
+        Diagnosis, Report,
+        finding::{OF_EACH, OF_TABLE, OF_THREADS},
+    },
     kernel::{
         check::kernel_release,
+        gauge::{Gauge, Taken},
         session::{Telling, Threads},
     },
     monotonic::now_ns,
@@ -32,11 +36,13 @@ use sockwatch::{
         counters,
         live::Live,
         reconcile::{Reconciler, Schedule, Scope},
+        table::Places,
         tallies::Counting,
         threads::{News, Watcher},
     },
     tcp::{
         connection::Role,
+        filter::Filter,
         update::{Happening, Subject, Update},
     },
 };
@@ -61,7 +67,7 @@ const COUNT_EVERY: Duration = Duration::from_millis(200);
 /// A progress line so often.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
-/// Updates are not later than that.
+/// Updates are not later than that, and `--latency`.
 pub(super) const SETTLED_NS: u64 = 200_000_000;
 
 /// How it was measured.
@@ -71,23 +77,31 @@ pub(super) struct Measuring {
     pub(super) bytes: u64,
     /// CPU time of this process while it measured.
     pub(super) cpu: Duration,
+    /// What its kernel-side programs took; `None` where the kernel does not measure it.
+    pub(super) probes: Option<Taken>,
     /// The kernel's release.
     pub(super) kernel: String,
+    /// Whether threads were watched.
+    pub(super) threads: bool,
     /// The machine that a recording is of; `None`: it is this one, and now.
     pub(super) recorded_on: Option<String>,
 }
 
 pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
     if !args.recording.is_empty() {
-        let (report, measuring) = recorded::diagnose(args)?;
-        return tell_report(args, &report, &measuring, None);
+        let (report, measuring, damage) = recorded::diagnose(args)?;
+        let told = tell_report(args, &report, &measuring, None)?;
+        return match damage {
+            Some(damage) => bail!("{damage}; all else was judged"),
+            None => Ok(told),
+        };
     }
     let resolved = filter::resolve(&args.filter)?;
     let flame_graph = args.flame_graph.as_deref().map(FlameGraph::at).transpose()?;
     start::prepare();
     let (report, measuring) = start::runtime()?.block_on(async {
         let stop = Stop::register()?;
-        let telling = telling(args.aggregate).await;
+        let telling = telling(args.aggregate, &resolved.filter).await;
         let collect = CollectArgs {
             source: SourceName::Ebpf,
             latency: args.latency,
@@ -110,10 +124,13 @@ pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
         let counting = live.take_tallies().map(|tallies| Counting::start(tallies, &resolved.filter)).transpose()?;
         start::announce(&live);
         let watcher = watcher(&mut live, sandbox);
+        // Later nobody may ask for it.
+        let gauge = live.gauge();
         let role = if flame_graph.is_some() { &DIAGNOSE_DRAWING } else { &DIAGNOSE };
         start::confine_main(role, &live, sandbox);
         let cpu_before = cpu_time();
-        let mut watch = Watch::new(Diagnosis::new(now_ns(), nanoseconds(args.slow)), watcher, counting, args.duration);
+        let watches_threads = watcher.is_some();
+        let mut watch = Watch::new(args, watcher, counting, gauge);
         let limits = Limits { duration: Some(args.duration), connections: None };
         let totals = pipeline::run(&mut live, &mut watch, limits, stop.wait()).await?;
         watch.clear();
@@ -129,11 +146,15 @@ pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
         let measuring = Measuring {
             bytes: live.bytes(),
             cpu: cpu_time().saturating_sub(cpu_before),
+            probes: watch.gauge.take().map(|gauge| live.taken(gauge)),
             kernel: kernel_release(),
+            threads: watches_threads,
             recorded_on: None,
         };
         if let lost @ 1.. = live.threads_lost()? {
-            tell(format_args!("sockwatch: warning: {lost} doings of threads were lost: their time is unknown"));
+            tell(format_args!(
+                "sockwatch: warning: {lost} doings of threads were lost: their time is unknown, and what they read"
+            ));
         }
         let settings = ports::settings(&watch.diagnosis.opens_in());
         anyhow::Ok((watch.diagnosis.report(ended_ns, &totals, &settings), measuring))
@@ -164,23 +185,27 @@ pub(super) fn as_json(report: &Report, measuring: &Measuring) -> anyhow::Result<
 }
 
 /// Whether to tell connections one by one. To count them loses something, so that is done where many come.
-async fn telling(aggregate: Aggregate) -> Telling {
+async fn telling(aggregate: Aggregate, filter: &Filter) -> Telling {
     let many = match aggregate {
         Aggregate::Always => true,
         Aggregate::Never => false,
-        Aggregate::Auto => connections_per_second().await.is_some_and(|rate| rate > MANY_PER_SECOND),
+        Aggregate::Auto => connections_per_second(filter).await > MANY_PER_SECOND,
     };
     if many { Telling::Tallies } else { Telling::Events }
 }
 
-/// How many come to this namespace; `None` if nobody may know.
-async fn connections_per_second() -> Option<u64> {
+/// How many come to the namespaces that the filter asks for, at any port.
+async fn connections_per_second(filter: &Filter) -> u64 {
     const WINDOW: Duration = Duration::from_millis(200);
-    let before = counters::passive_opens().ok()?;
+    let mut places = Places::look().found;
+    places.retain(|place| filter.netns.is_empty() || filter.netns.contains(&place.inode));
+    let before: Vec<_> = places.iter().map(counters::passive_opens).collect();
     let began = Instant::now();
     tokio::time::sleep(WINDOW).await;
-    let opened = counters::passive_opens().ok()?.saturating_sub(before);
-    Some((u128::from(opened) * 1000 / began.elapsed().as_millis().max(1)) as u64)
+    // One that is gone meanwhile brings no more.
+    let opened = |(place, before): (_, Option<u64>)| Some(counters::passive_opens(place)?.saturating_sub(before?));
+    let opened: u64 = places.iter().zip(before).filter_map(opened).sum();
+    (u128::from(opened) * 1000 / began.elapsed().as_millis().max(1)) as u64
 }
 
 /// Counting needs two of them, and those that tell what is rare.
@@ -230,22 +255,31 @@ struct Watch {
     diagnosis: Diagnosis,
     watcher: Option<Watcher>,
     counting: Option<Counting>,
+    gauge: Option<Gauge>,
     counted: Instant,
     began: Instant,
     duration: Duration,
+    /// Updates are not later than that.
+    settled_ns: u64,
     told: Option<Instant>,
     is_terminal: bool,
 }
 
 impl Watch {
-    fn new(diagnosis: Diagnosis, watcher: Option<Watcher>, counting: Option<Counting>, duration: Duration) -> Self {
+    fn new(args: &DiagnoseArgs, watcher: Option<Watcher>, counting: Option<Counting>, gauge: Option<Gauge>) -> Self {
+        let mut diagnosis = Diagnosis::new(now_ns(), nanoseconds(args.slow));
+        if watcher.as_ref().is_some_and(Watcher::tells_reads) {
+            diagnosis.begin_reads();
+        }
         Self {
             diagnosis,
             watcher,
             counting,
+            gauge,
             counted: Instant::now(),
             began: Instant::now(),
-            duration,
+            duration: args.duration,
+            settled_ns: SETTLED_NS + nanoseconds(args.latency),
             told: None,
             is_terminal: io::stderr().is_terminal(),
         }
@@ -259,6 +293,7 @@ impl Watch {
             match news {
                 News::Holds { pid, listener } => self.diagnosis.hold(pid, listener),
                 News::Deed(deed) => self.diagnosis.deed(deed),
+                News::Read { at_ns, connection } => self.diagnosis.read(at_ns, connection),
                 News::Limited { pid, limit } => self.diagnosis.limit(pid, limit),
             }
         }
@@ -321,15 +356,26 @@ impl Sink for Watch {
     fn tick(&mut self, _totals: &Totals) -> io::Result<()> {
         self.look_at_threads();
         if self.counting.is_none() {
-            self.diagnosis.settle(now_ns().saturating_sub(SETTLED_NS));
+            self.diagnosis.settle(now_ns().saturating_sub(self.settled_ns));
         } else if self.counted.elapsed() >= COUNT_EVERY
             && let Some(until_ns) = self.count()?
         {
             self.diagnosis.settle(until_ns);
         }
+        if let Some(gauge) = &mut self.gauge {
+            gauge.tick();
+        }
         self.progress();
         Ok(())
     }
+}
+
+/// Findings that could not be made here.
+fn not_looked_for(report: &Report, measuring: &Measuring) -> Vec<&'static str> {
+    let of_each = OF_EACH.iter().filter(|_| report.is_counted);
+    let of_table = OF_TABLE.iter().filter(|_| measuring.recorded_on.is_some());
+    let of_threads = OF_THREADS.iter().filter(|_| !measuring.threads);
+    of_each.chain(of_table).chain(of_threads).map(|name| name.word()).collect()
 }
 
 /// The verdict in a word.

@@ -2,16 +2,15 @@
 
 use std::{collections::HashMap, io, time::Duration};
 
-use anyhow::Context;
 use sockwatch::{
     diagnosis::{Diagnosis, Report},
-    pipeline::{self, Limits, Totals},
+    pipeline::Totals,
     process::names::Names,
     sink::{
         Sink,
         selected::{Selected, Selection},
     },
-    source::recording::{Opened, Recording},
+    source::recording::Opened,
     tcp::update::Update,
 };
 
@@ -19,44 +18,36 @@ use super::{Measuring, SETTLED_NS, cpu_time, nanoseconds};
 use crate::{
     cli::DiagnoseArgs,
     command::{
-        replay::{filter, open, warn},
-        signals::Stop,
-        start, tell,
+        replay::{filter, open, play, warn},
+        tell,
     },
 };
 
-/// Replays a recording into a diagnosis.
-pub(super) fn diagnose(args: &DiagnoseArgs) -> anyhow::Result<(Report, Measuring)> {
+/// Replays a recording into a diagnosis. Returns what is wrong with its files, too.
+pub(super) fn diagnose(args: &DiagnoseArgs) -> anyhow::Result<(Report, Measuring, Option<String>)> {
     let cpu_before = cpu_time();
     let files = open(&args.recording)?;
-    let header = files.first().context("no file")?.header().clone();
+    let header = files.header().clone();
     let selection = filter(&args.filter)?;
-    let Opened { mut recording, ended } = Recording::of(files, None);
+    let Opened { mut recording, ended } = files.recording(None);
     let selection = Selection { names: Names::told(recording.names()), ..selection };
     let judge =
         Judge { diagnosis: Diagnosis::new(header.started_ns, nanoseconds(args.slow)), last_ns: header.started_ns };
     let mut selected = Selected { sink: judge, selection: Some(selection) };
-    let totals = start::runtime()?.block_on(async {
-        let stop = Stop::register()?;
-        let over = async {
-            tokio::select! {
-                () = stop.wait() => {}
-                _ = ended => {}
-            }
-        };
-        anyhow::Ok(pipeline::run(&mut recording, &mut selected, Limits::default(), over).await?)
-    })?;
-    recording.read().iter().for_each(warn);
-    if let Some(damage) = recording.damage() {
-        tell(format_args!("sockwatch: warning: {damage}; what is before that is judged"));
+    let (totals, stopped) = play(&mut recording, ended, &mut selected)?;
+    if stopped {
+        tell(format_args!("sockwatch: warning: stopped: what comes later is not judged"));
     }
+    recording.read().iter().for_each(warn);
     let Judge { mut diagnosis, .. } = selected.sink;
     let ended_ns = recording.last_ns().max(header.started_ns);
     diagnosis.end(ended_ns);
     let report = diagnosis.report(ended_ns, &totals, &HashMap::new());
     let bytes = recording.bytes();
     let cpu: Duration = cpu_time().saturating_sub(cpu_before);
-    Ok((report, Measuring { bytes, cpu, kernel: header.kernel, recorded_on: Some(header.host) }))
+    let recorded_on = Some(header.host);
+    let measuring = Measuring { bytes, cpu, probes: None, kernel: header.kernel, threads: false, recorded_on };
+    Ok((report, measuring, recording.damage()))
 }
 
 /// Feeds the diagnosis; time is the recording's.

@@ -6,15 +6,17 @@ use sockwatch::{
     diagnosis::{
         Report,
         finding::Finding,
+        first_reads::Reads,
         measure::Measured,
         waits::Spread,
         words::{Grouped, Rate, acceptors, age, count, percent, time},
     },
     explain::wrap,
+    kernel::gauge::Taken,
     tcp::{endpoint::IPV4_WIDTH, loss::Losses},
 };
 
-use super::{Measuring, verdict};
+use super::{Measuring, not_looked_for, verdict};
 
 /// Listeners that are shown: more would not fit on a screen.
 const MOST_LISTENERS: usize = 6;
@@ -109,6 +111,10 @@ fn details(listener: &Measured) -> Vec<String> {
         let (p50, p99) = (time(handshake.p50_ns), time(handshake.p99_ns));
         words.push(format!("SHAKE p50 {p50}, p99 {p99}"));
     }
+    if let Some(Reads { first, never, .. }) = listener.reads {
+        words.extend(first.map(|first| format!("READ p50 {}, p99 {}", time(first.p50_ns), time(first.p99_ns))));
+        words.extend((never > 0).then(|| format!("ended with unread data only {}", Grouped(never))));
+    }
     match (listener.oldest, listener.since_accept_ns) {
         (Some(oldest), since) => {
             let waiting = u64::from(listener.still_waiting);
@@ -169,14 +175,19 @@ fn footer(page: &mut String, report: &Report, measuring: &Measuring, width: usiz
         let _ = writeln!(page, "{} of a listener that is not known: in no row", count(report.unattributed, "accept"));
     }
     if report.is_counted {
-        let told = "connections were counted in the kernel, not told one by one: nothing is known of CLOSE_WAIT and of local ports \
-                    (--aggregate=never tells each)";
+        let told = "connections were counted in the kernel, not told one by one (--aggregate=never tells each): nothing is known of \
+                    CLOSE_WAIT, of local ports, of resets, of first reads";
         wrap(told, ("", "  "), width, page);
+    }
+    let unlooked = not_looked_for(report, measuring);
+    if !unlooked.is_empty() {
+        wrap(&format!("not looked for: {}", unlooked.join(", ")), ("", "  "), width, page);
     }
     let seconds = report.ran_ns.max(1) as f64 / 1e9;
     if let Some(host) = &measuring.recorded_on {
         let told = format!(
-            "recorded on {host} for {}, slow from {}: {}, {} kB; which threads kept connections waiting is not in a recording",
+            "recorded on {host} for {}, slow from {}: {}, {} kB; neither what threads did nor what was asked of each socket is in a \
+             recording",
             time(report.ran_ns),
             time(report.slow_ns),
             count(report.events, "event"),
@@ -184,7 +195,7 @@ fn footer(page: &mut String, report: &Report, measuring: &Measuring, width: usiz
         );
         return wrap(&told, ("", "  "), width, page);
     }
-    let told = format!(
+    let mut told = format!(
         "measured for {}, slow from {}; own cost: {}, {:.0}/s, {:.1} % of one CPU, {} kB",
         time(report.ran_ns),
         time(report.slow_ns),
@@ -193,5 +204,15 @@ fn footer(page: &mut String, report: &Report, measuring: &Measuring, width: usiz
         measuring.cpu.as_secs_f64() * 100.0 / seconds,
         Grouped(measuring.bytes / 1000)
     );
+    if let Some(Taken { measured, runs, ns }) = measuring.probes.filter(|taken| taken.runs > 0) {
+        let seconds = measured.as_secs_f64();
+        let _ = write!(
+            told,
+            "; its probes {} a run, {:.0} runs/s, {:.2} % of one CPU (by the first {seconds:.1} s)",
+            time(ns / runs),
+            runs as f64 / seconds,
+            ns as f64 / 1e7 / seconds
+        );
+    }
     wrap(&told, ("", "  "), width, page);
 }

@@ -133,7 +133,7 @@ pub(super) async fn show(
         }
         Format::Json => {
             let kernel = kernel_release();
-            let start = start_line(clock, name, &kernel);
+            let start = start_line(&clock, name, &kernel);
             let sink = Json::new(io::stdout(), show, clock, start).context("cannot write the output")?;
             let mut sink = Tapped::new(sink.naming(reasons), tap);
             let totals = pipeline::run(&mut source, &mut sink, Limits::default(), stop).await?;

@@ -9,18 +9,19 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use sockwatch::{
     diagnosis::words::{count, time},
-    pipeline::{self, Limits, Totals},
+    pipeline::Totals,
     process::{Process, names::Names},
     recording::header::Header,
     sink::{
         Sight, Sink,
         selected::Selection,
         time_of_day::{Written, utc},
+        wall::Wall,
     },
-    source::recording::{Opened, Recording},
+    source::recording::{Opened, Until},
     tcp::{
         connection::Connection,
         event::SocketKey,
@@ -33,9 +34,8 @@ use sockwatch::{
 
 use super::{
     super::{
-        replay::{filter, open, warn},
-        signals::Stop,
-        start, tell,
+        replay::{filter, open, play, warn},
+        tell,
     },
     ALL, Line, counts, order, shape,
 };
@@ -95,6 +95,8 @@ pub(super) struct Queue {
 /// What is listed.
 pub(super) struct Seen {
     pub(super) header: Header,
+    /// The time of day.
+    pub(super) wall: Wall,
     /// The instant.
     pub(super) now_ns: u64,
     pub(super) entries: Vec<Entry>,
@@ -102,62 +104,66 @@ pub(super) struct Seen {
 
 pub(super) fn run(args: &ListArgs) -> anyhow::Result<ExitCode> {
     let files = open(&args.recording)?;
-    let header = files.first().context("no file")?.header().clone();
+    let header = files.header().clone();
     let mut words = FilterArgs { netns: Vec::new(), ..args.filter.clone() };
     if args.filter.netns != [ALL] {
         words.netns.clone_from(&args.filter.netns);
     }
     let selection = filter(&words)?;
-    let Opened { mut recording, ended } = Recording::of(files, None);
-    let at_ns = args.at.map(|at| instant(at, &header)).transpose()?;
-    if let Some(at_ns) = at_ns {
-        recording.until(at_ns);
+    let Opened { mut recording, ended } = files.recording(None);
+    let wall = recording.wall();
+    let at = args.at.map(|at| instant(at, &header)).transpose()?;
+    if let Some(at) = at {
+        recording.until(at);
     }
     let selection = Selection { names: Names::told(recording.names()), ..selection };
     let names = Names::told(recording.names());
     let mut look = Look { selection, names, states: args.state.clone(), now_ns: 0, entries: Vec::new() };
-    let totals = start::runtime()?.block_on(async {
-        let stop = Stop::register()?;
-        let over = async {
-            tokio::select! {
-                () = stop.wait() => {}
-                _ = ended => {}
-            }
-        };
-        anyhow::Ok(pipeline::run(&mut recording, &mut look, Limits::default(), over).await?)
-    })?;
-    recording.read().iter().for_each(warn);
-    if let Some(damage) = recording.damage() {
-        bail!("{damage}; `--at` lists any instant before that, and `info` says when that is");
+    let (totals, stopped) = play(&mut recording, ended, &mut look)?;
+    if stopped {
+        bail!("stopped before that instant");
     }
-    let last_ns = recording.last_ns();
-    if let Some(late) = at_ns.filter(|at_ns| *at_ns > last_ns) {
+    recording.read().iter().for_each(warn);
+    let last_unix_ns = wall.unix_ns(recording.last_ns());
+    let late = at.map(|at| match at {
+        Until::Monotonic(at_ns) => wall.unix_ns(at_ns),
+        Until::Unix(unix_ns) => unix_ns,
+    });
+    if let Some(late) = late.filter(|late| *late > last_unix_ns) {
         bail!(
-            "--at {}: the recording ends {} before that, at {}; without --at its end is listed",
-            utc(late.saturating_add(header.wall_offset_ns)),
-            time(late - last_ns),
-            utc(last_ns.saturating_add(header.wall_offset_ns)),
+            "--at {}: the recording ends {} before that, at {}; without --at its end is listed{}",
+            utc(late),
+            time(late - last_unix_ns),
+            utc(last_unix_ns),
+            recording.damage().map(|damage| format!("; {damage}")).unwrap_or_default(),
         );
     }
-    let seen = Seen { now_ns: look.now_ns.max(header.started_ns), header, entries: look.entries };
+    let seen = Seen { now_ns: look.now_ns.max(header.started_ns), header, wall, entries: look.entries };
     seen.print(args, &totals)?;
     seen.tell_summary(&totals);
-    Ok(ExitCode::SUCCESS)
+    match recording.damage() {
+        Some(damage) => bail!("{damage}; the list may be wrong by what is behind that"),
+        None => Ok(ExitCode::SUCCESS),
+    }
 }
 
-/// When that is, on the recording's clock.
-fn instant(at: At, header: &Header) -> anyhow::Result<u64> {
+/// When that is.
+fn instant(at: At, header: &Header) -> anyhow::Result<Until> {
     let began_ns = header.started_ns.saturating_add(header.wall_offset_ns);
-    let unix_ns = match at {
-        At::After(after) => began_ns.saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX)),
-        At::Written(written) => written.first_from(began_ns),
+    let written = match at {
+        At::After(after) => {
+            let after_ns = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
+            return Ok(Until::Monotonic(header.started_ns.saturating_add(after_ns)));
+        }
+        At::Written(written) => written,
     };
+    let unix_ns = written.first_from(began_ns);
     // A time of day with fewer digits than the beginning's means the beginning.
-    let in_second = matches!(at, At::Written(Written::Unix(_))) && began_ns.saturating_sub(unix_ns) < 1_000_000;
+    let in_second = matches!(written, Written::Unix(_)) && began_ns.saturating_sub(unix_ns) < 1_000_000;
     if unix_ns < began_ns && !in_second {
         bail!("--at {}: the recording begins later, at {}", utc(unix_ns), utc(began_ns));
     }
-    Ok(unix_ns.max(began_ns).saturating_sub(header.wall_offset_ns))
+    Ok(Until::Unix(unix_ns.max(began_ns)))
 }
 
 /// Takes the sockets down that there are at the end.
@@ -290,7 +296,7 @@ impl Seen {
                 count(loss, "event"),
             ));
         }
-        let at = utc(self.now_ns.saturating_add(self.header.wall_offset_ns));
+        let at = utc(self.wall.unix_ns(self.now_ns));
         let after = time(self.now_ns.saturating_sub(self.header.started_ns));
         tell(format_args!(
             "sockwatch: {} at {at} UTC, {after} after the beginning: sockets={}{}",

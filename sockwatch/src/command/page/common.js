@@ -26,6 +26,8 @@ function time(ns) {
 }
 const count = value => value === undefined || value === null ? '' : value.toLocaleString('en');
 const clock = unix_ms => new Date(unix_ms).toISOString().replace('T', ' ').replace('Z', '');
+// What a time on an axis is called.
+let placed = unix_ms => unix_ms;
 
 function table(element, columns, rows) {
   const head = make('tr', {}, ...columns.map(column => make('th', { scope: 'col', class: column.number ? 'number' : '' }, column.title)));
@@ -52,8 +54,8 @@ function draw(drawn) {
     height: height || 240,
     tzDate: unix => uPlot.tzDate(new Date(unix * 1e3), 'Etc/UTC'),
     scales: { x: { time: true, range: () => drawn.range }, ...scales },
-    axes: [{ ...axis, space: 80, values: (_, splits, __, ___, step) => splits.map(unix => clock(unix * 1e3).slice(11, step < 1 ? 23 : step < 60 ? 19 : 16)) }, ...axes.map(more => ({ ...axis, size: 70, ...more }))],
-    series: [{ label: 'UTC', value: (_, unix) => unix === null ? '--' : clock(unix * 1e3).slice(11, 21) }, ...series],
+    axes: [{ ...axis, space: 80, values: (_, splits, __, ___, step) => splits.map(unix => clock(placed(unix * 1e3)).slice(11, step < 1 ? 23 : step < 60 ? 19 : 16)) }, ...axes.map(more => ({ ...axis, size: 70, ...more }))],
+    series: [{ label: 'UTC', value: (_, unix) => unix === null ? '--' : clock(placed(unix * 1e3)).slice(11, 21) }, ...series],
     hooks: hooks || {},
   }, values(data), drawn.holder);
   drawn.plot.root.setAttribute('role', 'img');

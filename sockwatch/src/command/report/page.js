@@ -3,7 +3,9 @@ const data = JSON.parse(document.getElementById('data').textContent);
 const now = data.after, before = data.before;
 // All of the recording.
 const whole = () => { const began = now.started_unix_ms / 1e3; return [began, began + Math.max(1e-3, now.lasted_ns / 1e9)]; };
-const stamp = ns => clock(now.started_unix_ms + ns / 1e6).slice(11, 23);
+// Times go on evenly; what they are called moves with the machine's clock.
+placed = unix_ms => now.clock_moves.reduce((moved, [after_ns, by_ms]) => after_ns <= (unix_ms - now.started_unix_ms) * 1e6 ? moved + by_ms : moved, unix_ms);
+const stamp = ns => clock(placed(now.started_unix_ms + ns / 1e6)).slice(11, 23);
 const spread = (listener, name) => listener.wait ? listener.wait[name] : undefined;
 
 // Where steps begin, and where the last one ends.
@@ -16,6 +18,9 @@ function heading() {
   const lines = now.warnings.slice();
   const { lost, missed, dropped } = now.diagnosis.losses;
   if (lost + missed + dropped > 0) lines.unshift(`NOT COMPLETE: ${count(lost)} events lost, ${count(missed)} missed, ${count(dropped)} dropped: all counts may be too low.`);
+  const { untold_waits, untold_causes } = now.course;
+  if (untold_waits > 0) lines.push(`${count(untold_waits)} waits are in no heat map: there are too many listeners.`);
+  if (untold_causes > 0) lines.push(`${count(untold_causes)} broken connections are not among the causes: there are too many kinds.`);
   by('losses').hidden = lines.length === 0;
   by('losses').textContent = lines.join(' ');
   by('verdict').textContent = now.diagnosis.sentence;
@@ -148,8 +153,17 @@ function changes() {
     const [was, is] = [old.includes(name), fresh.includes(name)];
     rows.push({ cells: ['finding ' + name, was ? 'found' : '', is ? 'found' : '', was && is ? '' : make('span', { class: is ? 'worse' : 'better' }, is ? 'new' : 'gone')] });
   }
+  // One recording may be longer than the other.
+  const minutes = recording => recording.lasted_ns / 60e9;
+  const often = (what, was, is) => row(`${what} per minute`, was === undefined ? was : was / minutes(before),
+    is === undefined ? is : is / minutes(now), value => digits(value, '/min'), true);
   const rate = (it, recording) => it && it.accepted / (recording.lasted_ns / 1e9);
-  const places = recording => new Map(recording.diagnosis.listeners.map(it => [it.local, it]));
+  // Several sockets of one address are one place: their sums, and of their waits the worse.
+  const worse = (one, two) => one && two ? Object.fromEntries(Object.keys(one).map(name => [name, Math.max(one[name], two[name])])) : one || two;
+  const together = (one, two) => ({ ...one, wait: worse(one.wait, two.wait), handshake: worse(one.handshake, two.handshake),
+    greatest_depth: Math.max(one.greatest_depth, two.greatest_depth),
+    ...Object.fromEntries(['accepted', 'left_by_fin', 'left_by_rst', 'overflows'].map(name => [name, one[name] + two[name]])) });
+  const places = recording => recording.diagnosis.listeners.reduce((map, it) => map.set(it.local, map.has(it.local) ? together(map.get(it.local), it) : it), new Map());
   const [was, is] = [places(before), places(now)];
   for (const local of new Set([...is.keys(), ...was.keys()])) {
     const [one, two] = [was.get(local), is.get(local)];
@@ -157,13 +171,13 @@ function changes() {
     row(`${local} accepted per second`, rate(one, before), rate(two, now), value => digits(value, '/s'));
     for (const [title, name] of [['p50', 'p50_ns'], ['p99', 'p99_ns'], ['longest', 'max_ns']]) row(`${local} wait ${title}`, ...of(it => spread(it, name)), time, true);
     row(`${local} handshake p99`, ...of(it => it.handshake ? it.handshake.p99_ns : undefined), time, true);
-    row(`${local} clients that left the queue`, ...of(it => it.left_by_fin + it.left_by_rst), count, true);
-    row(`${local} overflows`, ...of(it => it.overflows), count, true);
+    often(`${local} clients that left the queue`, ...of(it => it.left_by_fin + it.left_by_rst));
+    often(`${local} overflows`, ...of(it => it.overflows));
     row(`${local} greatest depth`, ...of(it => it.greatest_depth), count, true);
   }
   const ends = recording => { const sums = new Map(); for (const [it, times] of recording.course.causes) sums.set(it.end, (sums.get(it.end) || 0) + times); return sums; };
   const [broke, breaks] = [ends(before), ends(now)];
-  for (const end of new Set([...broke.keys(), ...breaks.keys()])) row(`connections that ended ${end}`, broke.get(end) || 0, breaks.get(end) || 0, count, true);
+  for (const end of new Set([...broke.keys(), ...breaks.keys()])) often(`connections that ended ${end}`, broke.get(end) || 0, breaks.get(end) || 0);
   const peaks = recording => new Map(recording.course.states.states.map(([name, values]) => [name, Math.max(...values)]));
   const [low, high] = [peaks(before), peaks(now)];
   for (const state of new Set([...low.keys(), ...high.keys()])) row(`most in ${state}`, low.get(state) || 0, high.get(state) || 0, count);

@@ -19,8 +19,7 @@ use sockwatch::{
         text::{self, Format},
     },
     monotonic::now_ns,
-    overview::Model,
-    sink::Sight,
+    overview::{Order as Sorting, Words},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -36,7 +35,9 @@ use super::{
     page,
     stream::{self, Body, Streams},
     token::Token,
+    view::Outlook,
 };
+use crate::command::filter;
 
 /// The loop answers within its latency. If it has not after so long, it is stuck.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -93,7 +94,8 @@ pub(super) struct Answers {
     orders: mpsc::Sender<Order>,
     pulse: Arc<Pulse>,
     token: RwLock<Option<Token>>,
-    rates: Mutex<Rates>,
+    /// Of those without the token, and of those with it.
+    rates: [Mutex<Rates>; 2],
     counts: Mutex<Counts>,
     streams: Streams,
     began: Instant,
@@ -106,7 +108,7 @@ impl Answers {
             orders,
             pulse,
             token: RwLock::new(token),
-            rates: Mutex::default(),
+            rates: Default::default(),
             counts: Mutex::default(),
             streams: Streams::default(),
             began: Instant::now(),
@@ -143,7 +145,7 @@ impl Answers {
             (None, None) => match kind {
                 "/metrics" => self.metrics(request.headers().get(ACCEPT)).await,
                 "/healthz" => self.health().await,
-                api::PREFIX => self.api(path, request.uri().query()).await,
+                api::PREFIX => self.api(request).await,
                 _ => plain(StatusCode::NOT_FOUND, "here are /, /metrics, /healthz and /api/openapi.json\n"),
             },
         };
@@ -153,21 +155,24 @@ impl Answers {
 
     /// The page itself is no secret: whoever has the token tells it there.
     fn turn_away(&self, request: &Request<Incoming>, client: IpAddr, is_page: bool) -> Option<Answer> {
-        let admitted = self.rates.lock().unwrap_or_else(PoisonError::into_inner).admit(client, self.began.elapsed());
+        let token = self.token.read().unwrap_or_else(PoisonError::into_inner);
+        let authorization = authorization(request);
+        let has_token = token.as_ref().is_some_and(|token| token.admits(authorization.as_deref()));
+        // Who has none cannot use up what is for those who have it.
+        let mut rates = self.rates[usize::from(has_token)].lock().unwrap_or_else(PoisonError::into_inner);
+        let admitted = rates.admit(client, self.began.elapsed());
         if !admitted {
             self.refuse(Refusal::Rate);
             let mut answer = plain(StatusCode::TOO_MANY_REQUESTS, "too many requests from this address\n");
             answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
             return Some(answer);
         }
-        let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
-        let token = self.token.read().unwrap_or_else(PoisonError::into_inner);
-        if token.is_none() && request.uri().path().starts_with(api::PREFIX) && !page::is_meant(request) {
+        if token.is_none() && !is_page && request.uri().path() != "/healthz" && !page::is_meant(request) {
             let words =
                 "ask by an address or as localhost: any page of the web could use another name for this machine";
             return Some(mistaken(StatusCode::FORBIDDEN, words));
         }
-        if !is_page && token.as_ref().is_some_and(|token| !token.admits(authorization)) {
+        if !is_page && token.is_some() && !has_token {
             self.refuse(Refusal::Token);
             let mut answer = plain(StatusCode::UNAUTHORIZED, "send `Authorization: Bearer` and the token\n");
             answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -179,6 +184,12 @@ impl Answers {
             return Some(answer);
         }
         None
+    }
+
+    /// Whether somebody with this token, or without any, is told more.
+    fn admits(&self, authorization: Option<&[u8]>) -> bool {
+        let token = self.token.read().unwrap_or_else(PoisonError::into_inner);
+        token.as_ref().is_none_or(|token| token.admits(authorization))
     }
 
     fn count(&self, path: &'static str, status: StatusCode) {
@@ -219,8 +230,8 @@ impl Answers {
         timeout(PATIENCE, asked).await.ok().flatten()
     }
 
-    async fn api(self: &Arc<Self>, path: &str, query: Option<&str>) -> Answer {
-        let asked = match Asked::parse(path, query) {
+    async fn api(self: &Arc<Self>, request: &Request<Incoming>) -> Answer {
+        let asked = match Asked::parse(request.uri().path(), request.uri().query()) {
             Ok(asked) => asked,
             Err(Mistaken::Path) => return mistaken(StatusCode::NOT_FOUND, "no such path: /api/openapi.json has them"),
             Err(Mistaken::Value(error)) => return mistaken(StatusCode::BAD_REQUEST, error),
@@ -228,17 +239,31 @@ impl Answers {
         let place = self.facts.place.clone();
         let told = match asked {
             Asked::Description => Some(api::openapi()),
-            Asked::Live => return self.live(),
-            Asked::Overview => self.look(move |sight, model| Overview::of(sight, model, &place)).await,
-            Asked::History => self.look(|sight, model| Some(History::of(sight, model))).await,
-            Asked::Connections { words, order, limit } => {
-                self.look(move |sight, _| Some(Connections::of(sight, &words, order, limit))).await
-            }
-            Asked::Listener(key) => self.look(move |_, model| Some(ListenerDetail::of(model, key))).await,
+            Asked::Live => return self.live(authorization(request)),
+            Asked::Overview => self.look(move |outlook| Overview::of(outlook, &place)).await,
+            Asked::History => self.look(|outlook| Some(History::of(outlook))).await,
+            Asked::Connections { words, order, limit } => return self.connections(*words, order, limit).await,
+            Asked::Listener(key) => self.look(move |outlook| Some(ListenerDetail::of(outlook, key))).await,
             Asked::Connection(key, incarnation) => {
-                self.look(move |sight, model| Some(Timeline::of(sight, model, key, incarnation))).await
+                self.look(move |outlook| Some(Timeline::of(outlook, key, incarnation))).await
             }
         };
+        Self::told(told)
+    }
+
+    /// Connections that fit. The loop looks namespaces' names up: the thread that answers may open nothing.
+    async fn connections(&self, words: Words, order: Sorting, limit: usize) -> Answer {
+        let told = self.ask(move |outlook| {
+            let words = words.look_up(filter::named_netns).map_err(|error| format!("filter: {error}"));
+            Some(words.map(|words| Connections::of(outlook, &words, order, limit)))
+        });
+        match told.await {
+            Some(Err(error)) => mistaken(StatusCode::BAD_REQUEST, error),
+            told => Self::told(told.and_then(Result::ok).map(|told| serde_json::to_string(&told))),
+        }
+    }
+
+    fn told(told: Option<serde_json::Result<String>>) -> Answer {
         match told {
             Some(Ok(text)) if text == "null" => mistaken(StatusCode::NOT_FOUND, "it is gone"),
             Some(Ok(text)) => answer(StatusCode::OK, "application/json", text),
@@ -250,22 +275,32 @@ impl Answers {
     /// Has the loop look, and writes what it saw as JSON; `None` if nobody tells.
     async fn look<T: Serialize + Send + 'static>(
         &self,
-        how: impl FnOnce(&Sight<'_>, &mut Model) -> Option<T> + Send + 'static,
+        how: impl FnOnce(&mut Outlook<'_>) -> Option<T> + Send + 'static,
     ) -> Option<serde_json::Result<String>> {
+        Some(serde_json::to_string(&self.ask(how).await?))
+    }
+
+    /// Has the loop look; `None` if nobody tells.
+    async fn ask<T: Send + 'static>(
+        &self,
+        how: impl FnOnce(&mut Outlook<'_>) -> Option<T> + Send + 'static,
+    ) -> Option<T> {
         let (to, told) = oneshot::channel();
-        let question = Order::Look(Box::new(move |sight, model| {
-            // Who asked may have gone.
-            let _ = to.send(how(sight, model));
+        let question = Order::Look(Box::new(move |outlook| {
+            // Who asked may have gone, before it was worth looking or after.
+            if !to.is_closed() {
+                let _ = to.send(how(outlook));
+            }
         }));
         let asked = async {
             self.orders.send(question).await.ok()?;
             told.await.ok().flatten()
         };
-        Some(serde_json::to_string(&timeout(PATIENCE, asked).await.ok().flatten()?))
+        timeout(PATIENCE, asked).await.ok().flatten()
     }
 
-    /// How everything is, each second, for as long as the client takes it.
-    fn live(self: &Arc<Self>) -> Answer {
+    /// How everything is, each second, for as long as the client takes it and its token counts.
+    fn live(self: &Arc<Self>, authorization: Option<Vec<u8>>) -> Answer {
         let Some((mut writer, body)) = self.streams.open() else {
             self.refuse(Refusal::Clients);
             return mistaken(StatusCode::SERVICE_UNAVAILABLE, "too many others look");
@@ -274,8 +309,12 @@ impl Answers {
         tokio::spawn(async move {
             loop {
                 let place = answers.facts.place.clone();
-                let told = answers.look(move |sight, model| Overview::of(sight, model, &place)).await;
+                let told = answers.look(move |outlook| Overview::of(outlook, &place)).await;
                 let Some(Ok(text)) = told else { return };
+                // Another token may be in force by now.
+                if !answers.admits(authorization.as_deref()) {
+                    return answers.refuse(Refusal::Token);
+                }
                 if !writer.event("overview", &text).await {
                     return;
                 }
@@ -350,6 +389,10 @@ impl Answers {
         }
         answer(status, "application/json", format!("{health}\n"))
     }
+}
+
+fn authorization(request: &Request<Incoming>) -> Option<Vec<u8>> {
+    request.headers().get(AUTHORIZATION).map(|value| value.as_bytes().to_owned())
 }
 
 /// What is said when the loop does not answer.

@@ -6,10 +6,11 @@
 use std::{
     ffi::OsString,
     fmt, fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, Parser, parser::ValueSource};
 use toml::{
     Spanned,
@@ -26,8 +27,14 @@ pub(super) fn settle(words: &[OsString]) -> anyhow::Result<ServeArgs> {
     let matches = Cli::command().try_get_matches_from(words)?;
     let given = matches.subcommand_matches(SERVE).context("these are not the words of `sockwatch serve`")?;
     let Some(path) = given.get_one::<PathBuf>("config") else { return parse(words.to_vec()) };
-    let text = read(path)?;
+    let (text, mode) = read(path)?;
     let from_file = words_of(&text, path, given)?;
+    ensure!(
+        mode & 0o027 == 0 || !from_file.iter().any(|word| word.as_encoded_bytes().starts_with(b"--otlp-header=")),
+        "--config {0}: it has a secret, otlp-header, and its mode is {mode:o}, so that others can read or change it: \
+         `chmod 640 {0}`",
+        path.display()
+    );
     let (program, own) = words.split_at(words.len().min(2));
     parse(program.iter().chain(&from_file).chain(own).cloned().collect())
 }
@@ -42,13 +49,15 @@ fn parse(words: Vec<OsString>) -> anyhow::Result<ServeArgs> {
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<String> {
+/// What it holds, and its mode.
+fn read(path: &Path) -> anyhow::Result<(String, u32)> {
     let name = || format!("--config {}", path.display());
-    let length = fs::metadata(path).with_context(|| format!("{}: cannot look at it", name()))?.len();
-    if length > MOST_BYTES {
-        bail!("{}: {length} bytes are no configuration", name());
+    let metadata = fs::metadata(path).with_context(|| format!("{}: cannot look at it", name()))?;
+    if metadata.len() > MOST_BYTES {
+        bail!("{}: {} bytes are no configuration", name(), metadata.len());
     }
-    fs::read_to_string(path).with_context(|| format!("{}: cannot read it", name()))
+    let text = fs::read_to_string(path).with_context(|| format!("{}: cannot read it", name()))?;
+    Ok((text, metadata.mode() & 0o777))
 }
 
 /// Where something is wrong.
@@ -217,6 +226,15 @@ mod tests {
         check("no-handshake = 1", "", Err("FILE:1: no-handshake is true or false"));
         check("port = 1.5", "", Err("FILE:1: port: a float cannot be its value: write \"text\" or a number"));
         check("config = \"x\"", "", Err(&*missing("config")));
+    }
+
+    #[test]
+    fn a_file_with_a_secret_is_nobody_else_s() {
+        let header = "otlp-header = [\"authorization=Bearer 1\"]";
+        let mode = "--config FILE: it has a secret, otlp-header, and its mode is 644, so that others can read or change \
+                    it: `chmod 640 FILE`";
+        check(header, "", Err(mode));
+        check(header, "--otlp-header a=b", Ok("; 200; 20ms"));
     }
 
     fn missing(name: &str) -> String {

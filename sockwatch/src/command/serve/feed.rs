@@ -49,8 +49,8 @@ pub(super) enum Order {
 
 /// Settings that can change while events are taken in.
 pub(super) struct Change {
-    /// What is counted, of what the kernel side lets through.
-    pub(super) selection: Option<Selection>,
+    /// What is counted and shown, of what the kernel side lets through.
+    pub(super) selection: Selection,
     /// Listeners with series of their own.
     pub(super) max_listeners: usize,
     /// From which wait on a connection is slow.
@@ -61,7 +61,7 @@ pub(super) struct Change {
 pub(super) struct Feed {
     metrics: Metrics,
     view: View,
-    selection: Option<Selection>,
+    selection: Selection,
     orders: mpsc::Receiver<Order>,
     last: Option<Arc<Snapshot>>,
     /// Where what has ended goes, if it is pushed.
@@ -70,7 +70,7 @@ pub(super) struct Feed {
 
 impl Feed {
     pub(super) fn new(metrics: Metrics, view: View, orders: mpsc::Receiver<Order>) -> Self {
-        Self { metrics, view, selection: None, orders, last: None, outbox: None }
+        Self { metrics, view, selection: Selection::default(), orders, last: None, outbox: None }
     }
 
     /// Puts what has ended there, too.
@@ -87,7 +87,7 @@ impl Feed {
         if let Some(last) = self.last.as_ref().filter(|last| sight.now_ns.saturating_sub(last.at_ns) < FRESH_NS) {
             return Arc::clone(last);
         }
-        let snapshot = Arc::new(self.metrics.snapshot(sight, self.selection.as_mut()));
+        let snapshot = Arc::new(self.metrics.snapshot(sight, &mut self.selection));
         self.last = Some(Arc::clone(&snapshot));
         snapshot
     }
@@ -95,7 +95,7 @@ impl Feed {
 
 impl Sink for Feed {
     fn wants(&mut self, update: &Update) -> bool {
-        self.selection.as_mut().is_none_or(|selection| selection.passes(update))
+        self.selection.passes(update)
     }
 
     fn update(&mut self, update: &Update) -> io::Result<()> {
@@ -115,16 +115,19 @@ impl Sink for Feed {
     }
 
     fn look(&mut self, sight: &Sight<'_>) -> io::Result<()> {
-        self.view.look(sight);
+        self.view.look(sight, &mut self.selection);
         while let Ok(order) = self.orders.try_recv() {
             match order {
                 // Who asked may have gone.
                 Order::Tell(to) => drop(to.send(self.snapshot(sight))),
-                Order::Look(question) => self.view.answer(sight, question),
+                Order::Look(question) => self.view.answer(sight, &mut self.selection, question),
                 Order::Change(change, done) => {
                     let Change { selection, max_listeners, slow_ns } = *change;
                     self.view.set_slow(slow_ns);
-                    self.selection = selection;
+                    if !selection.is_like(&self.selection) {
+                        self.selection = selection;
+                        self.view.forget();
+                    }
                     self.metrics.limit(max_listeners);
                     self.last = None;
                     // Who asked may have gone.
@@ -133,7 +136,7 @@ impl Sink for Feed {
             }
         }
         if sight.is_last {
-            self.last = Some(Arc::new(self.metrics.snapshot(sight, self.selection.as_mut())));
+            self.last = Some(Arc::new(self.metrics.snapshot(sight, &mut self.selection)));
         }
         let last_ns = self.last.as_ref().map_or(0, |last| last.at_ns);
         if sight.now_ns.saturating_sub(last_ns) > UNASKED_NS {

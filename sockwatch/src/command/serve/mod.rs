@@ -31,6 +31,7 @@ use sockwatch::{
     pipeline::{self, Limits},
     privilege::role::SERVE,
     process::names::Names,
+    sink::selected::Selection,
 };
 use tokio::{
     signal::unix::Signal,
@@ -67,6 +68,9 @@ pub(crate) fn run(given: &ServeArgs) -> anyhow::Result<ExitCode> {
     let tls = Tls::of(&args.serving)?.map(Arc::new);
     let otlp = Settings::of(&args.otlp)?;
     let listener = server::bind(args.serving.listen)?;
+    if token.is_some() && tls.is_none() && !args.serving.listen.ip().to_canonical().is_loopback() {
+        tell(format_args!("sockwatch: warning: the token and all figures go in the clear; --tls-cert encrypts them"));
+    }
     let address = listener.local_addr().context("cannot see where it listens")?;
     start::prepare();
     start::runtime()?.block_on(async {
@@ -88,8 +92,6 @@ pub(crate) fn run(given: &ServeArgs) -> anyhow::Result<ExitCode> {
         let (mut source, pulse) = Felt::new(source);
         let answers = Arc::new(Answers::new(facts, orders.clone(), Arc::clone(&pulse), token));
         let server = Server::start(listener, tls.clone(), Arc::clone(&answers), sandbox)?;
-        let scheme = if tls.is_some() { "https" } else { "http" };
-        tell(format_args!("serving {scheme}://{address}/ and /metrics, /healthz, /api/openapi.json (SIGTERM ends it)"));
         let place = Place {
             source: header.source,
             host: header.host.clone(),
@@ -102,16 +104,22 @@ pub(crate) fn run(given: &ServeArgs) -> anyhow::Result<ExitCode> {
         let origin = Origin { version, host: header.host, port: address.port(), kernel: header.kernel };
         let push = otlp.map(|settings| settings.start(&answers, origin, started, sandbox)).transpose()?;
         // The other threads have begun: they keep what this one must not.
-        source.source().confine_to(&SERVE, sandbox);
+        match source.source().confine_to(&SERVE, sandbox) {
+            Some(confined) => tell(format_args!("confined: the main thread {confined} (docs/privileges.md)")),
+            None => tell(format_args!("not confined: --no-sandbox")),
+        }
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        tell(format_args!("serving {scheme}://{address}/ and /metrics, /healthz, /api/openapi.json (SIGTERM ends it)"));
         let door = Door { answers: &answers, tls: tls.as_deref() };
-        let totals = tokio::select! {
-            ended = pipeline::run(&mut source, &mut feed, Limits::default(), stop.wait()) => ended?,
+        let ended = tokio::select! {
+            ended = pipeline::run(&mut source, &mut feed, Limits::default(), stop.wait()) => ended,
             never = reload(hangups, &words, args, door, &orders) => match never {},
         };
         if let Some(push) = push {
             push.finish(feed.into_last()).await;
         }
         drop(server);
+        let totals = ended?;
         trace::summary(&totals, pulse.read_bytes());
         Ok(ExitCode::SUCCESS)
     })
@@ -180,7 +188,9 @@ fn change(words: &[OsString], begun: &ServeArgs, door: Door<'_>) -> anyhow::Resu
     filter::resolve(&args.filter)?;
     let selection = replay::filter(&args.filter)?;
     let token = token::demanded(begun.serving.listen, args.serving.token_file.as_ref())?;
-    let acceptor = door.tls.map(Tls::read).transpose()?;
+    let files = |args: &ServeArgs| (args.serving.tls_cert.clone(), args.serving.tls_key.clone());
+    let same_files = files(&args) == files(begun);
+    let acceptor = door.tls.filter(|_| same_files).map(Tls::read).transpose()?;
     let (first, now) = (begun.filter.words(), args.filter.words());
     if args.collect != begun.collect {
         warn("how events are collected");
@@ -188,8 +198,7 @@ fn change(words: &[OsString], begun: &ServeArgs, door: Door<'_>) -> anyhow::Resu
     if args.serving.listen != begun.serving.listen {
         warn("--listen");
     }
-    let files = |args: &ServeArgs| (args.serving.tls_cert.clone(), args.serving.tls_key.clone());
-    if files(&args) != files(begun) {
+    if !same_files {
         warn("the names of --tls-cert and --tls-key");
     }
     if args.otlp != begun.otlp {
@@ -208,7 +217,9 @@ fn change(words: &[OsString], begun: &ServeArgs, door: Door<'_>) -> anyhow::Resu
         tls.set(acceptor);
     }
     let slow_ns = nanoseconds(args.serving.slow);
-    Ok(Change { selection: (first != now).then_some(selection), max_listeners: args.serving.max_listeners, slow_ns })
+    // What the kernel side asks for need not be asked for again.
+    let selection = if first == now { Selection::default() } else { selection };
+    Ok(Change { selection, max_listeners: args.serving.max_listeners, slow_ns })
 }
 
 fn warn(what: &str) {

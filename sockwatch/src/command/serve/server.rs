@@ -17,22 +17,21 @@ use std::{
 use anyhow::Context;
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
 use sockwatch::privilege::{Sandbox, confine, role::HTTP};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener as Listener, TcpStream},
-    sync::{Semaphore, oneshot},
+    sync::oneshot,
     time::{sleep, timeout},
 };
 
 use super::{
     answer::{Answers, Refusal},
+    limits::Places,
     stream::Body,
     tls::Tls,
 };
-
-/// Clients at once.
-const MOST_CLIENTS: usize = 64;
 
 /// A request's line and header; no scraper needs a tenth of it. The least that hyper can be told.
 const MOST_HEADER_BYTES: usize = 8192;
@@ -44,6 +43,10 @@ const REQUEST_TIME: Duration = Duration::from_secs(10);
 
 /// An answer that goes on ends after so long.
 const STREAM_TIME: Duration = Duration::from_secs(600);
+
+/// Who takes nothing of what was sent for so long is gone (`TCP_USER_TIMEOUT`): else an answer that goes on would keep the place of
+/// a client that does not read.
+const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 
 /// Where accept() fails, all descriptors are in use: others give some back.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -67,7 +70,13 @@ pub(super) fn bind(listen: SocketAddr) -> anyhow::Result<TcpListener> {
         )
     })?;
     listener.set_nonblocking(true).context("cannot make a listener that does not block")?;
+    demand(&listener, TAKEN_WITHIN).context("cannot limit clients' time")?;
     Ok(listener)
+}
+
+/// Who is accepted and takes nothing for so long is gone: the limit is inherited.
+fn demand(listener: &TcpListener, within: Duration) -> nix::Result<()> {
+    setsockopt(listener, TcpUserTimeout, &(within.as_millis() as u32))
 }
 
 impl Server {
@@ -110,7 +119,7 @@ impl Drop for Server {
 }
 
 async fn accept(listener: Listener, tls: Option<Arc<Tls>>, answers: Arc<Answers>, mut stopped: oneshot::Receiver<()>) {
-    let room = Arc::new(Semaphore::new(MOST_CLIENTS));
+    let places = Arc::new(Places::default());
     loop {
         let accepted = tokio::select! {
             _ = &mut stopped => return,
@@ -120,15 +129,15 @@ async fn accept(listener: Listener, tls: Option<Arc<Tls>>, answers: Arc<Answers>
             sleep(PAUSE).await;
             continue;
         };
-        match Arc::clone(&room).try_acquire_owned() {
-            Ok(place) => {
+        match places.take(client.ip()) {
+            Some(place) => {
                 let (answers, tls) = (Arc::clone(&answers), tls.clone());
                 tokio::spawn(async move {
                     serve(stream, client, tls.as_deref(), answers).await;
                     drop(place);
                 });
             }
-            Err(_full) => {
+            None => {
                 answers.refuse(Refusal::Clients);
                 // Who does not hear it, or not in the clear, sees the end.
                 if tls.is_none() {
@@ -183,4 +192,35 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, client: SocketAdd
         Err(_elapsed) => Refusal::Slow,
     };
     answers.refuse(refusal);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::getsockopt;
+    use std::{
+        io::{ErrorKind, Write},
+        net::TcpStream,
+    };
+
+    #[test]
+    fn who_takes_nothing_is_gone() {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert_eq!(getsockopt(&accepted, TcpUserTimeout), Ok(30_000));
+    }
+
+    /// The same with a shorter time, seen by who writes: once all buffers are full, the kernel gives the client up.
+    #[test]
+    fn who_stops_reading_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        demand(&listener, Duration::from_secs(1)).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut accepted, _) = listener.accept().unwrap();
+        // Without the limit this is an error, too: another one.
+        accepted.set_write_timeout(Some(TAKEN_WITHIN)).unwrap();
+        let error = std::iter::repeat(()).find_map(|()| accepted.write_all(&[0; 65_536]).err());
+        assert_eq!(error.map(|error| error.kind()), Some(ErrorKind::TimedOut));
+    }
 }

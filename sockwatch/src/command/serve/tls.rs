@@ -105,8 +105,8 @@ fn acceptor(certificate: &Path, key: Option<&Path>) -> anyhow::Result<TlsAccepto
     let chain = certificates(certificate).with_context(|| format!("--tls-cert {}", certificate.display()))?;
     let (option, path) = key.map_or(("--tls-cert", certificate), |key| ("--tls-key", key));
     let name = || format!("{option} {}", path.display());
-    let text = secret::read(path, HOW).with_context(name)?;
-    let key = PrivateKeyDer::from_pem_slice(text.as_bytes())
+    let pem = secret::read(path, HOW).with_context(name)?;
+    let key = PrivateKeyDer::from_pem_slice(&pem)
         .context("there is no private key in it (-----BEGIN PRIVATE KEY-----)")
         .with_context(name)?;
     let mut config = ServerConfig::builder_with_provider(provider())
@@ -122,7 +122,8 @@ fn acceptor(certificate: &Path, key: Option<&Path>) -> anyhow::Result<TlsAccepto
 
 /// A file's certificates, one at least.
 pub(super) fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let pem = secret::read_public(path)?;
+    let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
     let found = found.context("cannot read certificates from it")?;
     ensure!(!found.is_empty(), "there is no certificate in it (-----BEGIN CERTIFICATE-----)");
     Ok(found)

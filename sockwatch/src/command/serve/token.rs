@@ -24,7 +24,7 @@ impl Token {
     pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
         let name = || format!("--token-file {}", path.display());
         let text = secret::read(path, HOW).with_context(name)?;
-        Self::of(text.trim_end()).with_context(name)
+        Self::of(String::from_utf8_lossy(&text).trim_end()).with_context(name)
     }
 
     fn of(text: &str) -> anyhow::Result<Self> {
@@ -57,6 +57,7 @@ pub(super) fn demanded(listen: std::net::SocketAddr, file: Option<&PathBuf>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::unistd::{Uid, chown, geteuid};
     use std::{fs, os::unix::fs::PermissionsExt};
 
     #[test]
@@ -94,6 +95,11 @@ mod tests {
         check("0123456789abcdef\n", 0o620, Some("chmod 640"));
         check("short\n", 0o600, Some("16 characters"));
         check("two words, two words", 0o600, Some("without spaces"));
+        // Only root can give a file away.
+        if geteuid().is_root() {
+            chown(&path, Some(Uid::from_raw(1)), None).unwrap();
+            check("0123456789abcdef\n", 0o600, Some("belongs to user 1"));
+        }
         fs::remove_file(&path).unwrap();
     }
 

@@ -2,6 +2,10 @@
 
 use std::{
     io::{self, stdout},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -16,10 +20,13 @@ use ratatui::{
 /// The whole terminal, until it is dropped; a panic gives it back, too.
 pub(super) struct Screen {
     terminal: DefaultTerminal,
+    /// Whether it is given back.
+    is_free: Arc<AtomicBool>,
 }
 
 impl Screen {
-    pub(super) fn open() -> io::Result<Self> {
+    pub(super) fn open(is_free: Arc<AtomicBool>) -> io::Result<Self> {
+        is_free.store(false, Ordering::SeqCst);
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             let _ = execute!(stdout(), DisableMouseCapture);
@@ -27,7 +34,7 @@ impl Screen {
         }));
         // It has a hook of its own for everything but the mouse.
         let terminal = ratatui::try_init()?;
-        let screen = Self { terminal };
+        let screen = Self { terminal, is_free };
         execute!(stdout(), EnableMouseCapture)?;
         // What hears keys and signals is opened by the first look, and a thread that has confined itself could not.
         event::poll(Duration::ZERO)?;
@@ -43,5 +50,6 @@ impl Drop for Screen {
     fn drop(&mut self) {
         let _ = execute!(stdout(), DisableMouseCapture);
         ratatui::restore();
+        self.is_free.store(true, Ordering::SeqCst);
     }
 }

@@ -23,7 +23,7 @@ fn path(kind: Kind, cause: &Cause) -> String {
     let thread = thread(cause.task).to_string().replace(';', ":");
     let place = match &cause.stack {
         Some(stack) => stack.folded(),
-        None if matches!(kind, Kind::Blocked | Kind::Busy) => "[too short to look]".into(),
+        None if matches!(kind, Kind::Blocked | Kind::Busy | Kind::Draining) => "[too short to look]".into(),
         None => String::new(),
     };
     let path = format!("{thread};{};{place}", kind.word());

@@ -1,34 +1,26 @@
-//! When somebody waited.
+//! When somebody waited for long.
+
+/// Who waits so long, waits for long, whatever else counts as slow: so late is told what threads did meanwhile.
+const LONG_NS: u64 = 1_000_000_000;
 
 /// Spells that are kept; of more, the later are not known.
 const MOST: usize = 1 << 20;
 
-/// The times during which an accept queue was not empty, one after the other.
+/// The times during which an accept queue held somebody who waited for long, one after the other: everybody is in the queue for
+/// an instant, and what threads did in these instants says nothing of those that last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Spells {
     over: Vec<(u64, u64)>,
     since_ns: Option<u64>,
 }
 
-impl Spells {
-    /// Somebody waits since then, or nobody waits any more.
-    pub fn mark(&mut self, at_ns: u64, waits_since_ns: Option<u64>) {
-        match (self.since_ns, waits_since_ns) {
-            (None, Some(since_ns)) if self.over.len() < MOST => {
-                let ended_ns = self.over.last().map_or(0, |(_, to_ns)| *to_ns);
-                self.since_ns = Some(since_ns.max(ended_ns));
-            }
-            (Some(since_ns), None) => {
-                if at_ns > since_ns {
-                    self.over.push((since_ns, at_ns));
-                }
-                self.since_ns = None;
-            }
-            (None, Some(_) | None) | (Some(_), Some(_)) => {}
-        }
-    }
+/// From which wait on it is a long one, if those of `slow_ns` are slow.
+pub fn long_ns(slow_ns: u64) -> u64 {
+    slow_ns.min(LONG_NS)
+}
 
-    /// Somebody waited from then to then, whatever else is known.
+impl Spells {
+    /// Somebody waited from then to then.
     pub fn put(&mut self, from_ns: u64, to_ns: u64) {
         if from_ns >= to_ns || self.over.len() >= MOST {
             return;
@@ -41,7 +33,7 @@ impl Spells {
         self.over.splice(first..next, [(from_ns, to_ns)]);
     }
 
-    /// Somebody has waited since then and still does, or nobody does. Without a word of what was before.
+    /// Somebody has waited since then and still does, or nobody does.
     pub fn leave_open(&mut self, since_ns: Option<u64>) {
         let ended_ns = self.over.last().map_or(0, |(_, to_ns)| *to_ns);
         self.since_ns = since_ns.map(|since_ns| since_ns.max(ended_ns));
@@ -56,14 +48,19 @@ impl Spells {
         over_ns + self.since_ns.map_or(0, |since_ns| common(since_ns, u64::MAX))
     }
 
+    /// How much of a time somebody waited in the spell that there was at `of_ns`, before it.
+    pub(super) fn within_that_of(&self, of_ns: Option<u64>, from_ns: u64, to_ns: u64) -> u64 {
+        let Some(of_ns) = of_ns else { return 0 };
+        let over = self.over.get(self.over.partition_point(|(_, end_ns)| *end_ns <= of_ns));
+        let open = self.since_ns.map(|since_ns| (since_ns, u64::MAX));
+        let that =
+            over.copied().into_iter().chain(open).find(|(begin_ns, end_ns)| (*begin_ns..*end_ns).contains(&of_ns));
+        that.map_or(0, |(begin_ns, end_ns)| end_ns.min(to_ns).saturating_sub(begin_ns.max(from_ns)))
+    }
+
     /// Whether somebody waited then.
     pub fn covers(&self, at_ns: u64) -> bool {
         self.within(at_ns, at_ns + 1) > 0
-    }
-
-    /// Whether somebody ever waited.
-    pub fn any(&self) -> bool {
-        self.since_ns.is_some() || !self.over.is_empty()
     }
 }
 

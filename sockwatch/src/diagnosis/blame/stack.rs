@@ -61,6 +61,11 @@ impl Stack {
         self.syscall().is_some_and(|name| WAITS.contains(&name))
     }
 
+    /// Whether it slept until somebody comes, or something else happens: the kernel wakes one of those that do, or each.
+    pub fn is_idle(&self) -> bool {
+        !self.is_stopped() && (self.is_accepting() || self.waits_for_events())
+    }
+
     /// The function that answers for it: of code made at run time, if there is some, else the innermost that is not a library's.
     pub fn function(&self) -> Option<&str> {
         let known = || self.user.iter().filter(|frame| !frame.name.starts_with("0x"));

@@ -23,9 +23,8 @@ fn task(tid: u32) -> Task {
 /// Somebody waits from 100 to 200 ms, and from 300 ms on.
 fn waiting() -> Spells {
     let mut spells = Spells::default();
-    spells.mark(100 * MS, Some(100 * MS));
-    spells.mark(200 * MS, None);
-    spells.mark(300 * MS, Some(300 * MS));
+    spells.put(100 * MS, 200 * MS);
+    spells.leave_open(Some(300 * MS));
     spells
 }
 
@@ -61,7 +60,10 @@ impl Story {
         let ns = |ms: u64| ms * MS;
         let (off_ns, woken_ns, on_ns) = (Some(ns(off_ms)), woken_ms.map(ns), on_ms.map(ns));
         let runnable = stack.is_none();
-        self.tell(PID, What::Paused { number: self.number, off_ns, woken_ns, on_ns, runnable, stack })
+        self.tell(
+            PID,
+            What::Paused { number: self.number, before: None, off_ns, woken_ns, on_ns, runnable, asked: false, stack },
+        )
     }
 
     /// At 400 ms all is over, and the parts in milliseconds are these.
@@ -72,8 +74,8 @@ impl Story {
         self.blame.finish(400 * MS, |_| Some(&spells));
         let acceptors = acceptors.iter().map(|tid| task(*tid));
         let attribution = self.blame.attribute(LISTENER, acceptors, &spells, 400 * MS).unwrap();
-        let parts = attribution.parts.iter().filter(|part| part.ns > 0);
-        let words: Vec<_> = parts.map(|part| format!("{} {}", part.kind.word(), part.ns / MS)).collect();
+        let parts = attribution.parts.iter().map(|part| (part.kind.word(), (part.ns + MS / 2) / MS));
+        let words: Vec<_> = parts.filter(|(_, ms)| *ms > 0).map(|(kind, ms)| format!("{kind} {ms}")).collect();
         assert_eq!(words.join(", "), expected);
         assert_eq!(attribution.parts.iter().map(|part| part.ns).sum::<u64>(), 200 * MS);
         attribution
@@ -155,7 +157,27 @@ fn nobody_accepted() {
 fn a_thread_that_has_ended_is_not_there() {
     let mut story = Story::new();
     story.found(PID, 50, Some(stack("a", "futex"))).pause(100, Some(200), Some(200), Some(stack("a", "futex")));
-    story.tell(PID, What::Gone { at_ns: 250 * MS }).check(&[PID], "blocked 100, nobody 100");
+    story.tell(PID, What::Gone { at_ns: 250 * MS, before: None }).check(&[PID], "blocked 100, nobody 100");
+}
+
+#[test]
+fn who_sleeps_in_accept_is_not_to_blame_while_another_was_woken() {
+    let in_accept = || Some(stack("work", "accept4"));
+    let mut story = Story::new();
+    // Of three that sleep in accept() the kernel wakes one, and it gets no CPU.
+    story.found(PID, 50, None).found(11, 50, in_accept()).found(12, 50, Some(stack("work", "epoll_wait")));
+    story.pause(60, Some(100), Some(200), in_accept()).pause(250, Some(300), Some(400), in_accept());
+    story.check(&[PID, 11, 12], "starved 200");
+    // For half of the time all sleep: it is theirs.
+    let mut story = Story::new();
+    story.found(PID, 50, None).found(11, 50, in_accept()).pause(60, Some(300), Some(400), in_accept());
+    let attribution = story.check(&[PID, 11], "blocked 100, starved 100");
+    assert_eq!(attribution.spared, 0);
+    // One that is stopped is not asleep.
+    let mut stopped = stack("work", "accept4").as_ref().clone();
+    stopped.kernel.insert(0, "do_signal_stop".into());
+    let mut story = Story::new();
+    story.found(PID, 50, Some(Arc::new(stopped))).found(11, 50, in_accept()).check(&[PID, 11], "blocked 200");
 }
 
 #[test]
@@ -164,6 +186,58 @@ fn a_lost_pause_is_unknown() {
     story.found(PID, 50, None).pause(60, Some(100), Some(100), Some(stack("a", "read")));
     story.number += 1;
     story.pause(300, Some(400), Some(400), Some(stack("a", "read"))).check(&[PID], "blocked 100, unknown 100");
+}
+
+#[test]
+fn short_pauses_are_told_by_their_sums() {
+    let sums = |since_ms: u64, ran: u64, blocked: u64, starved: u64| {
+        Some(Sums { since_ns: since_ms * MS, ran_ns: ran * MS, blocked_ns: blocked * MS, starved_ns: starved * MS })
+    };
+    let paused = |number, before, off_ms: u64, on_ms: u64| What::Paused {
+        number,
+        before,
+        off_ns: Some(off_ms * MS),
+        woken_ns: None,
+        on_ns: Some(on_ms * MS),
+        runnable: false,
+        asked: false,
+        stack: Some(stack("a", "read")),
+    };
+    let mut story = Story::new();
+    story.found(PID, 50, None).tell(PID, paused(1, None, 60, 100));
+    // A half of it nobody waits for.
+    story.tell(PID, paused(2, sums(100, 120, 60, 20), 300, 310));
+    // The third was lost.
+    story.tell(PID, paused(4, sums(330, 10, 0, 0), 340, 350));
+    story.tell(PID, What::Gone { at_ns: 400 * MS, before: sums(350, 0, 0, 50) });
+    story.check(&[PID], "blocked 50, starved 60, busy 70, unknown 20");
+}
+
+#[test]
+fn other_events_come_first() {
+    let asked = |number, off_ms: u64, on_ms: u64| What::Paused {
+        number,
+        before: None,
+        off_ns: Some(off_ms * MS),
+        woken_ns: Some(on_ms * MS),
+        on_ns: Some(on_ms * MS),
+        runnable: false,
+        asked: true,
+        stack: None,
+    };
+    let sampled = |at_ms: u64, stack| What::Sampled { at_ns: at_ms * MS, stack };
+    let mut story = Story::new();
+    // It asks while somebody waits, runs, accepts, and runs on: only what it ran before is something else's turn.
+    story.found(PID, 50, None).tell(PID, asked(1, 60, 120)).tell(PID, sampled(130, stack("answer", "")));
+    story.blame.accepted(160 * MS, PID);
+    // It asked in a spell that is over; it is seen at it again in the next.
+    story.tell(PID, asked(2, 170, 190)).tell(PID, sampled(310, stack("compute", "")));
+    story.tell(PID, sampled(330, stack("work", "epoll_wait"))).tell(PID, sampled(380, stack("answer", "")));
+    let attribution = story.check(&[PID], "blocked 40, busy 40, draining 120");
+    let cause = &attribution.part(Kind::Draining).unwrap().causes[0];
+    assert_eq!(cause.stack.as_ref().unwrap().function(), Some("answer"));
+    let cause = &attribution.part(Kind::Busy).unwrap().causes[0];
+    assert_eq!(cause.stack.as_ref().unwrap().function(), Some("compute"));
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! The thread that should accept is blocked in something else.
 
-use super::{Finding, Name, Scene, acceptor};
+use super::{
+    Finding, Name, Scene,
+    acceptor::{self, Culprit},
+};
 use crate::diagnosis::{
     blame::{Attribution, Kind, Part},
     measure::Measured,
@@ -8,13 +11,18 @@ use crate::diagnosis::{
 };
 
 pub(super) fn check(scene: &Scene<'_>, found: &[Finding]) -> Vec<Finding> {
-    let blocked = acceptor::because_of(scene, found, Kind::Blocked);
+    let blocked = acceptor::because_of(scene, found, &[Kind::Blocked]);
     let blocked = blocked.filter(|(_, _, part)| acceptor::stopped(part).is_none());
-    let finding = |(listener, blame, part): (&Measured, &Attribution, &Part)| {
+    let finding = |(listener, blame, part): (&Measured, &Attribution, Part)| {
         let share = percent(blame.permille(part.ns));
-        let (did, fix) = match acceptor::culprit(part) {
-            Some((thread, place)) => (
-                format!("{share} of that time {thread} was blocked in {place}"),
+        let (did, fix) = match acceptor::culprit(&part) {
+            Some(Culprit { thread, place, ns, is_alone }) => (
+                if is_alone {
+                    format!("{share} of that time {thread} was blocked in {place}")
+                } else {
+                    let there = percent(blame.permille(ns));
+                    format!("{share} of that time its acceptors were blocked, {there} in {place}")
+                },
                 format!("let {thread} accept and nothing else: what {place} waits for belongs into another thread"),
             ),
             None => (
@@ -33,15 +41,9 @@ pub(super) fn check(scene: &Scene<'_>, found: &[Finding]) -> Vec<Finding> {
             );
         }
         let mut finding = acceptor::finding(Name::AcceptorBlocked, scene, listener, blame, &did, fixes);
-        finding.evidence.splice(1..1, acceptor::causes(blame, part, "blocked in"));
-        finding.rules_out.extend(not_cpu(blame));
+        finding.evidence.splice(1..1, acceptor::causes(blame, &part, "blocked in"));
+        finding.rules_out.extend(acceptor::not_cpu(blame));
         finding
     };
     blocked.map(finding).collect()
-}
-
-fn not_cpu(blame: &Attribution) -> Option<String> {
-    let starved_ns = blame.ns(Kind::Starved);
-    (starved_ns <= blame.waiting_ns / 20)
-        .then(|| format!("too little CPU: it waited for one {} of that time", percent(blame.permille(starved_ns))))
 }

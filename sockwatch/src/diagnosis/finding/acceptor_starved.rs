@@ -4,7 +4,7 @@ use super::{Finding, Name, Scene, acceptor};
 use crate::diagnosis::{blame::Kind, words::percent};
 
 pub(super) fn check(scene: &Scene<'_>, found: &[Finding]) -> Vec<Finding> {
-    let starved = acceptor::because_of(scene, found, Kind::Starved);
+    let starved = acceptor::because_of(scene, found, &[Kind::Starved]);
     starved
         .map(|(listener, blame, part)| {
             let share = percent(blame.permille(part.ns));
@@ -22,7 +22,7 @@ pub(super) fn check(scene: &Scene<'_>, found: &[Finding]) -> Vec<Finding> {
             finding.rules_out.extend(unlimited.iter().map(|limit| format!("a limit: {limit}, and it kept nobody from running")));
             finding.rules_out.push(format!(
                 "the server's own code: it ran {} of that time, and was blocked {}",
-                percent(blame.permille(blame.ns(Kind::Busy) + blame.ns(Kind::Accepting))),
+                percent(blame.permille([Kind::Busy, Kind::Draining, Kind::Accepting].map(|kind| blame.ns(kind)).iter().sum())),
                 percent(blame.permille(blame.ns(Kind::Blocked)))
             ));
             finding

@@ -7,13 +7,17 @@ use crate::diagnosis::{
     words::{count, place, time},
 };
 
+/// Of many connections fewer are no pattern: somebody always changes their mind.
+const LEAST: u64 = 3;
+
 pub(super) fn check(scene: &Scene<'_>, _found: &[Finding]) -> Vec<Finding> {
     scene.listeners.iter().filter_map(finding).collect()
 }
 
 fn finding(listener: &Measured) -> Option<Finding> {
     let late = listener.left.late?;
-    if late.count.saturating_mul(100) < listener.arrived {
+    let is_pattern = late.count >= LEAST || late.count.saturating_mul(10) >= listener.arrived;
+    if late.count.saturating_mul(100) < listener.arrived || !is_pattern {
         return None;
     }
     let (leave, have) = if late.count == 1 { ("leaves", "it had") } else { ("leave", "they had") };
@@ -43,7 +47,6 @@ fn finding(listener: &Measured) -> Option<Finding> {
         rules_out: vec!["health checks that connect and close at once: those are not counted here".into()],
         fix: vec![
             "accept sooner than the clients give up: see the other findings for what keeps connections waiting".into(),
-            "until then a shorter backlog turns clients away while they can still go elsewhere".into(),
         ],
         hurt: late.count,
     })

@@ -12,7 +12,6 @@ pub(super) fn check(scene: &Scene<'_>, _found: &[Finding]) -> Vec<Finding> {
 
 fn finding(listener: &Measured) -> Option<Finding> {
     let limit = listener.defers_s.filter(|_| slow_handshake::is_slow(listener))?;
-    let handshake = listener.handshake?;
     let sentence = format!(
         "{}: {} of {} took a second or more, or needed another SYN-ACK: with TCP_DEFER_ACCEPT they last until the client sends",
         place(listener),
@@ -26,16 +25,16 @@ fn finding(listener: &Measured) -> Option<Finding> {
         name: Name::DeferAccept,
         place: Place::from(listener),
         sentence,
-        evidence: vec![
-            format!("TCP_DEFER_ACCEPT of this listener is {limit} s: it ignores the ACK of a client that has sent nothing"),
-            format!(
-                "handshakes: p50 {}, p99 {}, max {}",
-                time(handshake.p50_ns),
-                time(handshake.p99_ns),
-                time(handshake.max_ns)
-            ),
-            "how much of that is the client's silence, and how much the network, is not told apart".into(),
-        ],
+        evidence: [
+            Some(format!(
+                "TCP_DEFER_ACCEPT of this listener is {limit} s: it ignores the ACK of a client that has sent nothing"
+            )),
+            slow_handshake::handshakes(listener),
+            Some("how much of that is the client's silence, and how much the network, is not told apart".into()),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
         rules_out: rules_out.into_iter().collect(),
         fix: vec![
             "nothing, if clients may be silent: no worker waits for them".into(),

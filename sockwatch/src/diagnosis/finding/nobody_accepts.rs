@@ -21,7 +21,7 @@ fn finding(scene: &Scene<'_>, listener: &Measured) -> Option<Finding> {
     let is_long = |pause_ns: u64| starved_ns / PAUSES >= pause_ns;
     let stopped = listener.since_accept_ns.is_none()
         || starved_ns >= scene.ran_ns / 2
-        || listener.gaps.is_some_and(|gaps| is_long(gaps.max_ns));
+        || listener.longest_pause_ns.is_some_and(is_long);
     if !stopped {
         return None;
     }
@@ -46,6 +46,7 @@ fn finding(scene: &Scene<'_>, listener: &Measured) -> Option<Finding> {
     evidence.extend(listener.gaps.map(pause));
     evidence.push(depth(listener));
     evidence.extend(listener.blame.as_ref().map(acceptor::shares));
+    evidence.extend(listener.blame.iter().flat_map(acceptor::whereabouts));
     let stopped = listener.blame.as_ref().and_then(|blame| acceptor::stopped(blame.part(Kind::Blocked)?));
     evidence.extend(stopped.map(|task| format!("{} is stopped: it can do nothing", thread(task))));
     evidence.extend(overflow(listener));

@@ -39,14 +39,21 @@ fn finding(ports: &PortUse) -> Option<Finding> {
     };
     let holds_ns = settings.holds_ns(&route);
     let needed = ports.tenths_per_second.saturating_mul(holds_ns / 1_000_000_000) / 10;
-    let mut evidence = vec![
-        format!("{} open, {} in TIME_WAIT", count(open, "connection"), Grouped(time_wait)),
+    // All that it takes to hold those that come and go is there: only those that stay can fill it.
+    let is_leak = ports.leaked_tenths_per_second > 0 && needed.saturating_add(open) < capacity;
+    let pace = if is_leak {
+        format!("{} more are open: they are opened faster than they are closed", Rate(ports.leaked_tenths_per_second))
+    } else {
         format!(
             "{rate} for the {} that each is kept: {} ports at once, and {} there are",
             time(holds_ns),
             Grouped(needed.saturating_add(open)),
             Grouped(capacity)
-        ),
+        )
+    };
+    let mut evidence = vec![
+        format!("{} open, {} in TIME_WAIT", count(open, "connection"), Grouped(time_wait)),
+        pace,
         format!(
             "net.ipv4.ip_local_port_range {} {}, {} of them reserved; tcp_tw_reuse {}, tcp_timestamps {}",
             settings.first,
@@ -65,6 +72,7 @@ fn finding(ports: &PortUse) -> Option<Finding> {
             .push("too many connections at once: most of these ports are kept by connections that are over".into());
     }
     let reuse = match (settings.reuse, settings.timestamps) {
+        _ if is_leak => None,
         (1, true) => None,
         (_, true) => {
             Some("net.ipv4.tcp_tw_reuse=1 takes ports in TIME_WAIT for new connections after a second".to_owned())
@@ -72,6 +80,7 @@ fn finding(ports: &PortUse) -> Option<Finding> {
         (_, false) => Some("net.ipv4.tcp_timestamps=1, without which tcp_tw_reuse does nothing".to_owned()),
     };
     let fix = [
+        is_leak.then(|| "close the connections that are done with: a pool needs an upper bound".to_owned()),
         Some(
             "keep connections open and use them again: a pool, keep-alive; or let the other end close first".to_owned(),
         ),

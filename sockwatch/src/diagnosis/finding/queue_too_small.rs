@@ -1,9 +1,10 @@
-//! The queue overflowed although accepts come quickly: a burst was larger than the backlog.
+//! The queue overflowed although accepts come quickly: a burst was larger than the backlog, or all come faster than they are
+//! accepted, and the backlog is so short that nobody waits for long.
 
 use super::{Finding, Name, Place, Scene, depth, dropped, is_explained, overflow, rates, waits};
 use crate::diagnosis::{
     measure::Measured,
-    words::{count, place},
+    words::{count, place, time},
 };
 
 pub(super) fn check(scene: &Scene<'_>, found: &[Finding]) -> Vec<Finding> {
@@ -29,17 +30,39 @@ pub(super) fn finding(listener: &Measured) -> Option<Finding> {
     evidence.push(rates(listener));
     evidence.extend(waits(listener));
     let enough = would_have_held(listener)?;
-    evidence.push(format!("a backlog of {enough} would have held the largest burst, tries again included"));
+    let longer = [
+        format!("listen() with {enough} or more, net.core.somaxconn no lower, and restart"),
+        "nginx: listen ... backlog=; others call it backlog, too".into(),
+    ];
+    let (sentence, rules_out, fix) = if listener.is_overloaded() {
+        let kept = match listener.is_counted {
+            true => "the queue was half full at least".to_owned(),
+            false => format!("somebody waited for {} of the run", time(listener.busy_ns)),
+        };
+        evidence.push(format!(
+            "clients were turned away in {}, and {kept}: no burst, accept() does not keep up",
+            count(listener.dropping_s, "second")
+        ));
+        let more = "accept in more threads or processes, or do less before the next accept(): a longer queue alone fills, too, and \
+                    lets those in it wait"
+            .to_owned();
+        let [longer, nginx] = longer;
+        (
+            format!("{sentence}: clients come faster than they are accepted"),
+            Vec::new(),
+            vec![more, format!("for bursts besides: {longer}"), nginx],
+        )
+    } else {
+        evidence.push(format!("a backlog of {enough} would have held the largest burst, tries again included"));
+        (sentence, vec!["accept() that is too slow: those who were let in did not wait long".into()], longer.to_vec())
+    };
     Some(Finding {
         name: Name::QueueTooSmall,
         place: Place::from(listener),
         sentence,
         evidence,
-        rules_out: vec!["accept() that is too slow: those who were let in did not wait long".into()],
-        fix: vec![
-            format!("listen() with {enough} or more, net.core.somaxconn no lower, and restart"),
-            "nginx: listen ... backlog=; others call it backlog, too".into(),
-        ],
+        rules_out,
+        fix,
         hurt: away,
     })
 }

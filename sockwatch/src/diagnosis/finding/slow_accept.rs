@@ -27,6 +27,7 @@ fn finding(scene: &Scene<'_>, listener: &Measured) -> Finding {
     );
     let mut evidence: Vec<_> = waits(listener).into_iter().chain([rates(listener)]).collect();
     evidence.extend(listener.blame.as_ref().map(acceptor::shares));
+    evidence.extend(listener.blame.iter().flat_map(acceptor::whereabouts));
     let told = |gaps: Spread| {
         let (mean, longest) = (time(gaps.mean_ns), time(gaps.max_ns));
         format!("while somebody waited, an accept came every {mean} (mean), the longest pause was {longest}")

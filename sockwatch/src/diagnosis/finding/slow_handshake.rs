@@ -21,27 +21,26 @@ pub(super) fn is_slow(listener: &Measured) -> bool {
     !by_queue && slow >= 2 && slow.saturating_mul(SHARE) >= listener.arrived
 }
 
+/// How long they took, where one was measured: one that needs another SYN-ACK is not while connections are counted.
+pub(super) fn handshakes(listener: &Measured) -> Option<String> {
+    let handshake = listener.handshake?;
+    let (p50, p99, max) = (time(handshake.p50_ns), time(handshake.p99_ns), time(handshake.max_ns));
+    Some(format!("handshakes: p50 {p50}, p99 {p99}, max {max}"))
+}
+
 fn finding(listener: &Measured) -> Option<Finding> {
     let slow = listener.slow_handshakes;
     if !is_slow(listener) || listener.defers_s.is_some() {
         return None;
     }
-    let handshake = listener.handshake?;
     let sentence = format!(
         "{}: {} of {} took a second or more, or needed another SYN-ACK: that is the way to the clients, not accept()",
         place(listener),
         Grouped(slow),
         count(listener.arrived, "handshake")
     );
-    let mut evidence = vec![
-        format!(
-            "handshakes: p50 {}, p99 {}, max {}",
-            time(handshake.p50_ns),
-            time(handshake.p99_ns),
-            time(handshake.max_ns)
-        ),
-        format!("{} needed another SYN-ACK", count(listener.retransmitted_handshakes, "handshake")),
-    ];
+    let mut evidence: Vec<_> = handshakes(listener).into_iter().collect();
+    evidence.push(format!("{} needed another SYN-ACK", count(listener.retransmitted_handshakes, "handshake")));
     if listener.unanswered > 0 {
         evidence.push(format!("{} had not answered by the end", count(listener.unanswered, "client")));
     }

@@ -90,7 +90,16 @@ fn finding(scene: &Scene<'_>, group: Group, unread: &[Seen<'_>]) -> Option<Findi
     let each = processes.iter().take(4).map(|(task, count)| format!("{task} {}", Grouped(*count)));
     evidence.push(format!("by process: {}", each.collect::<Vec<_>>().join(", ")));
     let mut rules_out = vec!["the network and the peers: the data is here, only recv() is missing".to_owned()];
-    let listener = scene.listener_of(group).and_then(|listener| Some((listener, listener.wait?)));
+    let listener = scene.listener_of(group);
+    if let Some(first) = listener.and_then(|listener| listener.reads?.first) {
+        evidence.push(format!(
+            "{} were read from, {} after accept() (p50), {} (max)",
+            Grouped(first.count),
+            time(first.p50_ns),
+            time(first.max_ns)
+        ));
+    }
+    let listener = listener.and_then(|listener| Some((listener, listener.wait?)));
     if let Some((_, wait)) = listener.filter(|(listener, _)| !listener.is_slow()) {
         rules_out.push(format!(
             "accept(): connections waited {} (p50), {} (max) for it",

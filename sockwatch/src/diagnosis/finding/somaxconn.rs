@@ -10,6 +10,7 @@ pub(super) fn check(scene: &Scene<'_>, found: &[Finding]) -> Vec<Finding> {
         let small = queue_too_small::finding(listener)?;
         let limit = listener.limit?;
         let wanted = queue_too_small::would_have_held(listener)?;
+        let more = small.fix.first().filter(|_| listener.is_overloaded()).cloned();
         Some(Finding {
             name: Name::Somaxconn,
             sentence: format!(
@@ -17,12 +18,15 @@ pub(super) fn check(scene: &Scene<'_>, found: &[Finding]) -> Vec<Finding> {
                  that or more",
                 place(listener)
             ),
-            fix: vec![
-                format!(
-                    "sysctl net.core.somaxconn={wanted} in its network namespace, listen() with as much, and restart"
-                ),
-                "the limit is cut at listen(): a running server keeps the old one".into(),
-            ],
+            fix: more
+                .into_iter()
+                .chain([
+                    format!(
+                        "sysctl net.core.somaxconn={wanted} in its network namespace, listen() with as much, and restart"
+                    ),
+                    "the limit is cut at listen(): a running server keeps the old one".into(),
+                ])
+                .collect(),
             ..small
         })
     };

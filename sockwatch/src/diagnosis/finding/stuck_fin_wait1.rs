@@ -95,7 +95,9 @@ fn finding(scene: &Scene<'_>, group: Group, stuck: &[Seen<'_>]) -> Option<Findin
         fix.push("see whether the peers are gone, or what on the way drops their packets".into());
     }
     fix.push(
-        "net.ipv4.tcp_orphan_retries bounds how long the kernel tries without a process; `ss -K` ends one now".into(),
+        "net.ipv4.tcp_orphan_retries bounds how long the kernel tries without a process; \
+         `ss -K dst ADDRESS dport = PORT` ends one now"
+            .into(),
     );
     Some(Finding { name: Name::StuckFinWait1, place: group.place(), sentence, evidence, rules_out, fix, hurt: all })
 }

@@ -46,7 +46,8 @@ pub(super) fn check(scene: &Scene<'_>, found: &[Finding]) -> Vec<Finding> {
         let here = scene.listeners.iter().filter(|it| it.netns == listener.netns && !it.is_closed);
         let most = here.max_by_key(|it| (requests(scene, it).all, it.unanswered, it.arrived, it.cookie));
         let is_burst = |most: &&Measured| is_full(most) && answer(most, requests(scene, most)) == Answer::Most;
-        findings.extend(most.filter(|most| !is_burst(most)).map(|most| finding(scene, most)));
+        let most = most.filter(|most| !is_burst(most) && is_its(most, requests(scene, most)));
+        findings.extend(most.map(|most| finding(scene, most)));
     }
     findings
 }
@@ -68,6 +69,14 @@ fn requests(scene: &Scene<'_>, listener: &Measured) -> Requests {
         requests.again += u64::from(seen.now.timer.is_some_and(|timer| timer.attempts > 0));
     }
     requests
+}
+
+/// Whether it is this listener at all: another of the namespace may be the one, which nobody looks at.
+fn is_its(listener: &Measured, requests: Requests) -> bool {
+    match answer(listener, requests) {
+        Answer::Most => listener.arrived.saturating_mul(2) >= pressed(listener),
+        Answer::Nobody | Answer::Unknown => requests.all > 0 || listener.unanswered > 0 || listener.is_counted,
+    }
 }
 
 fn answer(listener: &Measured, requests: Requests) -> Answer {

@@ -3,8 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Finding, Name, Place, Scene, is_explained, waits};
-
+use super::{Finding, Name, Place, Scene, acceptor, is_explained, waits};
 use crate::{
     diagnosis::{
         measure::Measured,
@@ -60,11 +59,13 @@ fn finding(group: &[&Measured]) -> Option<Finding> {
             time(longest)
         )
     };
+    let mut evidence: Vec<_> = slow.iter().chain(&quick).take(6).map(line).collect();
+    evidence.extend(doings(first).map(|line| format!("socket {}: {line}", first.cookie)));
     Some(Finding {
         name: Name::WorkerSkew,
         place: Place { cookie: None, ..Place::from(first) },
         sentence,
-        evidence: slow.iter().chain(&quick).take(6).map(line).collect(),
+        evidence,
         rules_out: vec![
             "a server that is too slow as a whole: its other sockets are emptied".into(),
             "the network: it does not choose the socket, a hash of the client's address does".into(),
@@ -72,10 +73,17 @@ fn finding(group: &[&Measured]) -> Option<Finding> {
         fix: vec![
             "look at the worker of the slow socket: what it does between two accepts keeps its share of the clients"
                 .into(),
-            "close the sockets of workers that are gone or busy, or accept from one shared socket".into(),
+            "accept from one shared socket; before a worker's own is closed, net.ipv4.tcp_migrate_req=1 (Linux 5.14) lets others take \
+             over the clients in its queue, which are reset otherwise"
+                .into(),
         ],
         hurt: slow.iter().map(|listener| listener.hurt_by_accept()).sum(),
     })
+}
+
+/// What its threads did while somebody waited.
+fn doings(listener: &Measured) -> impl Iterator<Item = String> {
+    listener.blame.iter().flat_map(|blame| [acceptor::shares(blame)].into_iter().chain(acceptor::whereabouts(blame)))
 }
 
 /// The same for processes that accept from one socket: the kernel wakes one of those that wait, and who is busy or never waits
@@ -101,6 +109,7 @@ fn shared(listener: &Measured) -> Option<Finding> {
     let line = |(task, accepted): &(Task, u64)| format!("{task}: {} accepted", Grouped(*accepted));
     let mut evidence: Vec<_> = busy.iter().take(3).chain(idle.iter().take(3)).map(line).collect();
     evidence.extend(waits(listener));
+    evidence.extend(doings(listener));
     Some(Finding {
         name: Name::WorkerSkew,
         place: Place::from(listener),

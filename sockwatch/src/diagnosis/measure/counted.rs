@@ -1,6 +1,6 @@
 //! A listener whose connections the kernel side counts instead of telling them one by one.
 
-use super::{Acceptor, HANDSHAKE_SLOW_NS, MOST_NAMES, Measure, Waiter};
+use super::{HANDSHAKE_SLOW_NS, Measure, Waiter};
 use crate::tcp::event::Task;
 
 /// What was counted since the last time; durations are in nanoseconds, and each stands for a bucket.
@@ -28,6 +28,8 @@ pub struct Counted {
     pub sum_ns: u64,
     /// The longest since the beginning.
     pub longest_ns: u64,
+    /// The greatest depth that one of them found since the beginning, itself included.
+    pub deepest: u32,
     /// How many handshakes took around so long.
     pub handshakes: Vec<(u64, u32)>,
     /// After around how long clients left.
@@ -53,6 +55,8 @@ pub struct Waiting {
     pub left_ns: Option<u64>,
     /// By FIN.
     pub by_fin: bool,
+    /// Its place in the queue when it came.
+    pub depth: u32,
 }
 
 /// Who has waited for so long, waits: everybody is in the queue for an instant.
@@ -61,13 +65,18 @@ const WAITS_NS: u64 = 1_000_000;
 impl Measure {
     /// Takes in what was counted until now.
     pub(in crate::diagnosis) fn count(&mut self, at_ns: u64, counted: &Counted) {
+        if self.is_counted_out {
+            return;
+        }
         let Counted { accepted, unmeasured, removed, .. } = *counted;
         let waiting = counted.waiting.len() as u64;
         // Who had arrived before the last count is among those who are gone since.
         let gone = accepted.saturating_sub(unmeasured) + removed;
         let arrived = (gone + waiting).saturating_sub(self.counted.unwrap_or(0));
         self.counted = Some(waiting);
-        self.greatest = self.greatest.max(u32::try_from(waiting).unwrap_or(u32::MAX));
+        let deepest = counted.waiting.iter().map(|it| it.depth).fold(counted.deepest, u32::max);
+        self.greatest = self.greatest.max(deepest).max(u32::try_from(waiting).unwrap_or(u32::MAX));
+        self.longest_accepted_ns = counted.longest_ns;
         self.arrived += arrived;
         self.course.arrive(at_ns, arrived);
         self.accepted += accepted;
@@ -91,17 +100,18 @@ impl Measure {
             self.handshakes.add_many(*ns, *count);
             self.slow_handshakes += if *ns >= HANDSHAKE_SLOW_NS { u64::from(*count) } else { 0 };
         }
-        counted.spells.iter().for_each(|(from_ns, to_ns)| self.spells.put(*from_ns, *to_ns));
+        counted.spells.iter().for_each(|(from_ns, to_ns)| self.waited(*from_ns, *to_ns));
         let waiter = |it: &Waiting| ((it.since_ns, it.id), Waiter { left_ns: it.left_ns, half_closed: it.by_fin });
         self.waiting = counted.waiting.iter().map(waiter).collect();
-        let head_ns = self.waiting.first_key_value().map(|((since_ns, _), _)| *since_ns);
-        self.spells.leave_open(head_ns.filter(|since_ns| at_ns.saturating_sub(*since_ns) >= WAITS_NS));
-        for (task, accepted) in &counted.acceptors {
-            if let Some(acceptor) = self.acceptors.iter_mut().find(|it| it.task.tid == task.tid) {
-                acceptor.accepted += accepted;
-            } else if self.acceptors.len() < MOST_NAMES {
-                self.acceptors.push(Acceptor { task: *task, accepted: *accepted });
+        if let Some(ended_ns) = self.ended_ns {
+            // Whoever had been reset before goes with the listener without another word.
+            self.is_counted_out = true;
+            for (since_ns, id) in self.waiting.keys().copied().collect::<Vec<_>>() {
+                self.remove(ended_ns, since_ns, id);
             }
         }
+        let waits = self.head_ns().is_some_and(|since_ns| at_ns.saturating_sub(since_ns) >= WAITS_NS);
+        self.has_waited |= waits || !counted.spells.is_empty();
+        counted.acceptors.iter().for_each(|(task, accepted)| self.accept_by(*task, *accepted));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Acceptor, Failure, Measure};
 use crate::{
-    diagnosis::{blame::Attribution, course::Course, waits::Spread},
+    diagnosis::{blame::Attribution, course::Course, first_reads::Reads, waits::Spread},
     tcp::{
         endpoint::Endpoint,
         event::Task,
@@ -35,6 +35,8 @@ pub struct Measured {
     pub at_least: u64,
     /// Of these waits, so many are slow.
     pub slow: u64,
+    /// From this wait on, in nanoseconds.
+    pub slow_ns: u64,
     /// Who waits now.
     pub still_waiting: u32,
     /// How long the oldest of them has waited.
@@ -45,6 +47,10 @@ pub struct Measured {
     pub starved_ns: Option<u64>,
     /// Times without an accept while somebody waited, each ended by an accept.
     pub gaps: Option<Spread>,
+    /// The longest of them, or, where they are not known, a wait that was as long at least.
+    pub longest_pause_ns: Option<u64>,
+    /// Whether connections were only counted: then these times are not known.
+    pub is_counted: bool,
     /// All of them together: so long the queue was not empty.
     pub busy_ns: u64,
     /// Handshakes, first SYN-ACK to enqueue.
@@ -53,6 +59,9 @@ pub struct Measured {
     pub slow_handshakes: u64,
     /// Those that needed another SYN-ACK.
     pub retransmitted_handshakes: u64,
+    /// The same by how late they were: a second at least (one more SYN-ACK), 3 s (two), 7 s (three or more). Not known while
+    /// connections are counted.
+    pub late: [u64; 3],
     /// Its `TCP_DEFER_ACCEPT` in seconds; `None`: it has none, or nobody looked.
     pub defers_s: Option<u32>,
     /// SYN-ACKs sent again.
@@ -77,12 +86,16 @@ pub struct Measured {
     pub drops: Option<u32>,
     /// The most of them between two looks at the kernel's table.
     pub drops_at_once: u64,
+    /// Seconds in which there were some.
+    pub dropping_s: u64,
     /// What the whole namespace's counters have grown by.
     pub namespace: NamespaceDrops,
     /// Who accepted, the busiest first.
     pub acceptors: Vec<Acceptor>,
     /// Whose accept() failed, the most frequent first.
     pub failures: Vec<Failure>,
+    /// How soon its connections were read from; `None` where nobody looked.
+    pub reads: Option<Reads>,
     /// Where the time went that connections waited; `None` where nobody looked.
     pub blame: Option<Attribution>,
     /// Second by second.
@@ -112,9 +125,25 @@ impl Measured {
         self.wait.map_or(0, |wait| wait.count)
     }
 
-    /// Whether waits are slow: one of a hundred at least.
+    /// Whether waits are slow: one of a hundred at least; of few one of ten, unless one was very long. Everything stumbles once.
     pub fn is_slow(&self) -> bool {
-        self.slow > 0 && self.slow.saturating_mul(100) >= self.waits()
+        let is_pattern = self.slow >= 3 || self.slow.saturating_mul(10) >= self.waits();
+        let is_very_long = self.wait.is_some_and(|wait| wait.max_ns / 10 >= self.slow_ns);
+        self.slow > 0 && self.slow.saturating_mul(100) >= self.waits() && (is_pattern || is_very_long)
+    }
+
+    /// Whether more came than were accepted, for long: the queue was hardly ever empty in the seconds in which clients were turned
+    /// away. Then it is no burst.
+    pub fn is_overloaded(&self) -> bool {
+        let is_busy = if self.is_counted {
+            // All waits together are the mean depth times the run (Little): half of the limit at least.
+            let waited_ns = self.wait.map_or(0, |wait| u128::from(wait.mean_ns) * u128::from(wait.count));
+            let room = u128::from(self.limit.unwrap_or(u32::MAX)) + 1;
+            waited_ns * 2 >= room * u128::from(self.dropping_s) * 1_000_000_000
+        } else {
+            self.busy_ns >= self.dropping_s.saturating_mul(800_000_000)
+        };
+        self.dropping_s >= 3 && is_busy
     }
 
     /// Clients whose SYN or last ACK was dropped because the accept queue was full; 0 where that is not proven. A client that
@@ -122,10 +151,9 @@ impl Measured {
     pub fn turned_away(&self) -> u64 {
         let dropped = self.drops.map_or(0, u64::from);
         let was_full = self.limit.is_some_and(|limit| self.greatest > limit);
-        if self.namespace.overflows > 0 && (was_full || self.overflows > 0) {
-            return dropped.max(self.overflows);
-        }
-        self.overflows
+        // Each that was dropped for this reason counts as one of the namespace's overflows, too; others are dropped for others.
+        let overflowed = if was_full || self.overflows > 0 { dropped.min(self.namespace.overflows) } else { 0 };
+        overflowed.max(self.overflows)
     }
 
     /// How many are hurt if accept() is the reason: they wait long or were turned away.
@@ -149,7 +177,10 @@ impl Measure {
         let figures = figures.unwrap_or_default();
         let waiting = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
         // Of these only the kernel's table tells: they were there before, or are not told to us until they are accepted.
-        let unseen = if self.ended_ns.is_some() { 0 } else { figures.depth.saturating_sub(waiting) };
+        // Counts are newer than the table; and once one that was counted is accepted, those that were there before have been.
+        let are_counted = self.counted.is_some() && self.accepted > self.unmeasured;
+        let is_seen = self.ended_ns.is_some() || are_counted;
+        let unseen = if is_seen { 0 } else { figures.depth.saturating_sub(waiting) };
         let unseen_age_ns = figures.oldest.map_or(0, Age::ns).saturating_add(age(told_ns.unwrap_or(now_ns)));
         let mut waits = self.waits.clone();
         self.waiting.keys().for_each(|(entered_ns, _)| waits.add(age(*entered_ns)));
@@ -160,7 +191,8 @@ impl Measure {
         let half_closed: Vec<_> = self.waiting.values().filter(|waiter| waiter.half_closed).collect();
         let mut course = self.course.clone();
         course.until(now_ns);
-        let (mut acceptors, mut failures) = (self.acceptors.clone(), self.failures.clone());
+        let mut acceptors: Vec<_> = self.acceptors.values().copied().collect();
+        let mut failures = self.failures.clone();
         acceptors.sort_by_key(|acceptor| std::cmp::Reverse(acceptor.accepted));
         failures.sort_by_key(|failure| std::cmp::Reverse(failure.count));
         Measured {
@@ -175,17 +207,25 @@ impl Measure {
             wait: waits.spread(),
             at_least: self.unmeasured + self.unfinished + u64::from(waiting) + u64::from(unseen),
             slow: waits.slow(),
+            slow_ns: self.slow_ns,
             still_waiting: waiting.saturating_add(unseen),
             oldest,
             since_accept_ns: self.last_accept_ns.map(age),
             starved_ns: oldest.map(|oldest| oldest.ns().min(self.last_accept_ns.map_or(u64::MAX, age))),
+            longest_pause_ns: match self.counted {
+                None => self.gaps.spread().map(|gaps| gaps.max_ns),
+                Some(_) => (self.accepted > 0).then_some(self.longest_accepted_ns),
+            },
+            is_counted: self.counted.is_some(),
             gaps: self.gaps.spread(),
             busy_ns: self.gaps.sum_ns(),
             handshake: self.handshakes.spread(),
             slow_handshakes: self.slow_handshakes,
             retransmitted_handshakes: self.retransmitted_handshakes,
+            late: self.late,
             synack_retransmits: self.synack_retransmits,
-            unanswered: self.unanswered.len() as u64,
+            // While connections are counted nobody tells who has answered.
+            unanswered: if self.counted.is_some() { 0 } else { self.unanswered.len() as u64 },
             greatest: self.greatest,
             limit: figures.totals.limit,
             is_somaxconn: figures.totals.is_somaxconn,
@@ -207,9 +247,11 @@ impl Measure {
             overflows: self.overflows,
             drops: figures.totals.drops,
             drops_at_once: self.drops_at_once,
+            dropping_s: self.dropping.0,
             namespace: figures.totals.namespace,
             acceptors,
             failures,
+            reads: None,
             blame: None,
             defers_s: None,
             course,

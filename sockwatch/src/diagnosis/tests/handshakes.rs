@@ -152,7 +152,7 @@ fn a_burst_of_honest_clients() {
 fn a_burst_that_fills_both_queues() {
     let full = NamespaceDrops { overflows: 31, drops: 31, cookies: 32, cookies_sent: 32, ..NamespaceDrops::default() };
     let burst = |cookies_received| {
-        let mut story = syns(NamespaceDrops { cookies_received, ..full }, [], 19);
+        let mut story = syns(NamespaceDrops { cookies_received, ..full }, [request(10, 1)], 19);
         (0..31).for_each(|index| story.incident(100.0 + f64::from(index), 1, Incident::ListenOverflow));
         story
     };
@@ -163,7 +163,16 @@ fn a_burst_that_fills_both_queues() {
 #[test]
 fn what_does_not_show() {
     let counters = NamespaceDrops { cookies: 40, cookies_sent: 40, cookies_received: 10, ..NamespaceDrops::default() };
-    says(&syns(counters, [], 5).check(4_000.0, &["syn-flood"]).findings[0], &["does not show"]);
+    says(&syns(counters, [request(10, 1)], 5).check(4_000.0, &["syn-flood"]).findings[0], &["does not show"]);
+}
+
+/// Its namespace counts a flood, and this listener has nothing of it: it is at one that nobody looks at.
+#[test]
+fn a_flood_somewhere_else() {
+    let counters = NamespaceDrops { cookies: 900, cookies_sent: 900, cookies_received: 3, ..NamespaceDrops::default() };
+    syns(counters, [], 5).check(4_000.0, &[]);
+    let burst = NamespaceDrops { cookies_received: 900, ..counters };
+    syns(burst, [], 5).check(4_000.0, &[]);
 }
 
 /// Cookies for everybody (`tcp_syncookies=2`), a few SYNs too many, or requests that are on their way.

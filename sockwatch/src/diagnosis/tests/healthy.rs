@@ -54,6 +54,23 @@ fn one_straggler() {
     story.check(2_000.0, &[]);
 }
 
+/// One of fifty is two of a hundred, and still only one; unless it was very long.
+#[test]
+fn one_straggler_of_few() {
+    let with_a_straggler_of = |ms: f64| {
+        let mut story = Story::new();
+        story.listen(0.0, 1, 128, "server");
+        for client in 10..60 {
+            let at_ms = client as f64 * 50.0;
+            story.arrive(at_ms, client, 1);
+            story.accept(at_ms + if client == 59 { ms } else { 0.1 }, client, 1, "server");
+        }
+        story
+    };
+    with_a_straggler_of(300.0).check(5_000.0, &[]);
+    with_a_straggler_of(1_500.0).check(5_000.0, &["slow-accept"]);
+}
+
 /// Somebody has just come when the run ends.
 #[test]
 fn the_last_one_has_just_arrived() {

@@ -1,6 +1,7 @@
 //! Clients that take local ports: what is foretold, and when nothing is.
 
 use super::*;
+use crate::diagnosis::ports::MOST_ROUTES;
 
 const RANGE: Settings = Settings { first: 20_000, last: 20_999, reserved: 0, reuse: 2, timestamps: true };
 
@@ -9,10 +10,14 @@ const RANGE: Settings = Settings { first: 20_000, last: 20_999, reserved: 0, reu
 enum End {
     /// This end closes first.
     First,
+    /// It does, and the other end has not closed when the process is gone.
+    Orphaned,
     /// The other end does.
     Second,
     /// It does not.
     Open,
+    /// The other end has, this one does not.
+    Kept,
 }
 
 /// Connections to one destination, one each `every_ms`.
@@ -24,8 +29,12 @@ fn clients(count: u64, every_ms: f64, end: End, settings: Settings) -> Story {
 }
 
 fn connection(story: &mut Story, at_ms: f64, index: u64, end: End) {
+    connection_to(story, at_ms, index, [10, 0, 0, 2], end);
+}
+
+fn connection_to(story: &mut Story, at_ms: f64, index: u64, server: [u8; 4], end: End) {
     let by = task("proxy");
-    let ends = (Endpoint::v4([10, 0, 0, 1], 20_000 + index as u16), Endpoint::v4([10, 0, 0, 2], 80));
+    let ends = (Endpoint::v4([10, 0, 0, 1], 20_000 + (index % 1000) as u16), Endpoint::v4(server, 80));
     let mut push = |after_ms: f64, kind| {
         let at_ns = BEGAN_NS + ((at_ms + after_ms) * MS as f64) as u64;
         let key = SocketKey { netns: 1, cookie: 100_000 + index };
@@ -35,12 +44,17 @@ fn connection(story: &mut Story, at_ms: f64, index: u64, end: End) {
     push(0.0, EventKind::Opening { new: TcpState::SynSent, by, limit: None });
     push(0.1, step(TcpState::SynSent, TcpState::Established));
     let steps: &[(TcpState, TcpState)] = match end {
-        End::First => &[(TcpState::Established, TcpState::FinWait1), (TcpState::FinWait1, TcpState::FinWait2)],
+        End::First | End::Orphaned => {
+            &[(TcpState::Established, TcpState::FinWait1), (TcpState::FinWait1, TcpState::FinWait2)]
+        }
         End::Second => &[(TcpState::Established, TcpState::CloseWait), (TcpState::CloseWait, TcpState::LastAck)],
         End::Open => return,
+        End::Kept => return push(0.2, step(TcpState::Established, TcpState::CloseWait)),
     };
     steps.iter().for_each(|(old, new)| push(0.2, step(*old, *new)));
-    let evidence = Some(CloseEvidence { done: true, dead: true, all_acked: true, ..CloseEvidence::default() });
+    let done = !matches!(end, End::Orphaned);
+    let evidence =
+        Some(CloseEvidence { done, dead: true, all_acked: true, fin_timeout_ms: 60_000, ..CloseEvidence::default() });
     push(0.3, EventKind::Closing { old: steps[1].1, current: by, evidence });
     push(0.4, EventKind::Destroy);
 }
@@ -55,6 +69,67 @@ fn a_rate_that_takes_all_ports() {
     says(&report.findings[0], &["10.0.0.1 to 10.0.0.2:80: 500 of 1,000 ports are taken", "proxy/212"]);
     says(&report.findings[0], &["3,000 ports at once, and 1,000 there are", "20000 20999", "tcp_tw_reuse=1"]);
     assert_eq!(report.findings[0].place.local.to_string(), "10.0.0.1:*");
+}
+
+/// 5/s that nobody closes: 300 of 1,000 after 60 s, the rest in 140 s, which is longer than any TIME_WAIT.
+#[test]
+fn connections_that_nobody_closes() {
+    let report = clients(300, 200.0, End::Open, RANGE).check(60_010.0, &["port-exhaustion"]);
+    let ports = &report.ports[0];
+    assert!(ports.exhausted_in_ns.unwrap().abs_diff(140_000 * MS) < 3_000 * MS, "{ports:?}");
+    says(&report.findings[0], &["4.9/s more are open", "close the connections that are done with"]);
+}
+
+/// Each has a port of its own, and all are one process's.
+#[test]
+fn a_pool_that_keeps_what_its_server_has_closed() {
+    let report = clients(50, 20.0, End::Kept, RANGE).check(10_010.0, &["close-wait-leak"]);
+    let words = ["proxy/212 keeps 50 connections at 10.0.0.1:* that their servers have closed", "list --pid 212"];
+    says(&report.findings[0], &words);
+}
+
+/// More destinations than are followed, one after the other: those that are over make room.
+#[test]
+fn a_long_run_follows_the_latest() {
+    let mut story = Story::new();
+    story.settings.insert(1, RANGE);
+    for index in 0..MOST_ROUTES as u64 + 10 {
+        let [first, second] = u16::try_from(index).unwrap().to_be_bytes();
+        connection_to(&mut story, index as f64, index, [10, 1, first, second], End::Second);
+    }
+    connection_to(&mut story, 20_000.0, 50_000, [10, 2, 0, 1], End::Open);
+    let report = story.report(20_010.0);
+    assert_eq!(report.ports.iter().map(|it| it.open).collect::<Vec<_>>(), [1], "{:?}", report.ports);
+}
+
+/// What the other end has not closed yet keeps its port as `TIME_WAIT` does.
+#[test]
+fn orphans_keep_ports() {
+    let report = clients(500, 20.0, End::Orphaned, RANGE).check(10_010.0, &["port-exhaustion"]);
+    assert_eq!((report.ports[0].open, report.ports[0].time_wait), (0, 500), "{:?}", report.ports);
+}
+
+/// 50/s for 60 s are 3,000 of 4,000, as it was before: what was in `TIME_WAIT` then does not begin again.
+#[test]
+fn a_rate_that_was_there_before() {
+    let settings = Settings { last: 23_999, ..RANGE };
+    let mut story = clients(500, 20.0, End::First, settings);
+    for index in 0..3000 {
+        let ends = (Endpoint::v4([10, 0, 0, 1], 20_500 + index as u16), Endpoint::v4([10, 0, 0, 2], 80));
+        let kind = EventKind::Found {
+            state: TcpState::TimeWait,
+            expires_in_ns: Some((index + 1) * 20 * MS),
+            queue: None,
+            holder: None,
+            listener: None,
+            occasion: Occasion::Expected,
+        };
+        let key = SocketKey { netns: 1, cookie: 200_000 + index };
+        let (at_ns, tuple) = (BEGAN_NS + MS, Some(ends));
+        story.events.push(Event { at_ns, key, skaddr: 0, tuple, kind, certainty: Certainty::Once });
+    }
+    let report = story.check(10_010.0, &[]);
+    assert!(report.ports[0].time_wait.abs_diff(3000) < 5, "{:?}", report.ports);
 }
 
 /// Connections that nobody closes take them, too.

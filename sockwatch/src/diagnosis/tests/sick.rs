@@ -139,12 +139,46 @@ fn a_burst_that_does_not_fit() {
     says(&report.findings[0], &["overflowed at 128", "a backlog of 512"]);
 }
 
+/// The queue is so short that nobody in it waits for long; but it is always full.
+#[test]
+fn clients_come_faster_than_they_are_accepted() {
+    // Two come every 4 ms.
+    let overloaded = |each_ms: f64| {
+        let mut story = Story::new();
+        story.listen(0.0, 1, 1, "server");
+        for client in 10..2_010 {
+            let (at_ms, place) = ((client / 2 * 4) as f64, (client % 2 + 1) as f64);
+            story.arrive(at_ms, client, 1);
+            story.accept(at_ms + place * each_ms, client, 1, "server");
+        }
+        (1..5).for_each(|second| story.drops(f64::from(second) * 1_000.0, 1, (1, 1), second * 500, 4096));
+        story
+    };
+    let report = overloaded(2.0).check(4_100.0, &["queue-too-small"]);
+    says(&report.findings[0], &["faster than they are accepted", "in 4 seconds", "does not keep up"]);
+    assert!(report.findings[0].fix[0].starts_with("accept in more threads"), "{:?}", report.findings);
+    // Idle for half of the time: bursts.
+    let report = overloaded(0.5).check(4_100.0, &["queue-too-small"]);
+    says(&report.findings[0], &["would have held", "accept() that is too slow: those"]);
+}
+
 #[test]
 fn last_acks_that_are_dropped() {
     let mut story = queue(3, 1.0, 0.1);
-    (0..3).for_each(|index| story.incident(50.0 + f64::from(index), 1, Incident::ListenOverflow));
-    let report = story.check(2_000.0, &["queue-too-small"]);
-    assert_eq!(report.listeners[0].turned_away(), 3);
+    (0..8).for_each(|index| story.incident(50.0 + f64::from(index), 1, Incident::ListenOverflow));
+    // Seven are connected late, one of them is not yet.
+    for (client, retransmits) in (100..).zip([1, 1, 1, 2, 3, 4]) {
+        let late_ms = f64::from((1 << retransmits) - 1) * 1_000.0;
+        story.arrive_after(50.0 + late_ms, client, 1, late_ms, retransmits);
+        story.accept(50.1 + late_ms, client, 1, "server");
+    }
+    story.incident(1_050.0, 1, Incident::SynAckRetransmit);
+    let report = story.check(17_000.0, &["queue-too-small"]);
+    assert_eq!(report.listeners[0].turned_away(), 8);
+    says(
+        &report.findings[0],
+        &["3 by 1 s, 1 by 3 s, 2 by 7 s or more", "1 client, as far as is known, believes it is"],
+    );
 }
 
 #[test]
@@ -267,7 +301,14 @@ fn a_process_that_never_closes() {
         story.fin(100.0 + client as f64, client);
     }
     let report = story.check(10_000.0, &["close-wait-leak"]);
-    says(&report.findings[0], &["server/215 keeps 10 connections at 127.0.0.1:80", "10 of 10 came during the run"]);
+    says(
+        &report.findings[0],
+        &[
+            "server/215 keeps 10 connections at 127.0.0.1:80",
+            "half of all for 9.88s or more",
+            "10 of them came during the run: 120 more a minute",
+        ],
+    );
 }
 
 /// Closed by the client in the queue, accepted, and then kept: the FIN's time counts.

@@ -2,7 +2,7 @@
 //! other, which Perfetto shows as one.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
     hash::Hash,
 };
 
@@ -63,18 +63,13 @@ pub(super) struct Track {
     pub(super) is_new: bool,
 }
 
-/// A track that slices are on, one after the other.
-struct Lane {
-    uuid: u64,
-    free_from_ns: u64,
-}
-
 /// All tracks.
 #[derive(Default)]
 pub(super) struct Tracks {
     last_uuid: u64,
     groups: HashMap<Group, u64>,
-    lanes: HashMap<(Group, Kind), Vec<Lane>>,
+    /// Tracks that slices are on, one after the other: from when on each is free, and which it is. There may be thousands.
+    lanes: HashMap<(Group, Kind), BTreeSet<(u64, u64)>>,
 }
 
 impl Tracks {
@@ -94,14 +89,19 @@ impl Tracks {
     /// A track that is free from then until then: of several the one that was busy last, so that few are needed.
     pub(super) fn lane(&mut self, group: Group, kind: Kind, from_ns: u64, to_ns: u64) -> Track {
         let lanes = self.lanes.entry((group, kind)).or_default();
-        let free = lanes.iter_mut().filter(|lane| lane.free_from_ns <= from_ns).max_by_key(|lane| lane.free_from_ns);
-        if let Some(lane) = free {
-            lane.free_from_ns = to_ns;
-            return Track { uuid: lane.uuid, is_new: false };
-        }
-        self.last_uuid += 1;
-        lanes.push(Lane { uuid: self.last_uuid, free_from_ns: to_ns });
-        Track { uuid: self.last_uuid, is_new: true }
+        let free = lanes.range(..=(from_ns, u64::MAX)).next_back().copied();
+        let uuid = match free {
+            Some(lane) => {
+                lanes.remove(&lane);
+                lane.1
+            }
+            None => {
+                self.last_uuid += 1;
+                self.last_uuid
+            }
+        };
+        lanes.insert((to_ns, uuid));
+        Track { uuid, is_new: free.is_none() }
     }
 }
 

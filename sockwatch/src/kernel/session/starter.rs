@@ -39,6 +39,8 @@ pub(super) struct Starter<'a> {
     layout: Layout,
     options: &'a Options,
     attached: Vec<Program>,
+    /// Those that watch threads.
+    aside: Vec<Program>,
     outcomes: Vec<Outcome>,
 }
 
@@ -83,7 +85,16 @@ impl<'a> Starter<'a> {
         let object: Option<Vec<u8>> = None;
         let object = object.as_deref().unwrap_or(OBJECT);
         let ebpf = loader.load(object).map_err(|error| StartError::Object(refusal::of_object(&error)))?;
-        Ok(Self { ebpf, kernel_btf, btf, layout, options, attached: Vec::new(), outcomes: Vec::new() })
+        Ok(Self {
+            ebpf,
+            kernel_btf,
+            btf,
+            layout,
+            options,
+            attached: Vec::new(),
+            aside: Vec::new(),
+            outcomes: Vec::new(),
+        })
     }
 
     pub(super) fn attach_probe(&mut self, probe: &'static Probe) -> Result<(), StartError> {
@@ -253,13 +264,17 @@ impl<'a> Starter<'a> {
         let map = |ebpf: &mut Ebpf, name| ebpf.take_map(name).ok_or(Refusal::Missing(format!("map {name}")));
         let maps = [threads::RING, threads::WATCHED, threads::THREADS].map(|name| map(&mut self.ebpf, name));
         let [ring, watched, threads] = maps;
-        threads::Threads::new(ring?, watched?, threads?, samples).map_err(|error| Refusal::Other(error.to_string()))
+        let tells_reads = self.options.telling == Telling::Events
+            && has_socket_cookie(self.btf.as_ref())
+            && self.met(&threads::OF_FIRST_READ).and_then(|()| self.attach_aside(&threads::FIRST_READ)).is_ok();
+        threads::Threads::new([ring?, watched?, threads?], samples, tells_reads)
+            .map_err(|error| Refusal::Other(error.to_string()))
     }
 
     fn attach_aside(&mut self, program: &Program) -> Result<(), Refusal> {
         let before = self.attached.len();
         let attached = self.attach(program);
-        self.attached.truncate(before);
+        self.aside.extend(self.attached.drain(before..));
         attached
     }
 
@@ -272,7 +287,7 @@ impl<'a> Starter<'a> {
         #[cfg(feature = "probe-log")]
         let log = crate::kernel::log::ProbeLog::of(&mut self.ebpf);
         let tallies = (self.options.telling == Telling::Tallies).then(|| Tallies::of(&mut self.ebpf)).transpose()?;
-        let Self { ebpf, attached, outcomes, btf, .. } = self;
+        let Self { ebpf, attached, aside, outcomes, btf, .. } = self;
         let session = Session {
             ebpf,
             counted,
@@ -280,6 +295,7 @@ impl<'a> Starter<'a> {
             #[cfg(feature = "probe-log")]
             log,
             attached,
+            aside,
             outcomes,
             threads: None,
             tallies,
@@ -300,19 +316,26 @@ fn settings(btf: Option<&Btf>, options: &Options) -> Settings {
     let drop_arguments = btf.and_then(|btf| btf.tracepoint_parameters("kfree_skb"));
     let overflow = btf.and_then(|btf| btf.enumerator("skb_drop_reason", "SKB_DROP_REASON_TCP_LISTEN_OVERFLOW"));
     let task_pt_regs = btf.and_then(|btf| btf.enumerator("bpf_func_id", "BPF_FUNC_task_pt_regs"));
-    // From 5.12 on. The helper's number is older: 5.10 has it for other kinds of programs.
-    let socket_cookie = btf.and_then(|btf| btf.function_parameters("bpf_get_socket_ptr_cookie"));
+    let has_socket_cookie = has_socket_cookie(btf);
     Settings {
         wakeup_bytes: u64::from(options.ring_bytes) / 4,
         reset_reason_index: if reset_arguments == Some(3) { 2 } else { 0 },
         drop_socket_index: if drop_arguments.is_some_and(|count| count >= 4) { 3 } else { 0 },
         listen_overflow_reason: overflow.unwrap_or(0),
         has_task_pt_regs: u32::from(task_pt_regs.is_some()),
-        has_socket_cookie: u32::from(socket_cookie.is_some()),
+        has_socket_cookie: u32::from(has_socket_cookie),
         tick_ns: tick_ns(),
         tallies: u32::from(options.telling == Telling::Tallies),
-        reserved: 0,
+        first_reads: u32::from(
+            options.threads == Threads::Watched && options.telling == Telling::Events && has_socket_cookie,
+        ),
     }
+}
+
+/// Whether tracing programs may ask for a socket's cookie: from 5.12 on. The helper's number is older: 5.10 has it for other kinds
+/// of programs.
+fn has_socket_cookie(btf: Option<&Btf>) -> bool {
+    btf.and_then(|btf| btf.function_parameters("bpf_get_socket_ptr_cookie")).is_some()
 }
 
 /// A jiffy, which is what the coarse clock counts in; 0 if that cannot be had.

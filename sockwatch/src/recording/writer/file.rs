@@ -20,6 +20,9 @@ use super::{Sync, WriteError};
 /// What an address in memory is a multiple of, in the file: columns are compressed, so nobody maps them.
 const ALIGNMENT: usize = 8;
 
+/// Rows that are written as one batch at most, a tenth of what a reader takes: a round of listings may have millions.
+const MOST_ROWS: usize = 1 << 18;
+
 /// A file that is being written.
 #[derive(Debug)]
 pub(super) struct Recording {
@@ -53,7 +56,11 @@ impl Recording {
             io::ErrorKind::AlreadyExists => WriteError::Exists(path.to_owned()),
             _ => WriteError::Create { path: path.to_owned(), error },
         };
-        if force && fs::symlink_metadata(path).is_ok_and(|there| !there.is_dir()) {
+        // A link's end is what is meant, and what is no file must not be replaced by one: /dev/null is everybody's.
+        if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+            return Err(WriteError::NoFile(path.to_owned()));
+        }
+        if force && fs::symlink_metadata(path).is_ok() {
             fs::remove_file(path).map_err(error)?;
         }
         // Nobody else may read who talks to whom.
@@ -63,7 +70,14 @@ impl Recording {
             .try_with_compression_level(Some(level))?;
         let encoder = Encoder(StreamEncoder::try_new_with_options(schema, options)?);
         let mut recording = Self { path: path.to_owned(), file, encoder, bytes: 0, sync };
-        recording.write(&RecordBatch::new_empty(SchemaRef::clone(schema)))?;
+        if let Err(error) = recording.write(&RecordBatch::new_empty(SchemaRef::clone(schema))) {
+            // Nothing is in it: it would count as one of those that are kept.
+            let _ = fs::remove_file(path);
+            return Err(match error {
+                WriteError::Write { path, error, .. } => WriteError::Create { path, error },
+                other => other,
+            });
+        }
         Ok(recording)
     }
 
@@ -75,10 +89,18 @@ impl Recording {
         self.bytes
     }
 
-    /// Appends a batch.
+    /// Appends a batch, as several if it is large.
     pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<(), WriteError> {
-        let buffers = self.encoder.0.encode(batch)?;
-        self.bytes = append(&mut self.file, &self.path, self.bytes, &buffers)?;
+        let mut from = 0;
+        loop {
+            let rows = MOST_ROWS.min(batch.num_rows() - from);
+            let buffers = self.encoder.0.encode(&batch.slice(from, rows))?;
+            self.bytes = append(&mut self.file, &self.path, self.bytes, &buffers)?;
+            from += rows;
+            if from == batch.num_rows() {
+                break;
+            }
+        }
         if self.sync == Sync::Flush {
             let failed = |error| WriteError::Write { path: self.path.clone(), kept: self.bytes, error };
             self.file.sync_data().map_err(failed)?;

@@ -26,6 +26,8 @@ pub(super) struct Files {
     header: Header,
     options: Options,
     current: Option<Recording>,
+    /// The last that was begun.
+    path: PathBuf,
     began: Instant,
     /// Rows in the current file: one without any is not ended for another.
     current_rows: u64,
@@ -43,6 +45,7 @@ impl Files {
         let header = Header { part: 0, ..header };
         Self {
             header,
+            path: options.path.clone(),
             options,
             current: None,
             began: Instant::now(),
@@ -67,6 +70,7 @@ impl Files {
         let schema = schema(self.header.to_metadata());
         let Options { force, level, sync, .. } = self.options;
         self.current = Some(Recording::create(&path, force, &schema, level, sync)?);
+        self.path = path;
         (self.began, self.current_rows) = (Instant::now(), 0);
         self.prune();
         Ok(())
@@ -120,7 +124,7 @@ impl Files {
         Written {
             bytes: self.bytes(),
             rows: self.rows,
-            path: self.current.as_ref().map_or(self.options.path.as_path(), Recording::path).to_owned(),
+            path: self.path.clone(),
             files: self.header.part,
             full: self.full,
         }
@@ -136,13 +140,19 @@ impl Files {
         if rotation.keep_files.is_none() && rotation.keep_bytes.is_none() {
             return;
         }
-        let mut kept_bytes = 0;
-        for (index, (path, bytes)) in parts(&self.options.path).into_iter().rev().enumerate() {
-            kept_bytes += bytes;
-            let too_many = rotation.keep_files.is_some_and(|most| index >= most);
-            // The newest is being written.
-            if index > 0 && (too_many || rotation.keep_bytes.is_some_and(|most| kept_bytes > most)) {
-                let _ = fs::remove_file(path);
+        let Some(current) = self.current.as_ref().map(Recording::path) else { return };
+        let mut parts = parts(&self.options.path);
+        // What this recording has written is the newest, whatever time of day its files are called after.
+        parts.sort_by_cached_key(|part| (part.stamp == self.stamp, part.stamp.clone(), part.number));
+        let (mut files, mut bytes) = (0, 0);
+        for part in parts.into_iter().rev() {
+            files += usize::from(part.bytes > 0);
+            bytes += part.bytes;
+            let too_many = rotation.keep_files.is_some_and(|most| files > most);
+            let too_much = rotation.keep_bytes.is_some_and(|most| bytes > most);
+            // One without even a header was begun when the disk was full, and counts for nothing.
+            if part.path != current && (part.bytes == 0 || too_many || too_much) {
+                let _ = fs::remove_file(part.path);
             }
         }
     }
@@ -163,7 +173,7 @@ fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// `web.swr` is followed by `web-20261121T093000Z-0001.swr` and so on: their order is that of their names.
+/// `web.swr` is followed by `web-20261121T093000Z-0001.swr` and so on.
 fn part(path: &Path, stamp: &str, part: u32) -> PathBuf {
     let (stem, extension) = stem(path);
     path.with_file_name(format!("{stem}-{stamp}-{part:04}{extension}"))
@@ -176,21 +186,31 @@ fn stem(path: &Path) -> (String, String) {
     (path.file_stem().map(text).unwrap_or_default(), extension)
 }
 
-/// The files that are called after a path, oldest first, with their size.
-fn parts(path: &Path) -> Vec<(PathBuf, u64)> {
+/// A file of a recording that rotates.
+#[derive(Debug)]
+struct Part {
+    /// When the recording began.
+    stamp: String,
+    number: u64,
+    path: PathBuf,
+    bytes: u64,
+}
+
+/// The files that are called after a path, in no order.
+fn parts(path: &Path) -> Vec<Part> {
     let (stem, extension) = stem(path);
-    let is_part = |name: &str| {
-        let middle = name.strip_prefix(&format!("{stem}-")).and_then(|rest| rest.strip_suffix(extension.as_str()));
-        middle.is_some_and(|middle| {
-            let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-            let (stamp, part) = middle.split_once('-').unwrap_or_default();
-            let (day, time) = stamp.strip_suffix('Z').and_then(|stamp| stamp.split_once('T')).unwrap_or_default();
-            digits(day) && digits(time) && digits(part) && part.len() >= 4
-        })
+    let named = |name: &str| {
+        let middle = name.strip_prefix(&format!("{stem}-"))?.strip_suffix(extension.as_str())?;
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let (stamp, part) = middle.split_once('-')?;
+        let (day, time) = stamp.strip_suffix('Z')?.split_once('T')?;
+        let is_part = digits(day) && digits(time) && digits(part) && part.len() >= 4;
+        is_part.then(|| Some((stamp.to_owned(), part.parse().ok()?)))?
     };
     let files = fs::read_dir(parent(path)).into_iter().flatten().flatten();
-    let ours = files.filter(|file| is_part(&file.file_name().to_string_lossy()));
-    let mut parts: Vec<_> = ours.filter_map(|file| Some((file.path(), file.metadata().ok()?.len()))).collect();
-    parts.sort();
-    parts
+    let parts = files.filter_map(|file| {
+        let (stamp, number) = named(&file.file_name().to_string_lossy())?;
+        Some(Part { stamp, number, path: file.path(), bytes: file.metadata().ok()?.len() })
+    });
+    parts.collect()
 }

@@ -67,6 +67,7 @@ pub struct AgreementCounts {
     pub(super) depths: u64,
     /// Minisocks that went before their time without a word: a SYN that finds the accept queue full takes one away, and is
     /// dropped itself. Up to kernel 6.10 also those that came to TIME_WAIT, or were reset: no event tells of it there.
+    /// Above tcp_max_tw_buckets also those that the kernel did not make.
     pub(super) displaced: u64,
     /// Listings of network namespaces that could not be had.
     pub(super) unlisted: u64,

@@ -65,14 +65,23 @@ pub(super) struct NetnsDrops {
     cookies_sent: u64,
     /// `SyncookiesRecv`: ACKs that brought a valid one back.
     cookies_received: u64,
+    /// `TCPTimeWaitOverflow`: connections that ended without TIME_WAIT, because there were `tcp_max_tw_buckets`.
+    time_wait_overflows: u64,
 }
 
 impl From<&QueueFigures> for Queue {
     fn from(figures: &QueueFigures) -> Self {
         let QueueFigures { depth, peak, oldest, totals } = *figures;
         let left = totals.left_by_fin + totals.left_by_rst > 0;
-        let NamespaceDrops { overflows, drops, requests_full, cookies, cookies_sent, cookies_received } =
-            totals.namespace;
+        let NamespaceDrops {
+            overflows,
+            drops,
+            requests_full,
+            cookies,
+            cookies_sent,
+            cookies_received,
+            time_wait_overflows,
+        } = totals.namespace;
         let netns = NetnsDrops {
             listen_overflows: overflows,
             listen_drops: drops,
@@ -80,6 +89,7 @@ impl From<&QueueFigures> for Queue {
             cookies,
             cookies_sent,
             cookies_received,
+            time_wait_overflows,
         };
         Self {
             depth,

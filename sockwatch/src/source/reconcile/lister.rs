@@ -111,7 +111,8 @@ impl Lister {
             Scope::Listeners => drops_of(&sockets, &details),
         };
         // Without them the depths are compared all the same. The first ones are what later ones are counted from.
-        let counters = if listens || first { namespace.enter(counters::read)?.ok() } else { None };
+        let tells = listens || first || sockets.iter().any(|it| it.minisock);
+        let counters = if tells { namespace.enter(counters::read)?.ok() } else { None };
         let before = self.known.entry(netns).or_default();
         let dropped = counters.map(|Counters { drops, .. }| drops.since(before.get_or_insert(drops)));
         let records: Vec<_> = ours.into_iter().map(|listed| self.record(listed, first, &drops)).collect();

@@ -81,8 +81,6 @@ impl Source for Player {
             tokio::time::sleep(FRAME).await;
             return Ok(self.last);
         };
-        // Signals are heard while it is wound on, too.
-        tokio::task::yield_now().await;
         let Batch { events: mut told, tick, news } = batch;
         events.append(&mut told);
         self.recording.spare = told;

@@ -1,10 +1,14 @@
+mod clock;
+mod hostile;
+mod several;
+
 use std::{fs, path::PathBuf};
 
 use super::*;
 use crate::{
     pipeline::{self, Limits},
     privilege::Sandbox,
-    process::names::Names,
+    process::names::{Named, Names},
     recording::{
         header::Header,
         writer::{Options, Recorder, Rotation, Sync},
@@ -198,14 +202,14 @@ fn header() -> Header {
 #[test]
 fn names_come_with_the_events_that_they_are_of() {
     use crate::process::{Process, cgroup::Workload};
-    let (teller, told) = mpsc::channel();
-    let mut names = Names::told(told);
+    let told = Told::default();
+    let mut names = Names::told(told.clone());
     let named = |started_ns, comm: &str| Named {
         started_ns,
         process: Process { pid: 7, comm: comm.into(), command: None, workload: Workload::default() },
     };
     assert_eq!(names.of(7, u64::MAX - LATENCY_NS), None);
-    teller.send(named(1_000_000_000, "nginx")).unwrap();
+    told.tell(named(1_000_000_000, "nginx"));
     assert_eq!(names.of(7, 2_000_000_000).unwrap().comm, "nginx".into());
     assert_eq!(names.of(7, 0), None, "it had not started");
     assert_eq!(names.of(8, 2_000_000_000), None);
@@ -275,11 +279,134 @@ fn a_later_file_by_itself_takes_over_what_was_there() {
     recorded.finish().unwrap();
     let replay = |is_rest: bool| {
         let Opened { mut recording, ended } = Recording::of(vec![Reader::open(&path).unwrap()], None);
-        recording.listed = is_rest.then(HashSet::new);
+        recording.rest = is_rest.then(Rest::default);
         lines(&mut recording, ended)
     };
     let (first, later) = (replay(false), replay(true));
     fs::remove_file(&path).unwrap();
     assert!(first.contains("\"type\":\"disagreement\"") && !first.contains("\"type\":\"listed\""), "{first}");
     assert!(later.contains("\"type\":\"listed\"") && !later.contains("\"type\":\"disagreement\""), "{later}");
+}
+
+/// A directory with recordings of the test's own, gone at its end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(test: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("sockwatch-{test}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    /// Every batch of events goes into a file of its own.
+    fn recorder(&self) -> Recorder {
+        let rotation = Rotation { bytes: Some(1), ..Rotation::default() };
+        let options = Options { rotation, flush_every: Duration::ZERO, ..plain(&self.0.join("web.swr")) };
+        Recorder::start(header(), options).unwrap()
+    }
+
+    fn files(&self) -> Vec<Reader> {
+        let mut files: Vec<_> = fs::read_dir(&self.0).unwrap().map(|file| file.unwrap().path()).collect();
+        files.sort();
+        files.iter().map(|file| Reader::open(file).unwrap()).collect()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn opening(at_ns: u64) -> Event {
+    let line = "0.000000000 1:1 @1 127.0.0.1:* 127.0.0.1:80 opening new=SYN_SENT by=clients/1/2";
+    Event { at_ns, ..notation::parse(line).unwrap() }
+}
+
+/// The times of the events of each batch, and what is wrong with it.
+fn play(files: Vec<Reader>) -> (Vec<Vec<u64>>, Option<String>) {
+    let Opened { mut recording, .. } = Recording::of(files, None);
+    let mut batches = Vec::new();
+    while let Some(batch) = recording.batch() {
+        batches.push(batch.events.iter().map(|event| event.at_ns).collect());
+        recording.news.extend(batch.news);
+    }
+    (batches, recording.damage())
+}
+
+/// A later file by itself counts what was lost in it, and in the files behind it.
+#[test]
+fn what_was_lost_before_a_later_file_is_not_its_loss() {
+    let scratch = Scratch::new("lost");
+    let mut recorder = scratch.recorder();
+    for (now_ns, ring_full) in [(1, 3), (2, 3), (3, 5), (4, 5)] {
+        let tick = Tick { now_ns, losses: Losses { ring_full, ..Losses::default() } };
+        recorder.take(&[opening(now_ns)], &tick).unwrap();
+    }
+    recorder.finish().unwrap();
+    let check = |from: usize, expected: &[u64]| {
+        let Opened { mut recording, .. } = Recording::of(scratch.files().split_off(from), None);
+        let lost: Vec<_> = std::iter::from_fn(|| Some(recording.batch()?.tick.losses.ring_full)).collect();
+        assert_eq!(lost, expected, "from {from}");
+    };
+    check(0, &[3, 3, 5, 5]);
+    check(1, &[0, 2, 2]);
+    check(2, &[2, 2]);
+    check(3, &[0]);
+}
+
+#[test]
+fn an_event_from_far_in_the_future_is_damage() {
+    let scratch = Scratch::new("future");
+    let mut recorder = scratch.recorder();
+    let tick = |now_ns| Tick { now_ns, losses: Losses::default() };
+    recorder.take(&[opening(1), opening(2 + MOST_WAIT_NS)], &tick(2)).unwrap();
+    recorder.take(&[opening(3), opening(5 + MOST_WAIT_NS)], &tick(4)).unwrap();
+    recorder.take(&[opening(5)], &tick(6)).unwrap();
+    recorder.finish().unwrap();
+    let (told, damage) = play(scratch.files());
+    assert_eq!(told, [vec![1, 2 + MOST_WAIT_NS], vec![3], vec![5]], "the other files are told");
+    assert!(damage.as_ref().is_some_and(|it| it.contains("more than an hour after the tick")), "{damage:?}");
+}
+
+#[test]
+fn events_that_no_tick_comes_to_are_damage() {
+    let Opened { mut recording, .. } = Recording::of(Vec::new(), None);
+    recording.waiting = vec![WINDOW_NS; MOST_WAITING - 1];
+    recording.check_times(&mut vec![opening(2)], WINDOW_NS + 1);
+    assert_eq!(recording.damage(), None);
+    recording.check_times(&mut vec![opening(3)], WINDOW_NS + 1);
+    let damage = recording.damage();
+    assert!(damage.as_ref().is_some_and(|it| it.starts_with("more than 4000000 events")), "{damage:?}");
+}
+
+#[test]
+fn a_table_that_is_told_of_without_end_is_damage() {
+    let scratch = Scratch::new("news");
+    let mut recorder = scratch.recorder();
+    let tick = |now_ns| Tick { now_ns, losses: Losses::default() };
+    recorder.take(&[opening(1)], &tick(1)).unwrap();
+    (0..=MOST_NEWS).for_each(|_| recorder.table(&TableNews::Expected));
+    recorder.take(&[opening(2)], &tick(2)).unwrap();
+    recorder.finish().unwrap();
+    let (told, damage) = play(scratch.files());
+    assert_eq!(told, [[1]]);
+    assert!(damage.as_ref().is_some_and(|it| it.contains("too many listings")), "{damage:?}");
+}
+
+/// What stands between a tick and news of the table leaves those where they were.
+#[test]
+fn news_are_told_with_the_tick_before_them() {
+    let scratch = Scratch::new("between");
+    let mut recorder = scratch.recorder();
+    for now_ns in 1..4 {
+        let tick = Tick { now_ns, losses: Losses { ring_full: now_ns, ..Losses::default() } };
+        recorder.take(&[opening(now_ns)], &tick).unwrap();
+        recorder.table(&TableNews::Expected);
+    }
+    recorder.finish().unwrap();
+    let Opened { mut recording, .. } = Recording::of(scratch.files(), None);
+    let batches: Vec<_> = std::iter::from_fn(|| recording.batch()).collect();
+    let told = |batch: &Batch| (batch.tick.losses.ring_full, batch.news.len());
+    assert_eq!(batches.iter().map(told).collect::<Vec<_>>(), [(1, 1), (2, 1), (3, 1)]);
 }

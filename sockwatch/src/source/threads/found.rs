@@ -1,11 +1,18 @@
 //! What `/proc` tells of processes and threads: who holds a listener, and what sleeps.
 
-use std::{fs, os::unix::fs::FileExt};
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader},
+    os::unix::fs::FileExt,
+};
 
 use sockwatch_common::USER_STACK_BYTES;
 
 use super::unwind::Registers;
-use crate::{process::holders::Holders, tcp::event::Comm};
+use crate::{
+    process::holders::Holders,
+    tcp::{endpoint::Endpoint, event::Comm},
+};
 
 /// A thread.
 #[derive(Debug)]
@@ -26,9 +33,10 @@ pub(super) struct Asleep {
 
 /// All processes that hold the listeners at this port that one of them holds. A process whose child holds them too only keeps
 /// them for it.
-pub(super) fn holders(pid: u32, port: u16) -> Vec<u32> {
-    let text = |name: &str| fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
-    let inodes: Vec<_> = ["tcp", "tcp6"].iter().flat_map(|name| listeners(&text(name), port)).collect();
+pub(super) fn holders(pid: u32, local: &Endpoint) -> Vec<u32> {
+    let name = if local.address.is_ipv4() { "tcp" } else { "tcp6" };
+    let table = File::open(format!("/proc/{pid}/net/{name}")).map(BufReader::new);
+    let inodes = table.map_or_else(|_ended| Vec::new(), |table| listeners(table, local.port));
     let holders = Holders::look();
     let held_by = |inode: &u32| holders.of(*inode).iter().map(|holder| holder.pid).collect::<Vec<_>>();
     let mut pids: Vec<u32> = inodes.iter().map(held_by).filter(|pids| pids.contains(&pid)).flatten().collect();
@@ -40,15 +48,18 @@ pub(super) fn holders(pid: u32, port: u16) -> Vec<u32> {
     pids
 }
 
-/// The inodes of listeners at a port, from the text of `/proc/net/tcp`.
-fn listeners(text: &str, port: u16) -> Vec<u32> {
-    let of_line = |line: &str| {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        let (_, at) = fields.get(1)?.rsplit_once(':')?;
-        let is_listener = *fields.get(3)? == "0A" && u16::from_str_radix(at, 16).ok()? == port;
-        is_listener.then(|| fields.get(9)?.parse().ok())?
+/// The inodes of listeners at a port, from the text of `/proc/net/tcp`. Listeners come first: what follows is not read, which may be
+/// a hundred thousand connections.
+fn listeners(table: impl BufRead, port: u16) -> Vec<u32> {
+    let field = |line: &str, number| line.split_whitespace().nth(number).map(str::to_owned);
+    let lines = table.lines().skip(1).map_while(Result::ok);
+    let listeners = lines.take_while(|line| field(line, 3).as_deref() == Some("0A"));
+    let of_line = |line: String| {
+        let at = field(&line, 1)?;
+        let (_, at) = at.rsplit_once(':')?;
+        (u16::from_str_radix(at, 16).ok()? == port).then(|| field(&line, 9)?.parse().ok())?
     };
-    text.lines().filter_map(of_line).collect()
+    listeners.filter_map(of_line).collect()
 }
 
 fn parent(pid: u32) -> Option<u32> {
@@ -76,7 +87,7 @@ fn asleep(pid: u32, tid: u32) -> Asleep {
     let mut last = text.split_whitespace().rev().map_while(hexadecimal);
     let (ip, sp) = (last.next().unwrap_or(0), last.next().unwrap_or(0));
     let mut stack = vec![0; USER_STACK_BYTES];
-    let read = fs::File::open(format!("/proc/{pid}/mem")).and_then(|memory| memory.read_at(&mut stack, sp));
+    let read = File::open(format!("/proc/{pid}/mem")).and_then(|memory| memory.read_at(&mut stack, sp));
     stack.truncate(read.unwrap_or(0));
     Asleep { kernel: kernel_stack(pid, tid), registers: Registers { ip, sp, bp: 0, lr: 0 }, stack }
 }
@@ -95,17 +106,26 @@ mod tests {
 
     #[test]
     fn a_listener_is_found_by_its_port() {
-        let line = "  0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0  0 4711 1 x";
-        assert_eq!(listeners(line, 8080), [4711]);
-        assert!(listeners(line, 8081).is_empty());
-        assert!(listeners(&line.replace(" 0A ", " 01 "), 8080).is_empty());
+        let line = |at: &str, state: &str, inode: u32| {
+            format!(
+                "  0: 0100007F:{at} 00000000:0000 {state} 00000000:00000000 00:00000000 00000000  0  0 {inode} 1 x\n"
+            )
+        };
+        let header =
+            "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
+        let rows = [line("1F90", "0A", 1), line("0016", "0A", 2), line("1F90", "0A", 3), line("1F90", "01", 4)];
+        let text = header.to_owned() + &rows.concat();
+        assert_eq!(listeners(text.as_bytes(), 8080), [1, 3]);
+        assert!(listeners(text.as_bytes(), 8081).is_empty());
     }
 
     #[test]
     fn we_hold_our_own_listener_and_our_threads_are_found() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let pid = std::process::id();
-        assert_eq!(holders(pid, listener.local_addr().unwrap().port()), [pid]);
+        let at = listener.local_addr().unwrap();
+        let local = Endpoint { address: at.ip(), port: at.port() };
+        assert_eq!(holders(pid, &local), [pid]);
         assert!(threads(pid).iter().any(|thread| thread.tid == pid));
     }
 }

@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     fs,
     ops::Range,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -15,7 +16,10 @@ use object::{Object, ObjectSection, ObjectSegment, SegmentFlags, elf::PF_X};
 const MOST_FRAMES: usize = 64;
 
 /// Programs that are known at once.
-const MOST_PROGRAMS: usize = 64;
+const MOST_PROGRAMS: usize = 256;
+
+/// Files that are known at once.
+const MOST_FILES: usize = 1024;
 
 /// Where a program's files lie is looked up again after so long, if an address lies in none of them.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -32,10 +36,14 @@ pub(super) struct Registers {
 
 /// Processes' programs.
 #[derive(Default)]
-pub(super) struct Programs(HashMap<u32, Program>);
+pub(super) struct Programs {
+    programs: HashMap<u32, Program>,
+    /// By device and inode: workers of one server have the same files.
+    files: HashMap<String, Arc<Unwindable>>,
+}
 
 struct Program {
-    unwinder: UnwinderNative<Vec<u8>, framehop::MayAllocateDuringUnwind>,
+    unwinder: UnwinderNative<Arc<[u8]>, framehop::MayAllocateDuringUnwind>,
     cache: CacheNative<framehop::MayAllocateDuringUnwind>,
     code: Vec<Range<u64>>,
     looked: Instant,
@@ -48,12 +56,13 @@ impl Programs {
         if ip == 0 {
             return Vec::new();
         }
-        if self.0.len() >= MOST_PROGRAMS && !self.0.contains_key(&pid) {
-            self.0.clear();
+        let Self { programs, files } = self;
+        if programs.len() >= MOST_PROGRAMS && !programs.contains_key(&pid) {
+            programs.clear();
         }
-        let program = self.0.entry(pid).or_insert_with(|| Program::look(pid));
+        let program = programs.entry(pid).or_insert_with(|| Program::look(pid, files));
         if !program.code.iter().any(|code| code.contains(&ip)) && program.looked.elapsed() >= AGAIN {
-            *program = Program::look(pid);
+            *program = Program::look(pid, files);
         }
         let mut read = |address: u64| {
             let at = usize::try_from(address.checked_sub(sp).ok_or(())?).map_err(|_| ())?;
@@ -83,7 +92,7 @@ fn native(registers: &Registers) -> UnwindRegsNative {
 }
 
 impl Program {
-    fn look(pid: u32) -> Self {
+    fn look(pid: u32, files: &mut HashMap<String, Arc<Unwindable>>) -> Self {
         let mut program = Self {
             unwinder: UnwinderNative::new(),
             cache: CacheNative::new(),
@@ -93,9 +102,15 @@ impl Program {
         let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
         for mapping in maps.lines().filter_map(Mapping::parse) {
             program.code.push(mapping.addresses.clone());
-            if let Some(module) = mapping.module(pid) {
+            if files.len() >= MOST_FILES && !files.contains_key(mapping.file) {
+                files.clear();
+            }
+            let known = files.get(mapping.file).cloned();
+            let Some(file) = known.or_else(|| mapping.read(pid).map(Arc::new)) else { continue };
+            if let Some(module) = mapping.module(&file) {
                 program.unwinder.add_module(module);
             }
+            files.entry(mapping.file.to_owned()).or_insert(file);
         }
         program
     }
@@ -110,67 +125,30 @@ struct Segment {
     is_code: bool,
 }
 
-/// Code of a file.
-#[derive(Debug, PartialEq, Eq)]
-struct Mapping<'a> {
-    addresses: Range<u64>,
-    offset: u64,
-    path: &'a str,
+/// What unwinding takes of a file.
+struct Unwindable {
+    segments: Vec<Segment>,
+    sections: ExplicitModuleSectionInfo<Arc<[u8]>>,
 }
 
-impl<'a> Mapping<'a> {
-    /// A line of `/proc/PID/maps`, if it is about code.
-    fn parse(line: &'a str) -> Option<Self> {
-        let mut words = line.splitn(6, ' ');
-        let (from, to) = words.next()?.split_once('-')?;
-        let is_code = words.next()?.as_bytes().get(2) == Some(&b'x');
-        let hexadecimal = |word| u64::from_str_radix(word, 16).ok();
-        let offset = hexadecimal(words.next()?)?;
-        let path = words.nth(2).unwrap_or("").trim_start();
-        is_code.then_some(Self { addresses: hexadecimal(from)?..hexadecimal(to)?, offset, path })
-    }
-
-    /// What is to be added to an address of the file to have the one in memory. A mapping begins at a page; its segment may begin
-    /// within that page, and another one end there.
-    fn base(&self, mut segments: impl Iterator<Item = Segment>) -> Option<u64> {
-        let bytes = self.addresses.end - self.addresses.start;
-        let mapped = segments.find(|segment| {
-            let Segment { offset, bytes: all, is_code, .. } = *segment;
-            is_code && offset < self.offset.saturating_add(bytes) && self.offset < offset.saturating_add(all)
-        })?;
-        let first = mapped.address.wrapping_add(self.offset).wrapping_sub(mapped.offset);
-        Some(self.addresses.start.wrapping_sub(first))
-    }
-
-    fn module(&self, pid: u32) -> Option<Module<Vec<u8>>> {
-        if !self.path.starts_with('/') {
-            return None;
-        }
-        // As the process sees it, whatever has become of the path since.
-        let Range { start, end } = self.addresses;
-        let bytes = fs::read(format!("/proc/{pid}/map_files/{start:x}-{end:x}"))
-            .or_else(|_| fs::read(format!("/proc/{pid}/root{}", self.path)))
-            .ok()?;
-        let file = object::File::parse(bytes.as_slice()).ok()?;
-        let segments = file.segments().map(|segment| {
+impl Unwindable {
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let file = object::File::parse(bytes).ok()?;
+        let segment = |segment: object::Segment<'_, '_>| {
             let (offset, bytes) = segment.file_range();
             let SegmentFlags::Elf { p_flags } = segment.flags() else { return Segment::default() };
             Segment { address: segment.address(), offset, bytes, is_code: p_flags & PF_X != 0 }
-        });
-        let base = self.base(segments)?;
-        let section = |name: &str| {
-            let section = file.section_by_name(name)?;
-            Some((
-                section.address()..section.address() + section.size(),
-                section.uncompressed_data().ok()?.into_owned(),
-            ))
         };
-        let (eh_frame_svma, eh_frame) = section(".eh_frame").unzip();
-        let (eh_frame_hdr_svma, eh_frame_hdr) = section(".eh_frame_hdr").unzip();
         let range = |name: &str| {
             let section = file.section_by_name(name)?;
             Some(section.address()..section.address() + section.size())
         };
+        let section = |name: &str| {
+            let data = file.section_by_name(name)?.uncompressed_data().ok()?;
+            Some((range(name)?, Arc::from(data.as_ref())))
+        };
+        let (eh_frame_svma, eh_frame) = section(".eh_frame").unzip();
+        let (eh_frame_hdr_svma, eh_frame_hdr) = section(".eh_frame_hdr").unzip();
         let sections = ExplicitModuleSectionInfo {
             base_svma: 0,
             text_svma: range(".text"),
@@ -182,7 +160,62 @@ impl<'a> Mapping<'a> {
             debug_frame: section(".debug_frame").map(|(_, bytes)| bytes),
             ..ExplicitModuleSectionInfo::default()
         };
-        Some(Module::new(self.path.to_owned(), self.addresses.clone(), base, sections))
+        Some(Self { segments: file.segments().map(segment).collect(), sections })
+    }
+}
+
+/// Code of a file.
+#[derive(Debug, PartialEq, Eq)]
+struct Mapping<'a> {
+    addresses: Range<u64>,
+    offset: u64,
+    /// Its device and inode, as they are printed.
+    file: &'a str,
+    path: &'a str,
+}
+
+impl<'a> Mapping<'a> {
+    /// A line of `/proc/PID/maps`, if it is about code.
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut words = line.splitn(4, ' ');
+        let (from, to) = words.next()?.split_once('-')?;
+        let is_code = words.next()?.as_bytes().get(2) == Some(&b'x');
+        let hexadecimal = |word| u64::from_str_radix(word, 16).ok();
+        let offset = hexadecimal(words.next()?)?;
+        let rest = words.next()?;
+        let inode = rest.find(' ')? + 1;
+        let end = rest[inode..].find(' ').map_or(rest.len(), |length| inode + length);
+        let (file, path) = (&rest[..end], rest[end..].trim_start());
+        is_code.then_some(Self { addresses: hexadecimal(from)?..hexadecimal(to)?, offset, file, path })
+    }
+
+    /// What is to be added to an address of the file to have the one in memory. A mapping begins at a page; its segment may begin
+    /// within that page, and another one end there.
+    fn base(&self, segments: &[Segment]) -> Option<u64> {
+        let bytes = self.addresses.end - self.addresses.start;
+        let mapped = segments.iter().find(|segment| {
+            let Segment { offset, bytes: all, is_code, .. } = **segment;
+            is_code && offset < self.offset.saturating_add(bytes) && self.offset < offset.saturating_add(all)
+        })?;
+        let first = mapped.address.wrapping_add(self.offset).wrapping_sub(mapped.offset);
+        Some(self.addresses.start.wrapping_sub(first))
+    }
+
+    fn read(&self, pid: u32) -> Option<Unwindable> {
+        if !self.path.starts_with('/') {
+            return None;
+        }
+        // As the process sees it, whatever has become of the path since.
+        let Range { start, end } = self.addresses;
+        let bytes = fs::read(format!("/proc/{pid}/map_files/{start:x}-{end:x}"))
+            .or_else(|_| fs::read(format!("/proc/{pid}/root{}", self.path)))
+            .ok()?;
+        Unwindable::parse(&bytes)
+    }
+
+    fn module(&self, file: &Unwindable) -> Option<Module<Arc<[u8]>>> {
+        let base = self.base(&file.segments)?;
+        Some(Module::new(self.path.to_owned(), self.addresses.clone(), base, file.sections.clone()))
     }
 }
 
@@ -193,7 +226,7 @@ mod tests {
     #[test]
     fn code_is_told_from_the_rest() {
         let code = "7f00-8f00 r-xp 00001000 fe:00 42                 /usr/lib/a b.so";
-        let expected = Mapping { addresses: 0x7f00..0x8f00, offset: 0x1000, path: "/usr/lib/a b.so" };
+        let expected = Mapping { addresses: 0x7f00..0x8f00, offset: 0x1000, file: "fe:00 42", path: "/usr/lib/a b.so" };
         assert_eq!(Mapping::parse(code), Some(expected));
         assert_eq!(Mapping::parse(&code.replace("r-xp", "r--p")), None);
         assert_eq!(Mapping::parse("7f00-8f00 r-xp 00000000 00:00 0").map(|it| it.path), Some(""));
@@ -206,8 +239,8 @@ mod tests {
             Segment { address: 0, offset: 0, bytes: 0x1c30, is_code: false },
             Segment { address: 0x2c40, offset: 0x1c40, bytes: 0x3000, is_code: true },
         ];
-        let mapping = Mapping { addresses: 0x7000_2000..0x7000_6000, offset: 0x1000, path: "/a" };
-        assert_eq!(mapping.base(segments.into_iter()), Some(0x7000_0000));
-        assert_eq!(mapping.base(segments.into_iter().take(1)), None);
+        let mapping = Mapping { addresses: 0x7000_2000..0x7000_6000, offset: 0x1000, file: "fe:00 1", path: "/a" };
+        assert_eq!(mapping.base(&segments), Some(0x7000_0000));
+        assert_eq!(mapping.base(&segments[..1]), None);
     }
 }

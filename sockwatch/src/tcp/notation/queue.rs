@@ -13,10 +13,19 @@ pub(super) fn print(words: &mut Words, record: &QueueRecord, verdict: Verdict) {
     let QueueRecord { from_ns, to_ns, depth, limit, drops, somaxconn, namespace, follows } = *record;
     words.word("queue_found").field("from", to_seconds(from_ns)).field("to", to_seconds(to_ns));
     words.field("queue", pair::Text((depth, limit))).option("drops", drops).option("somaxconn", somaxconn);
-    let NamespaceDrops { overflows, drops, requests_full, cookies, cookies_sent, cookies_received } = namespace;
+    let NamespaceDrops {
+        overflows,
+        drops,
+        requests_full,
+        cookies,
+        cookies_sent,
+        cookies_received,
+        time_wait_overflows,
+    } = namespace;
     words.count("netns_overflows", overflows).count("netns_drops", drops);
     words.count("netns_requests_full", requests_full).count("netns_cookies", cookies);
     words.count("netns_cookies_sent", cookies_sent).count("netns_cookies_received", cookies_received);
+    words.count("netns_time_wait_overflows", time_wait_overflows);
     words.flag("some", follows == Follows::Some);
     words.flag("doubtful", verdict == Verdict::Doubtful).flag("differs", verdict == Verdict::Differs);
 }
@@ -37,6 +46,7 @@ pub(super) fn parse(fields: &mut Fields<'_>) -> Result<EventKind, NotationError>
             cookies: fields.count("netns_cookies")?,
             cookies_sent: fields.count("netns_cookies_sent")?,
             cookies_received: fields.count("netns_cookies_received")?,
+            time_wait_overflows: fields.count("netns_time_wait_overflows")?,
         },
         follows: if fields.flag("some") { Follows::Some } else { Follows::All },
     };

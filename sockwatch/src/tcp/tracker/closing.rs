@@ -53,7 +53,7 @@ impl Tracker {
         self.leave_minisock(key, event.at_ns, updates);
     }
 
-    /// The kernel replaces a socket that closed first by a minisock.
+    /// The kernel replaces a socket that closed first by a minisock. Where it may be out of them, the next listing tells.
     fn leave_minisock(&mut self, key: SocketKey, at_ns: u64, updates: &mut Vec<Update>) {
         let Some(tracked) = self.sockets.get(&key) else { return };
         let connection = &*tracked.connection;
@@ -67,7 +67,8 @@ impl Tracker {
             }
             _ => return,
         };
-        let minisock = Minisock::new(Subject::from(connection), state, at_ns, lasts_ns);
+        let mut minisock = Minisock::new(Subject::from(connection), state, at_ns, lasts_ns);
+        minisock.doubtful = self.crowds.is_full(key.netns);
         self.admit_minisock(minisock, updates);
     }
 }

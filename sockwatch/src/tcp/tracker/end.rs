@@ -28,7 +28,7 @@ pub(super) enum Stage {
 }
 
 /// Sockets in the order in which they came to a stage. A place is void once its socket is in another stage.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Places(VecDeque<(Stage, SocketKey)>);
 
 impl Places {

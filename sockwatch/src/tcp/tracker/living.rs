@@ -1,6 +1,6 @@
 //! What there is now, for those who show it: sockets, the minisocks that they left, and accept queues.
 
-use super::Tracker;
+use super::{Tracked, Tracker};
 use crate::tcp::{
     connection::{Connection, Role},
     event::SocketKey,
@@ -23,6 +23,16 @@ pub struct Living<'a> {
     pub first_seen_ns: u64,
     /// What it is.
     pub kind: Kind<'a>,
+}
+
+/// Where one is kept: less than a [`Living`], into which it is made when it is looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept<'a>(Place<'a>);
+
+#[derive(Clone, Copy, Debug)]
+enum Place<'a> {
+    Socket(&'a Tracked),
+    Minisock(&'a Minisock),
 }
 
 /// What lives.
@@ -64,31 +74,44 @@ impl Tracker {
 
     /// All that there is, in no order.
     pub fn living(&self, now_ns: u64) -> impl Iterator<Item = Living<'_>> {
-        let sockets = self.sockets.values().filter_map(move |tracked| {
-            let connection = &*tracked.connection;
-            let kind = match connection.role {
-                _any if connection.is_queued() => Kind::Queued(connection),
-                _any if connection.state == TcpState::Close => return None,
-                Role::Listener => Kind::Listener(self.queue_of(connection.key, now_ns)),
-                Role::Active | Role::Passive | Role::Unknown => Kind::Socket(connection),
-            };
-            Some(Living {
-                subject: Subject::from(connection),
-                state: connection.state,
-                since_ns: connection.state_since_ns,
-                first_seen_ns: connection.first_seen_ns,
-                kind,
-            })
-        });
-        // The kernel's timer may be late; ours says when the time was over.
-        let minisocks = self.minisocks.iter().filter(move |minisock| minisock.expires_ns > now_ns);
-        sockets.chain(minisocks.map(|minisock| Living {
-            subject: minisock.subject,
-            state: minisock.state,
-            since_ns: (!minisock.adopted).then(|| began_ns(minisock)),
-            first_seen_ns: minisock.since_ns,
-            kind: Kind::Minisock { expires_ns: minisock.expires_ns },
-        }))
+        self.kept().filter_map(move |kept| self.look(kept, now_ns))
+    }
+
+    /// Where each is kept, and some that do not live.
+    pub fn kept(&self) -> impl Iterator<Item = Kept<'_>> {
+        let places = self.sockets.values().map(Place::Socket).chain(self.minisocks.iter().map(Place::Minisock));
+        places.map(Kept)
+    }
+
+    /// What is kept there, if it lives.
+    pub fn look<'a>(&'a self, kept: Kept<'a>, now_ns: u64) -> Option<Living<'a>> {
+        match kept.0 {
+            Place::Socket(tracked) => {
+                let connection = &*tracked.connection;
+                let kind = match connection.role {
+                    _any if connection.is_queued() => Kind::Queued(connection),
+                    _any if connection.state == TcpState::Close => return None,
+                    Role::Listener => Kind::Listener(self.queue_of(connection.key, now_ns)),
+                    Role::Active | Role::Passive | Role::Unknown => Kind::Socket(connection),
+                };
+                Some(Living {
+                    subject: Subject::from(connection),
+                    state: connection.state,
+                    since_ns: connection.state_since_ns,
+                    first_seen_ns: connection.first_seen_ns,
+                    kind,
+                })
+            }
+            // The kernel's timer may be late; ours says when the time was over.
+            Place::Minisock(minisock) if minisock.expires_ns <= now_ns || minisock.doubtful => None,
+            Place::Minisock(minisock) => Some(Living {
+                subject: minisock.subject,
+                state: minisock.state,
+                since_ns: (!minisock.adopted).then(|| began_ns(minisock)),
+                first_seen_ns: minisock.since_ns,
+                kind: Kind::Minisock { expires_ns: minisock.expires_ns },
+            }),
+        }
     }
 }
 

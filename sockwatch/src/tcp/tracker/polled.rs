@@ -33,7 +33,7 @@ impl Tracker {
                 connection.birth_seen = true;
                 connection.state_since_ns = Some(at_ns);
             }
-            Happening::Listed { state, queue }
+            Happening::Listed { state, queue, expires_ns: None }
         } else {
             let old = connection.state;
             let lasted_ns = connection.enter(state, at_ns);

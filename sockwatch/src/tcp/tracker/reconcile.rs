@@ -7,14 +7,15 @@
 //!
 //! The table does not hold what waits dead in an accept queue; requests (`NEW_SYN_RECV`) in it are nobody's state yet.
 
+mod crowds;
 mod history;
 mod listeners;
 
 use std::collections::HashSet;
 
-pub(super) use self::history::History;
 #[cfg(test)]
 pub(super) use self::history::STAYS_PER_SOCKET;
+pub(super) use self::{crowds::Crowds, history::History};
 use self::{
     history::Nameless,
     listeners::{Listeners, is_queued},
@@ -72,14 +73,15 @@ impl Tracker {
     pub fn compare(&mut self, round: &Round) -> Vec<Event> {
         self.round = self.round.wrapping_add(1);
         self.agreement.rounds += 1;
-        self.agreement.unlisted += round.unlisted;
+        // A recording may say what it likes.
+        self.agreement.unlisted = self.agreement.unlisted.saturating_add(round.unlisted);
         self.interval_ns = round.to_ns.saturating_sub(self.compared_ns);
         self.compared_ns = round.to_ns;
         let mut history = self.history.take().unwrap_or_default();
         history.rounds = history.rounds.saturating_sub(1);
         let mut events = Vec::new();
         if history.full {
-            self.agreement.unlisted += round.listings.len() as u64;
+            self.agreement.unlisted = self.agreement.unlisted.saturating_add(round.listings.len() as u64);
         } else {
             self.compare_listings(round, &history, &mut events);
         }
@@ -95,6 +97,7 @@ impl Tracker {
         let mut nameless = history.nameless.clone();
         nameless.extend(self.nameless_by_ends());
         for listing in &round.listings {
+            self.crowds.learn(listing);
             let mut openings = HashSet::new();
             let (listeners, young) = (Listeners::of(listing), self.young(listing));
             for record in &listing.records {
@@ -117,6 +120,7 @@ impl Tracker {
         }
         for netns in &round.gone {
             self.find_purged(*netns, round.to_ns, events);
+            self.crowds.forget(*netns);
         }
     }
 
@@ -200,7 +204,7 @@ impl Tracker {
             if let Some(minisock) = self.minisocks.get_mut(&(record.key.netns, local, remote))
                 && minisock.subject.key == record.key
             {
-                (minisock.round, minisock.absences) = (round, 0);
+                (minisock.round, minisock.absences, minisock.doubtful) = (round, 0, false);
                 minisock.learn_time(record.state, record.to_ns.saturating_add(expires_in_ns));
                 if minisock.was_in(record.state, from_ns, to_ns) {
                     return Finding::Agrees;
@@ -227,11 +231,14 @@ impl Tracker {
         if history.agrees(record, window) {
             return Finding::Agrees;
         }
-        match self.sockets.get(&record.key) {
+        let believed = self.sockets.get(&record.key).map(|tracked| tracked.connection.state);
+        let untold = record.expires_in_ns.is_some() && self.crowds.was_full(record.key.netns);
+        match believed {
+            _ if !record.ours => Finding::Nothing,
+            None | Some(TcpState::Close) if untold => Finding::Untold,
+            None if record.state == TcpState::SynRecv => Finding::Nothing,
             // Its `CLOSE` was missed: the table has its minisock already.
-            Some(tracked) if record.ours => Finding::News(Some(tracked.connection.state)),
-            None if record.ours && record.state != TcpState::SynRecv => Finding::News(None),
-            Some(_) | None => Finding::Nothing,
+            believed => Finding::News(believed),
         }
     }
 
@@ -241,6 +248,7 @@ impl Tracker {
         let began_ns = listing.from_ns.saturating_sub(TOLERANCE_NS);
         let ended_ns = listing.to_ns.saturating_add(TOLERANCE_NS);
         let disagreement = Occasion::Disagreement { interval_ns: self.interval_ns };
+        let proof = if self.crowds.was_full(listing.netns) { 1 } else { PROOF };
         let Self { round, sockets, minisocks, agreement, .. } = self;
         for (key, tracked) in sockets.iter_mut().filter(|(key, _)| key.netns == listing.netns) {
             let connection = &*tracked.connection;
@@ -263,11 +271,11 @@ impl Tracker {
             let (key, tuple) = (minisock.subject.key, Some((minisock.subject.local, minisock.subject.remote)));
             let must = minisock.since_ns <= began_ns && minisock.round != *round;
             minisock.absences = if must { minisock.absences + 1 } else { 0 };
-            if minisock.absences < PROOF && !(must && reused(minisock)) {
+            if minisock.absences < proof && !(must && reused(minisock)) {
                 continue;
             }
-            // Nobody tells of it: a SYN takes a minisock away (`TCP_TW_SYN`), and is dropped where the accept queue is full. One
-            // without a cookie cannot be found by it.
+            // Nobody tells of it: a SYN takes a minisock away (`TCP_TW_SYN`), and is dropped where the accept queue is full, or the
+            // kernel has made none. One without a cookie cannot be found by it.
             let early = minisock.surely_until_ns > ended_ns && key.cookie & NAMELESS == 0 && !reused(minisock);
             agreement.displaced += u64::from(early);
             let occasion = Occasion::Expected;
@@ -305,7 +313,7 @@ impl Tracker {
                     connection.queued = Some(Queued { at_ns: Some(event.at_ns), depth, limit, ..Queued::default() });
                 }
                 self.displace(&connection, Some(self.interval_ns), updates);
-                let happening = news(occasion, state, queue);
+                let happening = news(occasion, state, queue, None);
                 updates.push(Update { at_ns: event.at_ns, subject: Subject::from(&connection), happening });
                 self.sockets.insert(key, Tracked::new(connection));
                 if role == Role::Listener {
@@ -384,7 +392,7 @@ impl Tracker {
             Subject::from(&Connection::new(key, Role::Unknown, (local, remote), TcpState::Close, at_ns))
         });
         let happening = match occasion {
-            Occasion::Expected => news(occasion, state, None),
+            Occasion::Expected => news(occasion, state, None, Some(at_ns.saturating_add(expires_in_ns))),
             Occasion::Disagreement { .. } => Happening::Disagreed { believed, found: Some(state) },
         };
         updates.push(Update { at_ns, subject, happening });
@@ -437,9 +445,9 @@ fn event(at_ns: u64, key: SocketKey, tuple: Option<(Endpoint, Endpoint)>, kind: 
 }
 
 /// A socket that we did not know.
-fn news(occasion: Occasion, state: TcpState, queue: Option<(u32, u32)>) -> Happening {
+fn news(occasion: Occasion, state: TcpState, queue: Option<(u32, u32)>, expires_ns: Option<u64>) -> Happening {
     match occasion {
-        Occasion::Expected => Happening::Listed { state, queue },
+        Occasion::Expected => Happening::Listed { state, queue, expires_ns },
         Occasion::Disagreement { .. } => Happening::Disagreed { believed: None, found: Some(state) },
     }
 }

@@ -15,7 +15,7 @@ pub const MAX_SOCKETS: usize = 1_000_000;
 
 /// A child's first events without a cookie. Up to 6.12 at least a child has neither cookie nor remote end at its birth, and
 /// a kprobe cannot ask for a cookie that nobody has asked for yet; microseconds later the socket has both.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Unnamed {
     birth: Option<Event>,
     enqueue: Option<Event>,
@@ -23,7 +23,7 @@ pub(super) struct Unnamed {
 }
 
 /// Those that wait for a name, by address, and the order in which they came.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Waiting {
     by_address: HashMap<u64, Unnamed, foldhash::fast::FixedState>,
     places: VecDeque<(u64, u64)>,

@@ -10,6 +10,7 @@ use ratatui::{
 use super::{
     Scene,
     table::{self, Align, Cell},
+    wrap::cut_line,
 };
 use crate::{
     diagnosis::words::{Grouped, time},
@@ -41,30 +42,31 @@ pub(super) fn draw(frame: &mut Frame<'_>, scene: &Scene<'_>, ui: &mut Ui, area: 
     draw_heading(frame, scene, ui, &columns, head);
     let height = usize::from(list.height);
     // How many fit is known only when they have been looked at.
-    let (tracker, now_ns) = (scene.sight.tracker, scene.sight.now_ns);
     let first = ui.window(usize::MAX / 2, height);
-    let mut chosen = choose(tracker, now_ns, &ui.words, ui.order, (first, height));
-    if chosen.rows.len() < height && first > 0 || ui.cursor() >= chosen.fitting {
+    let mut chosen = choose(&scene.sight, &mut ui.selection, &ui.words, ui.order, (first, height));
+    let is_beyond = chosen.rows.len() < height && first > 0 || ui.cursor() >= chosen.fitting;
+    // Where none fits there is nothing else to show.
+    if is_beyond && chosen.fitting > 0 {
         let first = ui.window(chosen.fitting, height);
-        chosen = choose(tracker, now_ns, &ui.words, ui.order, (first, height));
+        chosen = choose(&scene.sight, &mut ui.selection, &ui.words, ui.order, (first, height));
     }
     let first = ui.window(chosen.fitting, height);
-    ui.drawn.list = list;
+    ui.drawn.height = list.height;
     for (offset, living) in chosen.rows.iter().enumerate() {
         let style = if first + offset == ui.cursor() { scene.theme.chosen() } else { Style::new() };
-        let y = list.y + u16::try_from(offset).unwrap_or(0);
-        table::row(frame, &columns, cells(scene, living), style, Rect { y, ..list });
-        ui.drawn.rows.push(Detail::Connection(living.subject.key, living.subject.incarnation));
+        let place = Rect { y: list.y + u16::try_from(offset).unwrap_or(0), height: 1, ..list };
+        table::row(frame, &columns, cells(scene, living), style, place);
+        ui.drawn.rows.push((place, Detail::Connection(living.subject.key, living.subject.incarnation)));
     }
     let of_all =
         if chosen.fitting == chosen.all { String::new() } else { format!(" of {}", Grouped(chosen.all as u64)) };
     let mut spans =
         vec![Span::styled(format!("{}{of_all} connections", Grouped(chosen.fitting as u64)), scene.theme.dim())];
     if !ui.typed.is_empty() && !ui.typing {
-        spans.push(Span::styled(format!("  filter: {} (Esc drops it)", ui.typed), scene.theme.doubtful()));
         spans.extend(ui.error.as_ref().map(|error| Span::styled(format!("  {error}"), scene.theme.bad())));
+        spans.push(Span::styled(format!("  filter: {} (Esc drops it)", ui.typed), scene.theme.doubtful()));
     }
-    frame.render_widget(Line::from(spans), foot);
+    frame.render_widget(cut_line(Line::from(spans), foot.width), foot);
 }
 
 fn draw_heading(frame: &mut Frame<'_>, scene: &Scene<'_>, ui: &mut Ui, columns: &[table::Column], area: Rect) {

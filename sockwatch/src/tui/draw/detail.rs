@@ -10,6 +10,7 @@ use ratatui::{
 use super::{Scene, scrolled};
 use crate::{
     diagnosis::{
+        finding::{Name, Place},
         measure::Measured,
         words::{Grouped, age, time},
     },
@@ -32,9 +33,9 @@ pub(super) fn draw(frame: &mut Frame<'_>, scene: &Scene<'_>, ui: &mut Ui, detail
     let lines = match detail {
         Detail::Listener(key) => listener(scene, key),
         Detail::Connection(key, incarnation) => connection(scene, key, incarnation),
-        Detail::Finding(place) => finding(scene, place),
+        Detail::Finding(name, place) => finding(scene, name, place),
     };
-    scrolled(frame, ui, lines, area);
+    scrolled(frame, scene, ui, lines, area);
 }
 
 fn heading(scene: &Scene<'_>, text: String) -> Line<'static> {
@@ -136,6 +137,7 @@ fn connection(scene: &Scene<'_>, key: SocketKey, incarnation: u32) -> Vec<Line<'
         let its = |living: &Living<'_>| living.subject.key == key && matches!(living.kind, Kind::Minisock { .. });
         return match tracker.living(scene.sight.now_ns).find(its) {
             Some(minisock) => remains(scene, &minisock),
+            None if scene.playing.is_some() => vec![Line::raw("this connection is gone, or is not there yet")],
             None => vec![Line::raw("this connection is gone")],
         };
     };
@@ -214,8 +216,9 @@ fn stays(scene: &Scene<'_>, connection: &Connection, now_ns: u64) -> Vec<Line<'s
     stays.iter().map(line).collect()
 }
 
-fn finding(scene: &Scene<'_>, place: usize) -> Vec<Line<'static>> {
-    let Some(finding) = scene.model.report().and_then(|report| report.findings.get(place)) else {
+fn finding(scene: &Scene<'_>, name: Name, place: Place) -> Vec<Line<'static>> {
+    let mut findings = scene.model.report().map_or(&[][..], |report| &report.findings).iter();
+    let Some(finding) = findings.find(|it| (it.name, it.place) == (name, place)) else {
         return vec![Line::raw("this is not found any more")];
     };
     let mut lines = vec![Line::styled(finding.name.word(), scene.theme.bad()), Line::raw(finding.sentence.clone())];

@@ -4,10 +4,10 @@ use ratatui::{
     Frame,
     layout::Rect,
     text::{Line, Span},
-    widgets::Paragraph,
 };
 
-use super::Scene;
+use super::{Scene, scrolled};
+use crate::tui::Ui;
 
 /// Keys and columns; a line without a second part is a heading.
 const LINES: &[(&str, &str)] = &[
@@ -15,7 +15,7 @@ const LINES: &[(&str, &str)] = &[
     ("1 2 3 4, Tab", "pages"),
     ("up down PgUp PgDn", "choose; so do wheel and click"),
     ("Enter, click", "one of them closely; Esc goes back"),
-    ("/", "filter: 8080, --addr 10.0.0.0/8, CLOSE_WAIT, pid 12, nginx"),
+    ("/", "filter: 8080, addr 10.0.0.0/8, CLOSE_WAIT, netns blue, nginx"),
     ("s, r", "sort by the next column, the other way round"),
     ("Space", "freeze; of a recording pause and play"),
     ("left right, + -", "of a recording: 5 s back or on, faster or slower"),
@@ -32,12 +32,12 @@ const LINES: &[(&str, &str)] = &[
     ("WAIT", "in the accept queue, to accept() or so far"),
 ];
 
-pub(super) fn draw(frame: &mut Frame<'_>, scene: &Scene<'_>, area: Rect) {
+pub(super) fn draw(frame: &mut Frame<'_>, scene: &Scene<'_>, ui: &mut Ui, area: Rect) {
     let line = |(name, words): &(&'static str, &'static str)| {
         if words.is_empty() {
             return Line::styled(*name, scene.theme.heading());
         }
         Line::from(vec![Span::raw(format!("  {name:19}")), Span::styled(*words, scene.theme.dim())])
     };
-    frame.render_widget(Paragraph::new(LINES.iter().map(line).collect::<Vec<_>>()), area);
+    scrolled(frame, scene, ui, LINES.iter().map(line).collect(), area);
 }

@@ -11,13 +11,13 @@ use ratatui::{
 use super::{
     Scene,
     table::{self, Align, Cell, Column},
+    wrap::{wrap, wrap_all},
 };
 use crate::{
     diagnosis::{
         measure::Measured,
         words::{Grouped, time},
     },
-    overview::rates,
     tcp::{event::SocketKey, queue::Age},
     tui::{Ui, ui::Detail},
 };
@@ -53,18 +53,21 @@ pub(super) fn draw(frame: &mut Frame<'_>, scene: &Scene<'_>, ui: &mut Ui, area: 
         columns.insert(2, DEPTH);
         columns.push(PROCESS);
     }
+    let chosen = open.get(ui.cursor().min(open.len().saturating_sub(1)));
+    let lines = chosen.map(|listener| note(scene, listener, area.width)).unwrap_or_default();
+    let taken = u16::try_from(lines.len()).unwrap_or(u16::MAX);
     let [head, list, note] =
-        Layout::vertical([Constraint::Length(1), Constraint::Min(1), Constraint::Length(2)]).areas(area);
+        Layout::vertical([Constraint::Length(1), Constraint::Min(1), Constraint::Length(taken)]).areas(area);
     table::heading(frame, scene.theme, &columns, head);
     if open.is_empty() {
         let words =
             "nobody listens, as far as the filter lets see; listeners appear with their first connection or listing";
-        frame.render_widget(Line::styled(words, scene.theme.dim()), list);
+        frame.render_widget(Paragraph::new(wrap(Line::styled(words, scene.theme.dim()), list.width)), list);
         return;
     }
     let height = usize::from(list.height);
     let first = ui.window(open.len(), height);
-    ui.drawn.list = list;
+    ui.drawn.height = list.height;
     for (offset, listener) in open.iter().skip(first).take(height).enumerate() {
         let key = SocketKey { netns: listener.netns, cookie: listener.cookie };
         let mut cells = cells(scene, listener, key, is_wide);
@@ -72,15 +75,12 @@ pub(super) fn draw(frame: &mut Frame<'_>, scene: &Scene<'_>, ui: &mut Ui, area: 
             let owner = listener.owner.map_or_else(|| "-".into(), |owner| owner.to_string());
             cells.push((owner, Style::new()));
         }
-        let is_chosen = first + offset == ui.cursor();
-        let style = if is_chosen { scene.theme.chosen() } else { Style::new() };
-        let y = list.y + u16::try_from(offset).unwrap_or(0);
-        table::row(frame, &columns, cells, style, Rect { y, ..list });
-        ui.drawn.rows.push(Detail::Listener(key));
-        if is_chosen {
-            draw_note(frame, scene, listener, note);
-        }
+        let style = if first + offset == ui.cursor() { scene.theme.chosen() } else { Style::new() };
+        let place = Rect { y: list.y + u16::try_from(offset).unwrap_or(0), height: 1, ..list };
+        table::row(frame, &columns, cells, style, place);
+        ui.drawn.rows.push((place, Detail::Listener(key)));
     }
+    frame.render_widget(Paragraph::new(lines), note);
 }
 
 fn cells(scene: &Scene<'_>, listener: &Measured, key: SocketKey, is_wide: bool) -> Vec<Cell> {
@@ -98,7 +98,7 @@ fn cells(scene: &Scene<'_>, listener: &Measured, key: SocketKey, is_wide: bool) 
         Some(ns) => (time(ns).to_string(), loud(is_slow(ns), theme.bad())),
         None => ("-".to_owned(), theme.dim()),
     };
-    let (arrived, accepted) = rates(listener);
+    let (arrived, accepted) = listener.course.rates();
     let turned_away = listener.turned_away();
     let left = listener.left.by_fin + listener.left.by_rst;
     let mut cells = vec![
@@ -126,14 +126,14 @@ pub(super) fn bar(depth: u32, limit: Option<u32>) -> String {
 }
 
 /// What the columns have no room for.
-fn draw_note(frame: &mut Frame<'_>, scene: &Scene<'_>, listener: &Measured, area: Rect) {
+fn note(scene: &Scene<'_>, listener: &Measured, width: u16) -> Vec<Line<'static>> {
     let owner = listener.owner.map_or_else(|| "nobody that is known".into(), |owner| owner.to_string());
     let waits = listener.wait.map_or_else(String::new, |wait| {
         format!("; waits of all p50 {}, p99 {}, max {}", time(wait.p50_ns), time(wait.p99_ns), time(wait.max_ns))
     });
     let lines = vec![
-        Line::styled("─".repeat(area.width.into()), scene.theme.dim()),
+        Line::styled("─".repeat(width.into()), scene.theme.dim()),
         Line::raw(format!("{owner}: accepted {}{waits}", Grouped(listener.accepted))),
     ];
-    frame.render_widget(Paragraph::new(lines), area);
+    wrap_all(lines, width)
 }

@@ -5,20 +5,21 @@ use ratatui::{
     layout::{Constraint, Layout, Rect},
     style::Style,
     text::{Line, Span},
-    widgets::Sparkline,
+    widgets::{Paragraph, Sparkline},
 };
 
 use super::{
     Scene,
     table::{self, Align, Column},
+    wrap::wrap_all,
 };
 use crate::{
     diagnosis::{
         ports::PortUse,
-        words::{Grouped, time},
+        words::{Grouped, count, time},
     },
     tcp::state::{self, TcpState},
-    tui::{Ui, ui::Drawn},
+    tui::Ui,
 };
 
 const COLUMNS: [Column; 3] = [("STATE", 14, Align::Left), ("NOW", 9, Align::Right), ("MOST", 9, Align::Right)];
@@ -34,9 +35,10 @@ const BAR: u64 = 20;
 
 pub(super) fn draw(frame: &mut Frame<'_>, scene: &Scene<'_>, ui: &mut Ui, area: Rect) {
     let ports = scene.model.report().map_or(&[][..], |report| &report.ports);
-    let routes = u16::try_from(ports.len().clamp(1, MOST_ROUTES)).unwrap_or(1);
+    let ports = ports_lines(scene, ports, area.width);
+    let taken = u16::try_from(ports.len()).unwrap_or(u16::MAX);
     let [head, list, below] =
-        Layout::vertical([Constraint::Length(1), Constraint::Min(1), Constraint::Length(routes + 1)]).areas(area);
+        Layout::vertical([Constraint::Length(1), Constraint::Min(1), Constraint::Length(taken)]).areas(area);
     let seconds = scene.model.seconds().len();
     table::heading(frame, scene.theme, &COLUMNS, head);
     let course = Rect { x: head.x + TAKEN.min(head.width), width: head.width.saturating_sub(TAKEN), ..head };
@@ -48,8 +50,8 @@ pub(super) fn draw(frame: &mut Frame<'_>, scene: &Scene<'_>, ui: &mut Ui, area: 
         let place = Rect { y: list.y + u16::try_from(offset).unwrap_or(0), height: 1, ..list };
         draw_state(frame, scene, state, place);
     }
-    ui.drawn = Drawn { list, ..std::mem::take(&mut ui.drawn) };
-    draw_ports(frame, scene, ports, below);
+    ui.drawn.height = list.height;
+    frame.render_widget(Paragraph::new(ports), below);
 }
 
 fn draw_state(frame: &mut Frame<'_>, scene: &Scene<'_>, state: TcpState, area: Rect) {
@@ -68,16 +70,26 @@ fn draw_state(frame: &mut Frame<'_>, scene: &Scene<'_>, state: TcpState, area: R
     frame.render_widget(Sparkline::default().data(last).max(most.max(1)).style(style), course);
 }
 
-fn draw_ports(frame: &mut Frame<'_>, scene: &Scene<'_>, ports: &[PortUse], area: Rect) {
+fn ports_lines(scene: &Scene<'_>, ports: &[PortUse], width: u16) -> Vec<Line<'static>> {
     let title = "LOCAL PORTS TAKEN, BY DESTINATION";
     let mut lines = vec![Line::styled(title, scene.theme.heading())];
     if ports.is_empty() {
-        lines.push(Line::styled("nothing here connects to anybody", scene.theme.dim()));
+        let words = match scene.playing {
+            Some(_) => "how many local ports there are is not in a recording",
+            None => "nothing here connects to anybody",
+        };
+        lines.push(Line::styled(words, scene.theme.dim()));
     }
     for port_use in ports.iter().take(MOST_ROUTES) {
         lines.push(line_of(scene, port_use));
     }
-    frame.render_widget(ratatui::widgets::Paragraph::new(lines), area);
+    if let others @ 1.. = ports.len().saturating_sub(MOST_ROUTES) {
+        lines.push(Line::styled(
+            format!("and {}, less full", count(others as u64, "other destination")),
+            scene.theme.dim(),
+        ));
+    }
+    wrap_all(lines, width)
 }
 
 /// `10.0.0.1 -> 10.0.0.9:443 [████····] 14,000 of 28,232 (13,900 TIME_WAIT), none left in 2m05s`

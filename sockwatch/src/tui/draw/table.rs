@@ -1,4 +1,4 @@
-//! Lists with columns: fixed widths, cut at the screen's edge, the chosen row reversed.
+//! Lists with columns: fixed widths, values that are longer marked where they are cut, the chosen row reversed.
 
 use ratatui::{
     Frame,
@@ -7,6 +7,7 @@ use ratatui::{
     text::{Line, Span},
 };
 
+use super::wrap::cut;
 use crate::tui::Theme;
 
 /// How a column's values stand.
@@ -42,9 +43,9 @@ pub(super) fn heading(frame: &mut Frame<'_>, theme: Theme, columns: &[Column], a
 /// A row; `style` is that of all of it.
 pub(super) fn row(frame: &mut Frame<'_>, columns: &[Column], cells: Vec<Cell>, style: Style, area: Rect) {
     let mut spans = Vec::with_capacity(2 * cells.len());
-    for ((_, width, align), (text, its)) in columns.iter().zip(cells) {
-        let width = usize::from(*width);
-        let text: String = text.chars().take(width).collect();
+    for (((_, _, align), place), (text, its)) in columns.iter().zip(places(columns, area)).zip(cells) {
+        let width = usize::from(place.width);
+        let text = cut(&text, width);
         let text = match align {
             Align::Left => format!("{text:width$}"),
             Align::Right => format!("{text:>width$}"),

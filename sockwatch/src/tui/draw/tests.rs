@@ -10,6 +10,11 @@ use super::*;
 use crate::{
     overview::Place,
     pipeline::Totals,
+    process::{
+        Process,
+        cgroup::Workload,
+        names::{Named, Names, Told},
+    },
     tcp::{notation, order::Order, tracker::Tracker},
     tui::Action,
 };
@@ -41,8 +46,8 @@ impl Shown {
         shown.tracker.expire(now_ns, &mut updates);
         updates.iter().for_each(|update| shown.model.take(update));
         shown.model.count(&totals);
-        let Self { tracker, model, .. } = &mut shown;
-        model.look(&Sight { now_ns, tracker, is_last: false });
+        let Self { tracker, model, ui, .. } = &mut shown;
+        model.look(&Sight { now_ns, tracker, is_last: false }, &mut ui.selection);
         shown
     }
 
@@ -106,6 +111,39 @@ fn connections_are_filtered_as_one_types() {
     assert!(!shown.screen(80, 24).contains("filter:"));
 }
 
+/// Namespaces by name, cgroups by path: what a machine knows, told to the screen.
+#[test]
+fn words_that_a_machine_knows_filter_too() {
+    let mut shown = waiting();
+    shown.ui.find = |name| (name == "blue").then_some(4_026_531_840);
+    let living: Vec<_> = shown.tracker.living(shown.now_ns).map(|living| living.subject).collect();
+    let netns = living[0].key.netns;
+    assert!(living.iter().all(|subject| subject.key.netns == netns));
+    let told = Told::default();
+    let server = living.iter().filter_map(|subject| subject.owner).find(|owner| owner.to_string().contains("slow"));
+    let workload = Workload { cgroup: Some("/system.slice/web.service".into()), ..Workload::default() };
+    let (pid, comm) = (server.unwrap().pid, server.unwrap().comm);
+    told.tell(Named { started_ns: 0, process: Process { pid, comm, command: None, workload } });
+    shown.ui.selection.names = Names::told(told);
+    let mut counted = |words: &str| {
+        shown.press(&[KeyCode::Char('2'), KeyCode::Char('/'), KeyCode::Esc, KeyCode::Char('/')]);
+        shown.type_in(words);
+        shown.press(&[KeyCode::Enter]);
+        let screen = shown.screen(200, 24);
+        screen.lines().find(|line| line.contains("connections")).unwrap_or(&screen).trim().to_owned()
+    };
+    let all = counted("");
+    let of = |line: &str| line.split(' ').next().unwrap().parse::<u32>().unwrap();
+    let its = counted("--cgroup /sys/fs/cgroup/system.slice");
+    assert_eq!(its.split("  ").next(), counted(&format!("pid {pid}")).split("  ").next());
+    assert!((1..of(&all)).contains(&of(&its)), "{its}; {all}");
+    assert_eq!(of(&counted("cgroup /user.slice")), 0);
+    assert_eq!(of(&counted(&format!("netns {netns}"))), of(&all));
+    assert_eq!(of(&counted(&format!("netns {}", netns + 1))), 0);
+    let unknown = counted("netns green");
+    assert!(unknown.contains("netns green: nothing here is called so"), "{unknown}");
+}
+
 #[test]
 fn one_of_them_closely() {
     let mut shown = waiting();
@@ -160,6 +198,71 @@ fn the_mouse_finds_pages_rows_and_headings() {
     assert_eq!(shown.click(5, row + 2), None, "it is chosen");
     shown.screen(80, 24);
     assert!(matches!(shown.click(5, row + 2), Some(Action::Watch(..))), "and opened");
+}
+
+/// Each finding has two lines, and either of them is it.
+#[test]
+fn a_finding_is_opened_by_its_sentence() {
+    let mut shown = waiting();
+    shown.press(&[KeyCode::Char('4')]);
+    let screen = shown.screen(80, 24);
+    let title = screen.lines().position(|line| line.contains("slow-accept")).unwrap();
+    shown.click(10, u16::try_from(title).unwrap() + 1);
+    let finding = shown.screen(80, 40);
+    assert!(finding.contains("evidence"), "{finding}");
+}
+
+/// On whatever screen, every word of a finding can be scrolled to, and of the list of findings every sentence is whole.
+#[test]
+fn nothing_of_a_finding_is_cut_off() {
+    let mut shown = waiting();
+    let finding = shown.model.report().unwrap().findings[0].clone();
+    let parts = [&finding.evidence, &finding.rules_out, &finding.fix];
+    let all: Vec<&str> = parts.into_iter().flatten().chain([&finding.sentence]).map(String::as_str).collect();
+    for (width, height) in [(80, 24), (40, 10), (200, 12)] {
+        shown.press(&[KeyCode::Char('4')]);
+        let list = shown.screen(width, height.max(20));
+        assert!(plain(&list).contains(&plain(&finding.sentence)), "{width}: {list}");
+        shown.press(&[KeyCode::Enter]);
+        let mut seen = String::new();
+        for line in 0..60 {
+            let screen = shown.screen(width, height);
+            // The first two lines and the last two are not the finding's.
+            let own: Vec<_> = screen.lines().skip(2).take(usize::from(height) - 4).collect();
+            seen += if line == 0 { own.join(" ") } else { format!(" {}", own.last().unwrap()) }.as_str();
+            shown.press(&[KeyCode::Down]);
+        }
+        for text in &all {
+            assert!(plain(&seen).contains(&plain(text)), "{width}x{height}: {text}: {seen}");
+        }
+        shown.press(&[KeyCode::Esc]);
+    }
+}
+
+/// Words, without what stands between them.
+fn plain(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Who reads of one finding does not find another one under his eyes.
+#[test]
+fn a_finding_stays_the_same_when_it_is_no_longer_the_worst() {
+    let mut shown = waiting();
+    shown.press(&[KeyCode::Char('4')]);
+    shown.screen(80, 40);
+    shown.press(&[KeyCode::Enter]);
+    let own = |screen: String| screen.lines().skip(2).collect::<Vec<_>>().join("\n");
+    let before = own(shown.screen(80, 40));
+    let findings = &mut shown.model.report_mut().unwrap().findings;
+    let mut worse = findings[0].clone();
+    (worse.place.cookie, worse.sentence) = (Some(4711), "another listener".into());
+    findings.insert(0, worse);
+    assert_eq!(own(shown.screen(80, 40)), before);
+    shown.press(&[KeyCode::Esc]);
+    assert!(shown.screen(80, 40).contains("another listener"));
+    shown.model.report_mut().unwrap().findings.clear();
+    shown.press(&[KeyCode::Enter]);
+    assert!(shown.screen(80, 40).contains("not found any more"));
 }
 
 #[test]

@@ -2,8 +2,9 @@
 //! test's own clocks.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    os::{fd::AsFd, unix::net::UnixStream},
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -11,6 +12,7 @@ use std::{
 };
 
 use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::{CpuSet, sched_setaffinity},
     time::{ClockId, clock_gettime},
     unistd::Pid,
@@ -53,7 +55,7 @@ struct Own {
 }
 
 /// Clients come all at once; the server does something before it accepts each of them.
-fn serve(server: &TcpListener, address: SocketAddr, before_each: impl Fn()) -> Own {
+fn serve(server: &TcpListener, address: SocketAddr, mut before_each: impl FnMut()) -> Own {
     let clients: Vec<_> = (0..CLIENTS).map(|_| TcpStream::connect(address).unwrap()).collect();
     let (began, ran) = (Instant::now(), cpu_time());
     for _ in &clients {
@@ -101,7 +103,9 @@ fn is_watched(name: &str, verdict: &Verdict) -> bool {
 fn a_server_that_sleeps_in_a_function() {
     const NAME: &str = "a_server_that_sleeps_in_a_function";
     let address = place();
-    let Some(diagnosis) = start(NAME, address) else { return };
+    let picture = std::env::temp_dir().join(format!("sockwatch-{}.svg", std::process::id()));
+    let words = ["--port", &address.port().to_string(), "--flame-graph", picture.to_str().unwrap()];
+    let Some(diagnosis) = Diagnosis::start(NAME, &words) else { return };
     let server = listener(address, 128);
     let each = Duration::from_millis(60);
     let own = serve(&server, address, || asks_the_database(each));
@@ -109,6 +113,9 @@ fn a_server_that_sleeps_in_a_function() {
     if !is_watched(NAME, &verdict) {
         return;
     }
+    let drawn = std::fs::read_to_string(&picture).unwrap();
+    std::fs::remove_file(picture).unwrap();
+    assert!(drawn.contains("<svg") && drawn.contains("asks_the_database"), "{drawn}");
     let said = verdict.is("acceptor-blocked");
     assert!(said.contains("asks_the_database (clock_nanosleep)"), "{said}");
     is_near(&verdict, "blocked", each * CLIENTS as u32, &own);
@@ -133,6 +140,42 @@ fn a_server_that_computes_in_a_function() {
     }
     let said = verdict.is("acceptor-busy");
     assert!(said.contains("computes_a_report"), "{said}");
+}
+
+/// An event loop that has another event to handle whenever it asks, and takes that one first.
+#[test]
+fn a_server_that_handles_other_events_first() {
+    const NAME: &str = "a_server_that_handles_other_events_first";
+    let address = place();
+    let Some(diagnosis) = start(NAME, address) else { return };
+    let server = listener(address, 128);
+    let (mut ours, mut others) = UnixStream::pair().unwrap();
+    let other = thread::spawn(move || {
+        let mut byte = [0];
+        while others.read(&mut byte).unwrap() > 0 {
+            thread::sleep(Duration::from_millis(2));
+            others.write_all(&byte).unwrap();
+        }
+    });
+    let own = serve(&server, address, || {
+        ours.write_all(&[0]).unwrap();
+        let mut asked = [PollFd::new(ours.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut asked, PollTimeout::NONE).unwrap(), 1);
+        ours.read_exact(&mut [0]).unwrap();
+        computes_a_report(Duration::from_millis(60));
+    });
+    drop(ours);
+    other.join().unwrap();
+    let verdict = diagnosis.interrupt();
+    if !is_watched(NAME, &verdict) {
+        return;
+    }
+    is_near(&verdict, "draining", own.ran, &own);
+    if own.ran < own.took * 2 / 3 {
+        return skip(NAME, "others have the CPUs: the rest of it");
+    }
+    let said = verdict.is("acceptor-busy");
+    assert!(said.contains("handled other events first") && said.contains("computes_a_report"), "{said}");
 }
 
 #[test]
@@ -224,4 +267,45 @@ sys.stdin.readline()
     }
     let said = verdict.is("acceptor-blocked");
     assert!(said.contains("py::asks_the_database"), "{said}");
+}
+
+/// It accepts at once, and reads late, or never.
+#[test]
+fn a_server_that_reads_late() {
+    const NAME: &str = "a_server_that_reads_late";
+    const LATE: Duration = Duration::from_millis(300);
+    let address = place();
+    let Some(diagnosis) = start(NAME, address) else { return };
+    let server = listener(address, 128);
+    let began = Instant::now();
+    let mut pairs: Vec<_> = (0..5)
+        .map(|_| {
+            let mut client = TcpStream::connect(address).unwrap();
+            client.write_all(b"hello").unwrap();
+            let (stream, _) = server.accept().unwrap();
+            // A look is no read.
+            assert!(stream.peek(&mut [0]).is_ok());
+            (stream, client)
+        })
+        .collect();
+    thread::sleep(LATE);
+    for (stream, _) in &mut pairs[..3] {
+        // Twice: the first time counts.
+        stream.read_exact(&mut [0; 2]).unwrap();
+        stream.read_exact(&mut [0; 3]).unwrap();
+    }
+    let own = u64::try_from(began.elapsed().as_nanos()).unwrap();
+    drop(pairs.pop());
+    let verdict = diagnosis.interrupt();
+    let reads = &verdict.listener()["reads"];
+    if reads.is_null() {
+        // Without the helper for cookies nobody could say whose read it was.
+        let btf = std::fs::read("/sys/kernel/btf/vmlinux").unwrap();
+        let helper = b"bpf_get_socket_ptr_cookie";
+        assert!(!btf.windows(helper.len()).any(|window| window == helper), "{:#}", verdict.report);
+        return;
+    }
+    assert_eq!((&reads["first"]["count"], &reads["never"], &reads["not_yet"]), (&3.into(), &1.into(), &1.into()));
+    let [least, most] = ["min_ns", "max_ns"].map(|field| reads["first"][field].as_u64().unwrap());
+    assert!(LATE.as_nanos() as u64 <= least && most <= own, "{reads:#}, measured {own} ns");
 }

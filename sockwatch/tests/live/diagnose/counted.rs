@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::AsRawFd,
     thread,
     time::Duration,
@@ -13,10 +13,10 @@ use nix::sys::socket::{
 };
 use serde_json::Value;
 
-use super::{Diagnosis, Verdict, listener};
+use super::{Diagnosis, Verdict, begin_connecting, listener};
 use crate::{
     harness::{Machine, alone},
-    workload::place,
+    workload::{linger_zero, place, until_queued},
 };
 
 /// One that tells each connection and one that counts them, at the same traffic.
@@ -101,6 +101,56 @@ fn who_leaves_and_who_still_waits() {
     assert_eq!(counted["still_waiting"], STAY + 1, "{counted:#}");
 }
 
+/// Those in its queue are reset by this end: no client has left.
+#[test]
+fn a_listener_that_closes_with_its_queue() {
+    const STAY: usize = 3;
+    let address = place();
+    let server = listener(address, 128);
+    let Some(both) = Both::start("a_listener_that_closes_with_its_queue", address.port()) else { return };
+    let stay: Vec<_> = (0..STAY).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let resets = TcpStream::connect(address).unwrap();
+    until_queued(address, STAY as u32 + 1);
+    // So long they wait.
+    thread::sleep(Duration::from_millis(1200));
+    linger_zero(&resets);
+    drop(resets);
+    drop(server);
+    drop(stay);
+    let (told, counted) = both.interrupt();
+    let (told, counted) = (told.listener(), counted.listener());
+    for field in ["arrived", "accepted", "still_waiting", "left_by_fin", "left_by_rst"] {
+        same(told, counted, field);
+    }
+    assert_eq!((&counted["left_by_rst"], &counted["arrived"]), (&1.into(), &(STAY + 1).into()), "{counted:#}");
+}
+
+/// The queue is full for an instant in which nobody looks.
+#[test]
+fn a_burst_that_does_not_fit() {
+    const BACKLOG: u32 = 4;
+    let address = place();
+    let server = listener(address, BACKLOG as i32);
+    let Some(both) = Both::start("a_burst_that_does_not_fit", address.port()) else { return };
+    // So long the listener is there.
+    thread::sleep(Duration::from_millis(1500));
+    // Two last ACKs at once would find the same depth.
+    let fill = |place| {
+        let client = begin_connecting(address);
+        until_queued(address, place);
+        client
+    };
+    let mut clients: Vec<_> = (1..=BACKLOG + 1).map(fill).collect();
+    clients.extend((0..15).map(|_| begin_connecting(address)));
+    (0..=BACKLOG).for_each(|_| drop(server.accept().unwrap()));
+    let (told, counted) = both.interrupt();
+    drop(clients);
+    for verdict in [told, counted] {
+        assert!(verdict.is("queue-too-small").contains("overflowed at 4"), "{:#}", verdict.report);
+        assert_eq!(verdict.listener()["greatest_depth"], BACKLOG + 1, "{:#}", verdict.report);
+    }
+}
+
 /// A listener that shares its address.
 fn sharing(address: SocketAddr) -> TcpListener {
     let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
@@ -121,6 +171,8 @@ fn listeners_that_share_an_address() {
     const CLIENTS: u64 = 40;
     let address = place();
     let listeners = [sharing(address), sharing(address)];
+    // Of its port, and with nothing to accept.
+    let _anywhere = sharing((Ipv4Addr::UNSPECIFIED, address.port()).into());
     let Some(both) = Both::start("listeners_that_share_an_address", address.port()) else { return };
     let clients: Vec<_> = (0..CLIENTS).map(|_| TcpStream::connect(address).unwrap()).collect();
     let mut taken = vec![0; listeners.len()];
@@ -135,7 +187,7 @@ fn listeners_that_share_an_address() {
     let (told, counted) = both.interrupt();
     let (told, counted) = (accepted(&told), accepted(&counted));
     assert_eq!(told, counted);
-    let mut shares: Vec<_> = counted.into_values().collect();
+    let mut shares: Vec<_> = counted.into_values().filter(|share| *share > 0).collect();
     shares.sort_unstable();
     let mut expected = taken;
     expected.sort_unstable();

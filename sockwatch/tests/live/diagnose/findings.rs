@@ -78,7 +78,7 @@ fn clients_that_do_not_take_the_answer() {
 fn a_worker_that_hardly_accepts() {
     const CLIENTS: usize = 40;
     let address = place();
-    let words = ["--local-port", &address.port().to_string(), "--no-blame", "--slow", "1ms"];
+    let words = ["--local-port", &address.port().to_string(), "--no-blame", "--slow", "1us"];
     let Some(diagnosis) = Diagnosis::start("a_worker_that_hardly_accepts", &words) else { return };
     let server = listener(address, 128);
     let mut workers = [Puppet::sharing(&server), Puppet::sharing(&server)];

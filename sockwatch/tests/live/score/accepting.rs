@@ -31,6 +31,7 @@ pub(super) fn patients() -> Vec<Patient> {
     patients.push(limited(Language::Rust, 20_000, 20, 6));
     patients.push(limited(Language::Python, 10_000, 12, 6));
     patients.push(limited(Language::C, 30_000, 40, 5));
+    patients.push(starved_pool(6, 4, 16));
     patients.push(another_wait(Language::C, 6));
     patients.push(another_wait(Language::Python, 3));
     for (language, [backlog, many]) in LANGUAGES.into_iter().zip([[4, 20], [8, 50], [16, 100]]) {
@@ -138,6 +139,23 @@ fn limited(language: Language, quota_us: u32, count: usize, ms: usize) -> Patien
             "(cpu.max): it kept threads from running in",
             "raise the limit",
         ]))
+    })
+}
+
+/// Of its processes most sleep in accept(): the kernel wakes one for each client, and that one gets no CPU.
+fn starved_pool(others: usize, processes: usize, count: usize) -> Patient {
+    let name = format!("{others} others on its CPU, of {processes} processes one is woken, {count} clients");
+    Patient::ill("acceptor-starved", Language::C, name, move |ward| {
+        let address = place();
+        let mut server = ward.workshop.server(Language::C);
+        server.listen(address, 128);
+        ["pin", "nice 19"].iter().for_each(|command| server.tell(command));
+        let diagnosis = ward.diagnose(&["--port", &address.port().to_string(), "--slow", "5ms"])?;
+        server.tell(&format!("pool {processes} nothing 0"));
+        beside_others(others, || {
+            (0..count).for_each(|_| until_closed(&mut TcpStream::connect(address).unwrap()));
+        });
+        Some(diagnosis.interrupt().naming(["had others to wake"]))
     })
 }
 

@@ -29,6 +29,9 @@ const REDIS: Language = Language::Program("redis-server");
 const POSTGRES: Language = Language::Program("postgres");
 const GUNICORN: Language = Language::Module("gunicorn");
 
+/// Of nginx.
+const WORKERS: usize = 2;
+
 pub(super) fn patients() -> Vec<Patient> {
     vec![
         Patient::healthy(Language::Python, "http.server", http_server),
@@ -178,6 +181,12 @@ fn ask_once(address: SocketAddr) {
 fn nginx_that_is_stopped(ward: &Ward) -> Option<Seen> {
     let address = place();
     let nginx = started(ward, nginx_command(ward, address), address);
+    // It listens before it has workers.
+    let asked = Instant::now();
+    while nginx.children().len() < WORKERS {
+        assert!(asked.elapsed() < patience(), "its workers do not start");
+        thread::yield_now();
+    }
     let pids: Vec<_> = [nginx.pid()].into_iter().chain(nginx.children()).collect();
     let tell = |signal| pids.iter().for_each(|pid| kill(Pid::from_raw(*pid), signal).unwrap());
     tell(Signal::SIGSTOP);
@@ -199,7 +208,7 @@ fn nginx_command(ward: &Ward, address: SocketAddr) -> Command {
     fs::write(directory.join("page.txt"), PAGE).unwrap();
     let root = directory.display();
     let configuration = format!(
-        "daemon off; user root; pid {root}/nginx.pid; error_log stderr; worker_processes 2;
+        "daemon off; user root; pid {root}/nginx.pid; error_log stderr; worker_processes {WORKERS};
          events {{ worker_connections 512; }}
          http {{ access_log off; server {{ listen {address}; root {root}; }} }}"
     );

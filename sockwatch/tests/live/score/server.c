@@ -151,6 +151,16 @@ static void echo(int processes) {
     for (;;) converse(accept(server, NULL, NULL));
 }
 
+// The same, each with something to do for every client.
+static void pool(int processes, const char *what, int ms) {
+    for (int child = 1; child < processes && fork() != 0; child++) {}
+    for (;;) {
+        int connection = accept(server, NULL, NULL);
+        does(what, ms);
+        close(connection);
+    }
+}
+
 // One thread, one event loop, all sockets.
 static void events(void) {
     char bytes[4096];
@@ -243,6 +253,10 @@ static void obey(char *line) {
             else if (errno != EADDRNOTAVAIL)
                 fails("connect");
         }
+    } else if (!strcmp(verb, "pool")) {
+        sscanf(line, "%*s %d %63s %d", &a, word, &b);
+        puts("ok");
+        pool(a, word, b);
     } else if (!strcmp(verb, "echo") || !strcmp(verb, "events") || !strcmp(verb, "forever")) {
         sscanf(line, "%*s %63s %d", word, &a);
         puts("ok");

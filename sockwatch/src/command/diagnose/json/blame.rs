@@ -6,15 +6,18 @@ use sockwatch::diagnosis::blame::{Attribution, Cause as Found, CpuLimit as Limit
 
 use super::Task;
 
-/// Where the time went that connections waited, by what the threads did that accepted during the run: it is split evenly over them.
+/// Where the time went that connections waited for long, by what the threads did that accepted during the run: it is split evenly
+/// over them, but for the time that some slept in accept() or waited for events while others did something.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Blame {
-    /// How long somebody waited, in nanoseconds: the sum of all parts.
+    /// How long somebody was in the queue who waited for long, in nanoseconds: the sum of all parts.
     waiting_ns: u64,
     /// The threads.
     threads: Vec<Task>,
     /// None of them accepted: each is the only thread of a process that holds the listener.
     nobody_accepted: bool,
+    /// So many of them slept in accept() or waited for events while others did something: that is not counted.
+    spared: usize,
     /// All parts.
     parts: Vec<Part>,
     /// Limits of CPU time that these threads are under.
@@ -41,7 +44,8 @@ struct CpuLimit {
 /// A part of the waiting time.
 #[derive(Serialize, JsonSchema)]
 struct Part {
-    /// `blocked`; `starved`: could run, and had no CPU; `busy`: ran something else; `accepting`; `nobody`: no thread was there that
+    /// `blocked`; `starved`: could run, and had no CPU; `busy`: ran something else; `draining`: asked for events while
+    /// somebody waited, and handled others first; `accepting`; `nobody`: no thread was there that
     /// accepted; `unknown`: not seen.
     kind: &'static str,
     /// How much of it, in nanoseconds.
@@ -75,13 +79,14 @@ impl From<&Attribution> for Blame {
         let part = |part: &FoundPart| Part {
             kind: part.kind.word(),
             ns: part.ns,
-            percent: it.permille(part.ns) as f64 / 10.0,
+            percent: 100.0 * part.ns as f64 / it.waiting_ns.max(1) as f64,
             causes: part.causes.iter().map(Cause::from).collect(),
         };
         Self {
             waiting_ns: it.waiting_ns,
             threads: it.threads.iter().map(|task| Task::from(*task)).collect(),
             nobody_accepted: it.nobody_accepted,
+            spared: it.spared,
             parts: it.parts.iter().map(part).collect(),
             cpu_limits: it.limits.iter().map(CpuLimit::from).collect(),
         }

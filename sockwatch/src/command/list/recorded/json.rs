@@ -98,7 +98,8 @@ pub(super) fn first(seen: &Seen, totals: &Totals) -> Line {
         after_ns: seen.now_ns.saturating_sub(header.started_ns),
         lost: losses.lost() + losses.missed() + losses.dropped(),
     };
-    Line::List(List::new(seen.netns(), header.kernel.clone(), header.wall_offset_ns).of(recording))
+    let wall_offset_ns = seen.wall.unix_ns(seen.now_ns).saturating_sub(seen.now_ns);
+    Line::List(List::new(seen.netns(), header.kernel.clone(), wall_offset_ns).of(recording))
 }
 
 pub(super) fn last(seen: &Seen) -> Line {

@@ -2,19 +2,16 @@
 
 use schemars::JsonSchema;
 use serde::Serialize;
-use sockwatch::{
-    overview::Model,
-    sink::Sight,
-    tcp::{
-        connection::Connection,
-        event::SocketKey,
-        sentence::sentence,
-        tracker::{Kind, Living},
-    },
+use sockwatch::tcp::{
+    connection::Connection,
+    event::SocketKey,
+    sentence::sentence,
+    tracker::{Kind, Living},
+    update::Subject,
 };
 
 use super::connection_id;
-use crate::command::diagnose::json::Listener;
+use crate::command::{diagnose::json::Listener, serve::view::Outlook};
 
 /// A listener, closely.
 #[derive(Serialize, JsonSchema)]
@@ -92,7 +89,8 @@ struct Stay {
 
 impl ListenerDetail {
     /// `None` if there is no such listener.
-    pub(in super::super) fn of(model: &Model, key: SocketKey) -> Option<Self> {
+    pub(in super::super) fn of(outlook: &Outlook<'_>, key: SocketKey) -> Option<Self> {
+        let model = &outlook.model;
         let listeners = &model.report()?.listeners;
         let its = listeners.iter().find(|it| (it.netns, it.cookie) == (key.netns, key.cookie))?;
         let octaves = model.waits(key).map(|waits| waits.octaves()).unwrap_or_default();
@@ -103,17 +101,23 @@ impl ListenerDetail {
 
 impl Timeline {
     /// `None` if it is gone. Its end is kept from now on, until somebody looks at another one.
-    pub(in super::super) fn of(sight: &Sight<'_>, model: &mut Model, key: SocketKey, incarnation: u32) -> Option<Self> {
+    pub(in super::super) fn of(outlook: &mut Outlook<'_>, key: SocketKey, incarnation: u32) -> Option<Self> {
+        let Outlook { sight, selection, model } = outlook;
         let is_it = |it: &&Connection| it.key == key && it.incarnation == incarnation;
+        let mut is_shown = |subject: &Subject| selection.admits(subject, sight.now_ns);
         if let Some(connection) = sight.tracker.connection(key).filter(is_it) {
+            if !is_shown(&connection.into()) {
+                return None;
+            }
             model.watch(key, incarnation);
             return Some(Self::whole(connection, sight.now_ns));
         }
-        let remains = |living: &Living<'_>| living.subject.key == key && matches!(living.kind, Kind::Minisock { .. });
+        let is_minisock = |living: &Living<'_>| matches!(living.kind, Kind::Minisock { .. });
         if let Some(ended) = model.end_of_watched().filter(is_it) {
             return Some(Self::whole(ended, sight.now_ns));
         }
-        let minisock = sight.tracker.living(sight.now_ns).find(remains)?;
+        let its = |living: &Living<'_>| living.subject.key == key && is_minisock(living) && is_shown(&living.subject);
+        let minisock = sight.tracker.living(sight.now_ns).find(its)?;
         Some(Self::remaining(&minisock, sight.now_ns))
     }
 

@@ -131,7 +131,9 @@ fn answers<T: JsonSchema>(schemas: &mut SchemaGenerator, mistakes: &[&str]) -> V
     let mut answers = json!({
         "200": { "description": "It", "content": { "application/json": { "schema": schemas.subschema_for::<T>() } } },
         "401": failure(schemas, "The token is missing or wrong"),
-        "503": failure(schemas, "Events are not taken in"),
+        "403": failure(schemas, "Without a token it is only told to who asks by address or localhost"),
+        "429": failure(schemas, "This client asks too often: `Retry-After` says how long to wait"),
+        "503": failure(schemas, "Events are not taken in, or too many look at once"),
     });
     for status in mistakes {
         let what = if *status == "404" { "It is gone" } else { "What was asked for makes no sense" };

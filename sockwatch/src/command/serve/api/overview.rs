@@ -6,15 +6,18 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use sockwatch::{
     diagnosis::{Report, measure::Measured},
-    overview::{Model, Second, rates},
+    overview::{Model, Second},
     sink::Sight,
     tcp::{event::SocketKey, queue::Age, state},
 };
 
 use super::{VERSION, listener_id};
-use crate::command::diagnose::{
-    json::{Finding, Losses, Ports, Spread},
-    verdict, word,
+use crate::command::{
+    diagnose::{
+        json::{Finding, Losses, Ports, Spread},
+        verdict, word,
+    },
+    serve::view::Outlook,
 };
 
 /// Listeners that are told, the most hurt first.
@@ -124,7 +127,8 @@ pub(in super::super) struct History {
 
 impl Overview {
     /// `None` before the first second.
-    pub(in super::super) fn of(sight: &Sight<'_>, model: &Model, place: &Place) -> Option<Self> {
+    pub(in super::super) fn of(outlook: &Outlook<'_>, place: &Place) -> Option<Self> {
+        let Outlook { sight, model, .. } = outlook;
         let report = model.report()?;
         let unix_ms = |ns: u64| ns.saturating_add(model.place().wall_offset_ns) / MS;
         let last = model.last();
@@ -159,7 +163,7 @@ fn ports(report: &Report) -> Vec<Ports> {
 fn listener(sight: &Sight<'_>, model: &Model, it: &Measured) -> Listener {
     let key = SocketKey { netns: it.netns, cookie: it.cookie };
     let figures = sight.tracker.queue_of(key, sight.now_ns).unwrap_or_default();
-    let (arrived_per_second, accepted_per_second) = rates(it);
+    let (arrived_per_second, accepted_per_second) = it.course.rates();
     Listener {
         id: listener_id(key),
         local: it.local.to_string(),
@@ -177,7 +181,8 @@ fn listener(sight: &Sight<'_>, model: &Model, it: &Measured) -> Listener {
 }
 
 impl History {
-    pub(in super::super) fn of(sight: &Sight<'_>, model: &Model) -> Self {
+    pub(in super::super) fn of(outlook: &Outlook<'_>) -> Self {
+        let Outlook { sight, model, .. } = outlook;
         let all = |of: fn(&Second) -> u64| model.seconds().map(of).collect();
         let course = |state| model.seconds().map(|second| second.sockets(state)).collect();
         Self {

@@ -4,11 +4,11 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use sockwatch::{
     overview::{Column, Order, Words, age_ns, choose, wait_ns},
-    sink::Sight,
     tcp::tracker::{Kind, Living},
 };
 
 use super::connection_id;
+use crate::command::serve::view::Outlook;
 
 /// Connections, and what they left.
 #[derive(Serialize, JsonSchema)]
@@ -62,9 +62,9 @@ pub(in super::super) fn column(name: &str) -> Option<Column> {
 }
 
 impl Connections {
-    pub(in super::super) fn of(sight: &Sight<'_>, words: &Words, order: Order, limit: usize) -> Self {
-        let chosen = choose(sight.tracker, sight.now_ns, words, order, (0, limit));
-        let connections = chosen.rows.iter().map(|living| connection(living, sight.now_ns)).collect();
+    pub(in super::super) fn of(outlook: &mut Outlook<'_>, words: &Words, order: Order, limit: usize) -> Self {
+        let chosen = choose(outlook.sight, outlook.selection, words, order, (0, limit));
+        let connections = chosen.rows.iter().map(|living| connection(living, outlook.sight.now_ns)).collect();
         Self { fitting: chosen.fitting, all: chosen.all, connections }
     }
 }

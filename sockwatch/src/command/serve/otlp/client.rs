@@ -7,7 +7,7 @@
 use std::{io, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Collected, Full, Limited};
 use hyper::{
     Method, Request, Response, StatusCode, Uri, Version,
     body::Incoming,
@@ -21,7 +21,7 @@ use sockwatch::otlp::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
+    net::{TcpStream, lookup_host},
     time::timeout,
 };
 
@@ -30,6 +30,9 @@ use crate::cli::{OtlpProtocol, Receiver};
 
 /// A request has so long, connecting included: the exporters' usual time.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
+
+/// And each of the receiver's addresses so long to take a connection.
+const ADDRESS_TIME: Duration = Duration::from_secs(3);
 
 /// A receiver has little to say.
 const MOST_ANSWER_BYTES: usize = 64 << 10;
@@ -117,7 +120,7 @@ impl Client {
 
     async fn connect(&self) -> Result<Connection, Failure> {
         let Receiver { host, port, .. } = &self.receiver;
-        let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(Failure::Connect)?;
+        let stream = reach(host, *port).await.map_err(Failure::Connect)?;
         // A request is written at once.
         stream.set_nodelay(true).map_err(Failure::Connect)?;
         match &self.trust {
@@ -170,6 +173,19 @@ impl Client {
     }
 }
 
+/// The first address of a name that answers: one that does not must not keep the others from being tried.
+async fn reach(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut error = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
+    for address in lookup_host((host, port)).await? {
+        match timeout(ADDRESS_TIME, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(refused)) => error = refused,
+            Err(_elapsed) => error = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(error)
+}
+
 /// A message behind its prefix: not compressed, and its length.
 fn framed(message: &Bytes) -> Bytes {
     let mut frame = BytesMut::with_capacity(5 + message.len());
@@ -181,7 +197,8 @@ fn framed(message: &Bytes) -> Bytes {
 
 async fn heard_http(signal: Signal, response: Response<Incoming>) -> Result<Verdict, Failure> {
     let (head, body) = response.into_parts();
-    let body = Limited::new(body, MOST_ANSWER_BYTES).collect().await.map_err(Failure::Answer)?.to_bytes();
+    // The status says enough, should there be more to read than anybody would: asking again would bring the same.
+    let body = Limited::new(body, MOST_ANSWER_BYTES).collect().await.map_or_else(|_| Bytes::new(), Collected::to_bytes);
     Ok(of_http(signal, head.status.as_u16(), text(&head.headers, RETRY_AFTER.as_str()), &body))
 }
 

@@ -25,9 +25,12 @@ use tokio::{
 
 use super::{
     client::Client,
-    queue::{Fate, Outcome, Queue},
+    queue::{BATCH, Fate, Outcome, Queue},
 };
 use crate::command::{serve::answer::Answers, tell};
+
+/// Another reason for what goes wrong is told after so long.
+const TOLD_AGAIN: Duration = Duration::from_secs(300);
 
 /// How far the service is.
 #[derive(Clone, Debug)]
@@ -65,6 +68,9 @@ pub(super) struct Courier {
     interval: Duration,
     backoff: Backoff,
     standing: Standing,
+    /// The reason that was told last, and when.
+    why: String,
+    told: Instant,
 }
 
 impl Courier {
@@ -76,7 +82,17 @@ impl Courier {
         interval: Duration,
     ) -> Self {
         let backoff = Backoff::new(interval);
-        Self { signal, client, queue, origin, interval, backoff, standing: Standing::Fine }
+        Self {
+            signal,
+            client,
+            queue,
+            origin,
+            interval,
+            backoff,
+            standing: Standing::Fine,
+            why: String::new(),
+            told: Instant::now(),
+        }
     }
 
     /// Pushes all metrics every interval. What failed is not sent again: the next figures have all that it had.
@@ -121,12 +137,17 @@ impl Courier {
                 if batch.is_empty() {
                     break;
                 }
+                let is_whole = batch.len() == BATCH;
                 let offset_ns = wall_offset_ns();
                 let unix_ns = now_ns().saturating_add(offset_ns);
                 let message = logs::request(&batch, &self.origin, offset_ns, unix_ns).encode_to_vec();
                 drop(batch);
                 if !self.deliver(message.into(), &mut stage).await {
                     return;
+                }
+                // Some more have come since; they wait for others.
+                if !is_whole && !is_last {
+                    break;
                 }
             }
             if is_last {
@@ -184,12 +205,13 @@ impl Courier {
         sent
     }
 
-    /// Says a change on stderr.
+    /// Says a change on stderr; another reason, too, if not too often.
     fn tell(&mut self, standing: Standing, why: &str) {
-        if standing == self.standing {
+        let is_other = standing != Standing::Fine && why != self.why && self.told.elapsed() >= TOLD_AGAIN;
+        if standing == self.standing && !is_other {
             return;
         }
-        self.standing = standing;
+        (self.standing, self.why, self.told) = (standing, why.to_owned(), Instant::now());
         let (signal, receiver) = (self.signal.word(), self.client.receiver());
         match standing {
             Standing::Fine => tell(format_args!("sockwatch: {receiver} takes {signal} again")),
@@ -229,12 +251,12 @@ impl Backoff {
         Self { first, longest: interval * 6, next: first }
     }
 
-    /// The pause after a failure: what the receiver asked for, else half of what it may be and a random part of the
+    /// The pause after a failure: what the receiver asked for, but never less than the first one, else half of what it may be and a random part of the
     /// other half, so that many who lost the same receiver do not all come back at once.
     fn fail(&mut self, asked: Option<Duration>) -> Duration {
         let most = self.next;
         self.next = (most * 2).min(self.longest);
-        asked.unwrap_or_else(|| most / 2 + (most / 2).mul_f64(random()))
+        asked.map_or_else(|| most / 2 + (most / 2).mul_f64(random()), |asked| asked.max(self.first))
     }
 
     fn succeed(&mut self) {
@@ -259,6 +281,7 @@ mod tests {
             assert!(pause >= most / 2 && pause <= most, "{pause:?} {most:?}");
         }
         assert_eq!(backoff.fail(Some(Duration::from_secs(7))), Duration::from_secs(7));
+        assert_eq!(backoff.fail(Some(Duration::ZERO)), Duration::from_secs(1), "not a request after the other");
         backoff.succeed();
         assert!(backoff.fail(None) <= Duration::from_secs(1));
     }

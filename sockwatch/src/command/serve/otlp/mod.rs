@@ -69,7 +69,7 @@ impl Settings {
         };
         ensure!(
             !receiver.has_password,
-            "--otlp {receiver}: a user or a password is no part of it: --otlp-header authorization=... sends one"
+            "--otlp: a user, a password or a query is no part of it: --otlp-header authorization=... sends a token"
         );
         ensure!(
             args.otlp_protocol == OtlpProtocol::Http || receiver.path.is_empty(),
@@ -77,6 +77,11 @@ impl Settings {
             receiver.scheme(),
             receiver.authority()
         );
+        if !headers.is_empty() && !receiver.tls && !receiver.is_loopback() {
+            tell(format_args!(
+                "sockwatch: warning: --otlp {receiver}: the headers go in the clear; https encrypts them"
+            ));
+        }
         let has = |signal| args.otlp_signal.contains(&signal);
         let signals = [(OtlpSignal::Metrics, Signal::Metrics), (OtlpSignal::Logs, Signal::Logs)].into_iter();
         Ok(Some(Self {
@@ -241,10 +246,11 @@ mod tests {
         check(&["--otlp", URL, "--otlp-header", "a=sec\nret"], Err("a: its value"));
         check(&["--otlp", URL, "--otlp-header", "Host=secret"], Err("host: this one"));
         check(&["--otlp", "http://me:secret@127.0.0.1:4318"], Err("--otlp-header authorization"));
+        check(&["--otlp", "https://a/b?key=secret"], Err("--otlp-header authorization"));
         check(&["--otlp", "http://h:1/path", "--otlp-protocol", "grpc"], Err("http://h:1"));
         check(&["--otlp", URL, "--otlp-ca", "/dev/null"], Err("not encrypted"));
         check(&["--otlp-ca", "/dev/null"], Err("no --otlp"));
-        check(&["--otlp", "https://h", "--otlp-ca", "/dev/null"], Err("no certificate in it"));
+        check(&["--otlp", "https://h", "--otlp-ca", "/dev/null"], Err("it is no file"));
         check(&["--otlp", "https://a_.-b", "--otlp-ca", "/dev/null"], Err("can have its name"));
     }
 }

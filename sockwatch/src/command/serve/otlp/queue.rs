@@ -17,7 +17,7 @@ use sockwatch::{
 use tokio::sync::Notify;
 
 /// Records in one request, as many as OpenTelemetry's own exporters send.
-const BATCH: usize = 512;
+pub(super) const BATCH: usize = 512;
 
 /// What becomes of a log record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -266,7 +266,12 @@ async function lookAtConnection() {
   ]);
 }
 
-by('filter').addEventListener('input', () => { asking = false; look(); });
+// Each request counts against a rate: who types is waited for.
+let typed = 0;
+by('filter').addEventListener('input', () => {
+  clearTimeout(typed);
+  typed = setTimeout(() => { asking = false; look(); }, 300);
+});
 by('sort').addEventListener('change', () => { asking = false; look(); });
 // The address says what is looked for, so that it can be passed on: /#filter=CLOSE_WAIT
 by('filter').value = new URLSearchParams(location.hash.slice(1)).get('filter') || '';

@@ -9,7 +9,7 @@ use crate::tcp::{
 };
 
 /// A state that something had, from and to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Stay {
     state: TcpState,
     from_ns: u64,
@@ -21,7 +21,7 @@ struct Stay {
 pub(super) type Nameless = HashMap<(u32, (Endpoint, Endpoint)), SocketKey>;
 
 /// What has ended since a round of listings began: it may be in the listing all the same.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::tcp::tracker) struct History {
     stays: HashMap<SocketKey, Vec<Stay>, foldhash::fast::FixedState>,
     /// Those among them that we had to name ourselves.

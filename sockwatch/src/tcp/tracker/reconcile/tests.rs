@@ -2,7 +2,7 @@
 
 use super::super::tests::event;
 use super::*;
-use crate::tcp::{endpoint::Endpoint, state::ALL};
+use crate::tcp::{endpoint::Endpoint, queue::NamespaceDrops, state::ALL};
 
 const MS: u64 = 1_000_000;
 
@@ -33,10 +33,21 @@ fn record(text: &str, at_ns: u64) -> Record {
     }
 }
 
+/// A round of one listing, of records separated by commas, that begins then.
+fn round(at_ns: u64, records: &str, first: bool, time_wait_overflows: u64) -> Round {
+    let records = records.split(',').filter(|text| !text.trim().is_empty());
+    let records = records.map(|text| record(text, at_ns)).collect();
+    let dropped = NamespaceDrops { time_wait_overflows, ..NamespaceDrops::default() };
+    let listing =
+        Listing { netns: 1, from_ns: at_ns, to_ns: at_ns + MS, first, records, dropped, ..Listing::default() };
+    Round { listings: vec![listing], to_ns: at_ns + MS, ..Round::default() }
+}
+
 /// Steps, separated by `;`: events as in the tracker's own tests, and `MILLISECONDS expect`, `MILLISECONDS first RECORD, ...`,
-/// `MILLISECONDS round RECORD, ...`, `MILLISECONDS pass`.
+/// `MILLISECONDS round RECORD, ...`, the same with `full` where `TCPTimeWaitOverflow` had grown, `MILLISECONDS pass`.
 fn check(steps: &str, expected: &[&str]) {
     let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
+    let mut overflows = 0;
     for step in steps.split(';').map(str::trim) {
         let (at, rest) = step.split_once(' ').unwrap();
         let at_ns = at.parse::<u64>().unwrap() * MS;
@@ -44,18 +55,9 @@ fn check(steps: &str, expected: &[&str]) {
         match word {
             "expect" => tracker.expect_round(),
             "pass" => tracker.expire(at_ns, &mut updates),
-            "first" | "round" => {
-                let records = records.split(',').filter(|text| !text.trim().is_empty());
-                let records = records.map(|text| record(text, at_ns)).collect();
-                let listing = Listing {
-                    netns: 1,
-                    from_ns: at_ns,
-                    to_ns: at_ns + MS,
-                    first: word == "first",
-                    records,
-                    ..Listing::default()
-                };
-                let round = Round { listings: vec![listing], to_ns: at_ns + MS, ..Round::default() };
+            "first" | "round" | "full" => {
+                overflows += u64::from(word == "full");
+                let round = round(at_ns, records, word == "first", overflows);
                 for event in tracker.compare(&round) {
                     tracker.apply(&event, &mut updates);
                 }
@@ -274,4 +276,56 @@ fn a_depth_that_the_kernel_contradicts_twice_is_told() {
         &format!("{waits}; 100 round 7@0 LISTEN 0/3; 200 round 7@0 LISTEN 0/3; 300 round 7@0 LISTEN 0/3"),
         &["7 queue 1 is 0", "3 of 3 agree"],
     );
+}
+
+/// Out of minisocks the kernel leaves nothing of what closes first: what one listing does not show was never there.
+#[test]
+fn above_the_limit_one_listing_proves_an_absence() {
+    let gone = ["5 end local-fin", "5 TIME_WAIT gone after ~97 ms", "0 of 0 agree"];
+    check(&format!("{WAITS}; 100 full"), &gone);
+    check(&format!("{WAITS}; 100 round"), &["5 end local-fin", "0 of 0 agree"]);
+}
+
+/// There it makes one whenever another expires: a listing tells which, and until then none is shown.
+#[test]
+fn above_the_limit_listings_tell_which_there_are() {
+    let waits = format!("0 full; {WAITS}");
+    let gone = ["5 end local-fin", "5 TIME_WAIT gone after ~97 ms", "0 of 0 agree"];
+    check(&format!("{waits}; 100 round; 70000 pass"), &gone);
+    let there = ["5 end local-fin", "1 of 1 agree"];
+    check(&format!("{waits}; 100 round 5 TIME_WAIT tw 59904"), &there);
+    let skipped = format!("{waits}; 100 full; 200 round 5 TIME_WAIT tw 59804");
+    check(&skipped, &["5 end local-fin", "5 TIME_WAIT gone after ~97 ms", "5 there is TIME_WAIT", "0 of 0 agree"]);
+}
+
+/// What is shown while the kernel may be out of them.
+#[test]
+fn what_may_not_have_been_made_is_not_shown() {
+    let shown = |full: u64, records: &str| {
+        let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
+        tracker.compare(&round(0, "", false, full));
+        WAITS.split(';').for_each(|step| tracker.apply(&event(step.trim()), &mut updates));
+        let before = tracker.living(50 * MS).count();
+        for event in tracker.compare(&round(100 * MS, records, false, full)) {
+            tracker.apply(&event, &mut updates);
+        }
+        (before, tracker.living(150 * MS).count())
+    };
+    assert_eq!(shown(0, ""), (1, 1));
+    assert_eq!(shown(7, ""), (0, 0));
+    assert_eq!(shown(7, "5 TIME_WAIT tw 59904"), (0, 1));
+}
+
+/// Of one that was there before, the time that is left tells when `TIME_WAIT` began; of an orphan's it does not.
+#[test]
+fn when_a_minisock_from_before_began() {
+    let began = |record: &str| {
+        let (mut tracker, mut updates) = (Tracker::default(), Vec::new());
+        for event in tracker.compare(&round(100_000 * MS, record, true, 0)) {
+            tracker.apply(&event, &mut updates);
+        }
+        tracker.living(100_500 * MS).next().unwrap().since_ns.unwrap() / MS
+    };
+    assert_eq!(began("5 TIME_WAIT tw 20000"), 60_001);
+    assert_eq!(began("5 FIN_WAIT2 tw 20000"), 100_001);
 }
