@@ -14,7 +14,7 @@ use crate::{
     harness::{Line, Machine, Trace, alone, kernel_names, patience, shared, skip, sockwatch},
     netns::Netns,
     network::Network,
-    workload::{linger_zero, place},
+    workload::{linger_zero, place, until_queued},
 };
 
 /// A listener with this backlog.
@@ -109,11 +109,13 @@ fn a_full_queue() {
     let full = until(&mut trace, "the limit", |line| line.number("limit") == Some(2));
     assert_eq!(full.number("depth"), Some(3), "{full:?}");
     let turned_away = netns.run(|| begin_connecting(address));
-    let dropped = until(&mut trace, "a dropped SYN", |line| line.number("drops") > Some(0));
-    // Sent again after a second: every one is dropped for the same reason.
-    let drops = dropped.0["drops"].as_u64().unwrap();
-    assert_eq!(dropped.0["netns"]["listen_drops"], drops, "{dropped:?}");
-    assert_eq!(dropped.0["netns"]["listen_overflows"], drops, "{dropped:?}");
+    // The listener's count and the namespace's are read one after the other, and the SYN is sent again after a second: until
+    // none came between them.
+    let dropped = until(&mut trace, "a dropped SYN, by both counts", |line| {
+        line.number("drops").is_some_and(|drops| drops > 0 && line.0["netns"]["listen_drops"] == drops)
+    });
+    // Every one is dropped for the same reason.
+    assert_eq!(dropped.0["netns"]["listen_overflows"], dropped.0["drops"], "{dropped:?}");
     assert_eq!(dropped.number("overflows"), Some(0), "a SYN is no last ACK: {dropped:?}");
     for _ in 0..4 {
         drop(server.accept().unwrap());
@@ -187,6 +189,8 @@ fn clients_that_give_up() {
     let connecting = Instant::now();
     let (by_fin, by_rst) = (TcpStream::connect(address).unwrap(), TcpStream::connect(address).unwrap());
     let ports = [&by_fin, &by_rst].map(|client| client.local_addr().unwrap().port());
+    // connect() returns before its last ACK is there.
+    until_queued(address, 2);
     let connected = Instant::now();
     until_depth(&mut trace, 2, 0);
     let leaving = Instant::now();

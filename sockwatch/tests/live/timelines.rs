@@ -13,7 +13,7 @@ use nix::{
 };
 
 use crate::{
-    harness::{Ended, Line, Machine, Probes, Trace, assert_stories, shared, skip},
+    harness::{Ended, Line, Machine, Probes, Trace, alone, assert_stories, shared, skip},
     netns::Netns,
     puppet::Puppet,
     workload::{
@@ -208,7 +208,9 @@ fn prefork_workers() {
 /// Who connects, listens, accepts and closes is a thread, with its own name.
 #[test]
 fn threads_are_named() {
-    let Some(machine) = shared("threads_are_named") else { return };
+    // Alone: a process that another test starts meanwhile has a copy of these sockets until it runs its program, and whoever
+    // lets go last has closed them.
+    let Some(machine) = alone("threads_are_named") else { return };
     let address = place();
     let mut trace = Trace::start(machine, &["--port", &address.port().to_string()]);
     let (listener, listening) = on_thread("sw-listening", || TcpListener::bind(address).unwrap());
