@@ -81,7 +81,9 @@ impl Reader {
             return Some(format!("{variant:10} skipped {reason}"));
         }
         if line.starts_with("again, ") {
-            return Some(format!("{variant:10} {line}"));
+            self.in_failures = false;
+            let failures = std::mem::take(&mut self.failures).join("\n");
+            return Some(format!("{failures}\n{variant:10} {line}"));
         }
         if let Some(probes) = line.strip_prefix("tracing by eBPF: ") {
             counts.probes = probes.split(' ').map(str::to_owned).collect();
@@ -243,7 +245,8 @@ mod tests {
     #[test]
     fn what_is_run_again_counts_by_its_last_run() {
         let run = |text: &str| {
-            let reader = read(&format!("@sockwatch run x\ntest a ... FAILED\nfailures:\nagain, since: a\n{text}"));
+            let reader =
+                read(&format!("@sockwatch run x\ntest a ... FAILED\nfailures:\nwhy\nagain, by itself: a\n{text}"));
             let counts = &reader.column.tests["x"];
             (counts.passed, counts.failed.clone(), reader.column.failures())
         };
