@@ -4,7 +4,8 @@ use std::io;
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap, MapData, PerCpuArray},
+    maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuValues},
+    util::nr_cpus,
 };
 use sockwatch_common::{AcceptorCount, AcceptorKey, MAX_ACCEPTORS, MAX_QUEUED, MAX_SLOTS, Queued, Tally};
 
@@ -46,6 +47,31 @@ impl Tallies {
     /// If there are too many.
     pub fn follow(&mut self, listener: u64, slot: u32) -> io::Result<()> {
         self.slots.insert(listener, slot, 0).map_err(io::Error::other)
+    }
+
+    /// Counts it apart no longer.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn forget(&mut self, listener: u64) -> io::Result<()> {
+        match self.slots.remove(&listener) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
+
+    /// Begins a slot anew, which nobody follows.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn clear(&mut self, slot: u32) -> io::Result<()> {
+        for (key, _) in self.acceptors().into_iter().filter(|(key, _)| key.slot == slot) {
+            // It was there an instant ago, and nobody else takes any away.
+            self.acceptors.remove(&Bytes(key)).map_err(io::Error::other)?;
+        }
+        let cpus = nr_cpus().map_err(|(place, error)| io::Error::other(format!("{place}: {error}")))?;
+        let none = PerCpuValues::try_from(vec![Bytes(Tally::NONE); cpus])?;
+        self.tallies.set(slot, none, 0).map_err(io::Error::other)
     }
 
     /// What each CPU has counted in a slot.

@@ -23,13 +23,20 @@ pub struct Counting {
     tallies: Tallies,
     /// Slot 0 is everybody else's.
     slots: Vec<Slot>,
+    /// Listeners that have closed since the last look, and before it.
+    closed: Vec<SocketKey>,
+    over: Vec<SocketKey>,
+    /// Slots that are nobody's.
+    free: Vec<usize>,
     /// By cookie and by place; `None` where several listeners have one place.
     numbers: HashMap<u64, Option<usize>>,
 }
 
 /// A listener, and what was counted of it before.
+#[derive(Default)]
 struct Slot {
     listener: Option<SocketKey>,
+    place: u64,
     before: Vec<Tally>,
     accepted: HashMap<u32, u64>,
 }
@@ -44,8 +51,25 @@ pub struct Added {
 }
 
 impl Slot {
-    fn of(listener: Option<SocketKey>) -> Self {
-        Self { listener, before: Vec::new(), accepted: HashMap::new() }
+    /// What each CPU has counted since the last time, added up.
+    fn added(&mut self, now: Vec<Tally>) -> Counted {
+        let mut counted = Counted::default();
+        let none = vec![Tally::NONE; now.len()];
+        let before = if self.before.is_empty() { &none } else { &self.before };
+        now.iter().zip(before).for_each(|(now, before)| add(&mut counted, now, before));
+        self.before = now;
+        counted
+    }
+
+    /// How many more each of these has accepted than the last time.
+    fn accepted(&mut self, totals: Vec<(Task, u64)>) -> Vec<(Task, u64)> {
+        let new = |(task, total): (Task, u64)| {
+            let before = self.accepted.insert(task.tid, total).unwrap_or(0);
+            // A thread of this number came again.
+            let new = total.checked_sub(before).unwrap_or(total);
+            (new > 0).then_some((task, new))
+        };
+        totals.into_iter().filter_map(new).collect()
     }
 }
 
@@ -55,7 +79,8 @@ impl Counting {
     /// # Errors
     /// If the kernel does not take them.
     pub fn start(tallies: Tallies, filter: &Filter) -> io::Result<Self> {
-        let mut counting = Self { tallies, slots: vec![Slot::of(None)], numbers: HashMap::new() };
+        let (slots, numbers) = (vec![Slot::default()], HashMap::new());
+        let mut counting = Self { tallies, slots, closed: Vec::new(), over: Vec::new(), free: Vec::new(), numbers };
         for place in Places::look().found {
             let is_asked_for = filter.netns.is_empty() || filter.netns.contains(&place.inode);
             let listing = is_asked_for.then(|| Namespace::open(&place.path).ok()?.list(Asked::Listeners).ok());
@@ -76,25 +101,61 @@ impl Counting {
     /// If the kernel does not take it.
     pub fn follow(&mut self, listener: SocketKey, local: Endpoint, was_there: bool) -> io::Result<bool> {
         if self.slots.iter().any(|slot| slot.listener == Some(listener)) {
+            // It may listen again.
+            self.closed.retain(|closed| *closed != listener);
+            self.over.retain(|over| *over != listener);
             return Ok(true);
         }
-        let slot = self.slots.len() as u32;
-        if slot >= MAX_SLOTS {
-            return Ok(false);
-        }
-        self.tallies.follow(listener.cookie, slot)?;
-        self.numbers.insert(listener.cookie, Some(self.slots.len()));
-        // Of two at one place the place does not tell which it is.
+        let number = match self.free.pop() {
+            Some(number) => number,
+            None if self.slots.len() < MAX_SLOTS as usize => {
+                self.slots.push(Slot::default());
+                self.slots.len() - 1
+            }
+            None => return Ok(false),
+        };
+        self.tallies.follow(listener.cookie, number as u32)?;
+        self.numbers.insert(listener.cookie, Some(number));
         let place = place_of(listener.netns, local);
-        let only = if self.numbers.contains_key(&place) { None } else { Some(self.slots.len()) };
-        self.numbers.insert(place, only);
-        self.tallies.follow(place, only.map_or(0, |_| slot))?;
-        self.slots.push(Slot::of(Some(listener)));
+        self.slots[number] = Slot { listener: Some(listener), place, ..Slot::default() };
+        self.settle(place)?;
         if was_there {
             // What was nobody's until now may have been its connections: they came before it was followed.
             self.slots[0].before = self.tallies.read(0)?;
         }
         Ok(true)
+    }
+
+    /// A listener has closed. Those in its queue go after it does: its slot is another's after the next look but one.
+    pub fn close(&mut self, listener: SocketKey) {
+        self.closed.push(listener);
+    }
+
+    /// Makes its slot another's.
+    fn leave(&mut self, listener: SocketKey) -> io::Result<()> {
+        let Some(number) = self.slots.iter().position(|slot| slot.listener == Some(listener)) else { return Ok(()) };
+        let Slot { place, .. } = std::mem::take(&mut self.slots[number]);
+        self.tallies.forget(listener.cookie)?;
+        self.numbers.remove(&listener.cookie);
+        self.settle(place)?;
+        self.tallies.clear(number as u32)?;
+        self.free.push(number);
+        Ok(())
+    }
+
+    /// Of two at one place the place does not tell which it is.
+    fn settle(&mut self, place: u64) -> io::Result<()> {
+        let mut there = (0..).zip(&self.slots).filter(|(_, slot)| slot.listener.is_some() && slot.place == place);
+        let only = match (there.next(), there.next()) {
+            (None, _) => {
+                self.numbers.remove(&place);
+                return self.tallies.forget(place);
+            }
+            (Some((number, _)), None) => Some(number),
+            (Some(_), Some(_)) => None,
+        };
+        self.numbers.insert(place, only);
+        self.tallies.follow(place, only.unwrap_or(0) as u32)
     }
 
     /// What was added since the last time, or since the beginning.
@@ -119,25 +180,20 @@ impl Counting {
             accepted.entry(key.slot).or_default().push((task, count.accepted));
         }
         let mut added = Added::default();
-        for (number, slot) in (0..).zip(&mut self.slots) {
-            let now = self.tallies.read(number)?;
-            let mut counted = Counted::default();
-            let none = vec![Tally::NONE; now.len()];
-            let before = if slot.before.is_empty() { &none } else { &slot.before };
-            now.iter().zip(before).for_each(|(now, before)| add(&mut counted, now, before));
-            slot.before = now;
+        for (number, slot) in
+            (0..).zip(&mut self.slots).filter(|(number, slot)| *number == 0 || slot.listener.is_some())
+        {
+            let mut counted = slot.added(self.tallies.read(number)?);
             let Some(listener) = slot.listener else {
                 added.unattributed = counted.accepted;
                 continue;
             };
             counted.waiting = waiting.remove(&(number as usize)).unwrap_or_default();
-            for (task, total) in accepted.remove(&number).unwrap_or_default() {
-                let before = slot.accepted.insert(task.tid, total).unwrap_or(0);
-                // A thread of this number came again.
-                let new = total.checked_sub(before).unwrap_or(total);
-                counted.acceptors.extend((new > 0).then_some((task, new)));
-            }
+            counted.acceptors = slot.accepted(accepted.remove(&number).unwrap_or_default());
             added.listeners.push((listener, counted));
+        }
+        for listener in std::mem::replace(&mut self.over, std::mem::take(&mut self.closed)) {
+            self.leave(listener)?;
         }
         Ok(added)
     }

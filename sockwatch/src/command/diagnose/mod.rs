@@ -43,6 +43,7 @@ use sockwatch::{
     tcp::{
         connection::Role,
         filter::Filter,
+        state::TcpState,
         update::{Happening, Subject, Update},
     },
 };
@@ -345,9 +346,14 @@ impl Sink for Watch {
         if let Some(counting) = &mut self.counting
             && role == Role::Listener
         {
-            // The connections to those for which there is no room are told as nobody's.
-            let was_there = matches!(update.happening, Happening::Listed { .. });
-            let _is_followed = counting.follow(key, local, was_there)?;
+            match update.happening {
+                Happening::Transition { old: TcpState::Listen, .. } | Happening::Ended(_) => counting.close(key),
+                ref happening => {
+                    // The connections to those for which there is no room are told as nobody's.
+                    let was_there = matches!(happening, Happening::Listed { .. });
+                    let _is_followed = counting.follow(key, local, was_there)?;
+                }
+            }
         }
         self.diagnosis.take(update);
         Ok(())

@@ -175,8 +175,7 @@ fn footer(page: &mut String, report: &Report, measuring: &Measuring, width: usiz
         let _ = writeln!(page, "{} of a listener that is not known: in no row", count(report.unattributed, "accept"));
     }
     if report.is_counted {
-        let told = "connections were counted in the kernel, not told one by one (--aggregate=never tells each): nothing is known of \
-                    CLOSE_WAIT, of local ports, of resets, of first reads";
+        let told = "connections were counted in the kernel, not told one by one (--aggregate=never tells each)";
         wrap(told, ("", "  "), width, page);
     }
     let unlooked = not_looked_for(report, measuring);

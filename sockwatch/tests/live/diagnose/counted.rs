@@ -193,3 +193,32 @@ fn listeners_that_share_an_address() {
     expected.sort_unstable();
     assert_eq!(shares, expected);
 }
+
+/// More come and go than are counted apart at once.
+#[test]
+fn listeners_that_come_and_go() {
+    const CLIENTS: u64 = 5;
+    let address = place();
+    let Some(machine) = alone("listeners_that_come_and_go") else { return };
+    let arguments = ["--port", &address.port().to_string(), "--no-blame", "--aggregate"];
+    let Some(diagnosis) = Diagnosis::begin("listeners_that_come_and_go", &arguments, Some(machine)) else { return };
+    for _ in 0..3 {
+        (0..100).for_each(|_| drop(sharing(address)));
+        // So long no other comes.
+        thread::sleep(Duration::from_millis(1500));
+    }
+    let server = sharing(address);
+    thread::sleep(Duration::from_millis(500));
+    for _ in 0..CLIENTS {
+        let client = TcpStream::connect(address).unwrap();
+        drop((server.accept().unwrap(), client));
+    }
+    let verdict = diagnosis.interrupt();
+    let taken = accepted(&verdict);
+    assert_eq!(
+        taken.values().filter(|accepted| **accepted > 0).collect::<Vec<_>>(),
+        [&CLIENTS],
+        "{:#}",
+        verdict.report
+    );
+}
