@@ -19,6 +19,7 @@ pub(crate) mod schema;
 pub(crate) mod serve;
 pub(crate) mod signals;
 pub(crate) mod start;
+pub(crate) mod time_of_day;
 pub(crate) mod top;
 pub(crate) mod trace;
 

@@ -13,13 +13,13 @@ use std::{
 use anyhow::{Context, bail};
 use ratatui::crossterm::event::{self, MouseEventKind};
 use sockwatch::{
-    monotonic::{now_ns, wall_offset_ns},
+    monotonic::now_ns,
     overview::{Model, Place},
     pipeline::{self, Limits, Totals},
     privilege::role::TOP,
     process::names::Names,
     recording::{Mark, Said},
-    sink::{Sight, Sink, quantity::Size, selected::Selection},
+    sink::{Sight, Sink, quantity::Size, selected::Selection, wall::Wall},
     source::recording::{
         Opened,
         player::{Play, Player},
@@ -38,7 +38,7 @@ use super::{
     replay::{self, open, open_again, warn},
     signals::Stop,
     start::{self, Started},
-    tell,
+    tell, time_of_day,
     trace::summary,
     wants_colour,
 };
@@ -77,7 +77,7 @@ fn live(args: &TopArgs) -> anyhow::Result<Seen> {
         let place = Place {
             source: if matches!(source, Started::Live(_)) { "eBPF" } else { "polling" }.into(),
             host: host(),
-            wall_offset_ns: wall_offset_ns(),
+            wall: time_of_day::follow()?,
             span_ns: None,
         };
         let model = Model::new(place, now_ns(), diagnose::nanoseconds(args.slow));
@@ -111,7 +111,7 @@ fn recorded(args: &TopArgs) -> anyhow::Result<Seen> {
     let place = Place {
         source: name_of(args),
         host: header.host.clone(),
-        wall_offset_ns: header.wall_offset_ns,
+        wall: Wall::of(header.wall_offset_ns),
         span_ns: Some(span_ns),
     };
     let play = Play { paused: false, speed: args.speed, target_ns: None, at_ns: header.started_ns, is_over: false };
@@ -126,6 +126,8 @@ fn recorded(args: &TopArgs) -> anyhow::Result<Seen> {
         tokio::pin!(stop);
         loop {
             let Opened { recording, ended: _ } = open_again(&args.recording)?.recording(None);
+            let place = Place { wall: recording.wall(), ..place.clone() };
+            top.begin_again(Model::new(place, header.started_ns, slow_ns));
             top.ui.selection.names = Names::told(recording.names());
             let mut player = Player::new(recording, Rc::clone(&play));
             let wishes = Rc::clone(&top.wishes);
@@ -138,7 +140,6 @@ fn recorded(args: &TopArgs) -> anyhow::Result<Seen> {
             let totals = pipeline::run(&mut player, &mut top, Limits::default(), over).await?;
             if let Some(target_ns) = wishes.back_to_ns.take() {
                 // Back is from the beginning, as fast as it goes.
-                top.begin_again(Model::new(place.clone(), header.started_ns, slow_ns));
                 play.set(Play { at_ns: header.started_ns, target_ns: Some(target_ns), is_over: false, ..play.get() });
                 continue;
             }

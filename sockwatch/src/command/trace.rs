@@ -27,7 +27,7 @@ use super::{
     filter, record,
     signals::Stop,
     start::{self, Started},
-    tell, wants_colour,
+    tell, time_of_day, wants_colour,
 };
 use crate::cli::{Format, ShowArgs, Time, TraceArgs};
 
@@ -38,7 +38,7 @@ pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
     start::runtime()?.block_on(async {
         let stop = Stop::register()?;
         let (started_ns, wall_offset_ns) = (now_ns(), wall_offset_ns());
-        let clock = clock_of(args.show.time, started_ns, &Wall::of(wall_offset_ns));
+        let clock = clock_of(args.show.time, started_ns, &time_of_day::follow()?);
         let mut source = start::source(&args.collect, &resolved)?;
         if args.show.queues && matches!(source, Started::Poll(_)) {
             bail!(

@@ -4,6 +4,7 @@
 pub mod btf;
 mod bytes;
 pub mod check;
+pub mod clock;
 pub mod format;
 pub mod gauge;
 pub mod layout;

@@ -12,7 +12,7 @@ use crate::{
         waits::{Spread, Waits},
     },
     pipeline::Totals,
-    sink::{Sight, selected::Selection},
+    sink::{Sight, selected::Selection, wall::Wall},
     tcp::{
         connection::Connection,
         event::SocketKey,
@@ -39,14 +39,14 @@ pub const REMEMBERED: usize = 300;
 const STATES: usize = ALL.len() + 1;
 
 /// Where all of it comes from, in words for the first line.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Place {
     /// `eBPF`, `polling`, or the recording's name.
     pub source: String,
     /// The machine's name.
     pub host: String,
-    /// Unix time minus `CLOCK_MONOTONIC`, in nanoseconds.
-    pub wall_offset_ns: u64,
+    /// The time of day there.
+    pub wall: Wall,
     /// The recording's beginning and end; `None` live.
     pub span_ns: Option<(u64, u64)>,
 }

@@ -51,6 +51,13 @@ pub struct Wall(
     Arc<RwLock<Vec<Pair>>>,
 );
 
+/// 1970 began with `CLOCK_MONOTONIC`.
+impl Default for Wall {
+    fn default() -> Self {
+        Self::of(0)
+    }
+}
+
 impl Wall {
     /// The Unix time when `CLOCK_MONOTONIC` was 0, as long as nothing else is told.
     pub fn of(offset_ns: u64) -> Self {

@@ -96,7 +96,7 @@ fn first_line(scene: &Scene<'_>, width: u16) -> Line<'static> {
     let lost = format!("lost {} missed {} dropped {}", losses.lost(), losses.missed(), losses.dropped());
     let is_complete = losses.lost() + losses.missed() + losses.dropped() == 0;
     let last = model.last();
-    let clock = utc(scene.sight.now_ns.saturating_add(model.place().wall_offset_ns));
+    let clock = utc(model.place().wall.unix_ns(scene.sight.now_ns));
     let clock = clock.get(11..19).unwrap_or_default().to_owned();
     let mut place = format!("{} {}", model.place().host, model.place().source);
     let mark = if scene.is_paused { " PAUSED" } else { "" };

@@ -7,6 +7,7 @@
 mod accept_queue;
 mod audit;
 mod chaos;
+mod clock;
 mod diagnose;
 mod endings;
 mod filters;

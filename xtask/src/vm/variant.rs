@@ -137,7 +137,7 @@ fn quoted(text: &str) -> String {
 
 /// Nothing may be skipped for want of root; emulation takes its time.
 const SETTINGS: &str = "SOCKWATCH_LIVE=required SOCKWATCH_LIVE_CONNECTIONS=2000 SOCKWATCH_LIVE_PATIENCE=60 \
-    SOCKWATCH_LIVE_CHAOS=1:5:1";
+    SOCKWATCH_LIVE_CHAOS=1:5:1 SOCKWATCH_LIVE_SETS_CLOCK=1";
 
 const PROLOGUE: &str = "#!/bin/busybox sh
 /bin/busybox --install -s /bin 2>/dev/null

@@ -51,7 +51,7 @@ use super::{
     filter, record, replay,
     signals::{Stop, hangups},
     start::{self, Started},
-    tell, trace,
+    tell, time_of_day, trace,
 };
 use crate::cli::ServeArgs;
 
@@ -92,12 +92,8 @@ pub(crate) fn run(given: &ServeArgs) -> anyhow::Result<ExitCode> {
         let (mut source, pulse) = Felt::new(source);
         let answers = Arc::new(Answers::new(facts, orders.clone(), Arc::clone(&pulse), token));
         let server = Server::start(listener, tls.clone(), Arc::clone(&answers), sandbox)?;
-        let place = Place {
-            source: header.source,
-            host: header.host.clone(),
-            wall_offset_ns: header.wall_offset_ns,
-            span_ns: None,
-        };
+        let place =
+            Place { source: header.source, host: header.host.clone(), wall: time_of_day::follow()?, span_ns: None };
         let view = View::new(Arc::new(place), nanoseconds(args.serving.slow));
         let mut feed = Feed::new(metrics, view, received).sending(otlp.as_ref().and_then(Settings::outbox));
         let version = env!("CARGO_PKG_VERSION").to_owned();

@@ -15,6 +15,7 @@ use crate::{
         cgroup::Workload,
         names::{Named, Names, Told},
     },
+    sink::wall::Wall,
     tcp::{notation, order::Order, tracker::Tracker},
     tui::Action,
 };
@@ -35,7 +36,7 @@ impl Shown {
         let text = fs::read_to_string(path).unwrap();
         let mut events: Vec<_> = text.lines().map(|line| notation::parse(line).unwrap()).collect();
         let place =
-            Place { source: "eBPF".into(), host: "web-1".into(), wall_offset_ns: 34_200_000_000_000, span_ns: None };
+            Place { source: "eBPF".into(), host: "web-1".into(), wall: Wall::of(34_200_000_000_000), span_ns: None };
         let mut shown =
             Self { tracker: Tracker::default(), model: Model::new(place, 0, SLOW_NS), ui: Ui::default(), now_ns };
         let (mut order, mut updates) = (Order::default(), Vec::new());

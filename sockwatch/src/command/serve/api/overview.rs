@@ -130,7 +130,7 @@ impl Overview {
     pub(in super::super) fn of(outlook: &Outlook<'_>, place: &Place) -> Option<Self> {
         let Outlook { sight, model, .. } = outlook;
         let report = model.report()?;
-        let unix_ms = |ns: u64| ns.saturating_add(model.place().wall_offset_ns) / MS;
+        let unix_ms = |ns: u64| model.place().wall.unix_ns(ns) / MS;
         let last = model.last();
         let open = || report.listeners.iter().filter(|listener| !listener.is_closed);
         Some(Self {
@@ -186,7 +186,7 @@ impl History {
         let all = |of: fn(&Second) -> u64| model.seconds().map(of).collect();
         let course = |state| model.seconds().map(|second| second.sockets(state)).collect();
         Self {
-            until_unix_ms: sight.now_ns.saturating_add(model.place().wall_offset_ns) / MS,
+            until_unix_ms: model.place().wall.unix_ns(sight.now_ns) / MS,
             states: state::ALL.into_iter().map(|state| (state.name(), course(state))).collect(),
             events: all(|second| second.events),
             ended: all(|second| second.ended),

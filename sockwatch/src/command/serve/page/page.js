@@ -59,7 +59,10 @@ async function recall() {
   courses = new Map(stateNames.map(name => [name, history.states[name] || []]));
 }
 function remember() {
-  seconds.push(now.at_unix_ms / 1e3);
+  const at = now.at_unix_ms / 1e3, back = seconds.at(-1) + 1 - at;
+  // Somebody set the clock back: what was counted before was before.
+  if (back >= 1) seconds = seconds.map(second => second - back);
+  seconds.push(at);
   for (const name of stateNames) courses.get(name).push(now.states[name] || 0);
   for (const values of [seconds, ...courses.values()]) while (values.length > KEPT) values.shift();
 }
