@@ -37,12 +37,29 @@ pub(crate) fn check(workspace: &Path) -> Result<()> {
     ensure!(self::rows(&some) == 1, "the filter leaves {} of {rows} connections, not 1", self::rows(&some));
     let none = open("#which=slowest&filter=54090+nobody")?;
     ensure!(self::rows(&none) == 0, "the filter leaves {} connections that do not fit", self::rows(&none));
+    incomplete(browser, &directory, &page)?;
     report::check(browser, &directory, &url("#which=slowest"), self::rows(&open("#which=slowest")?))?;
     if !shell::is_root() {
         println!("the live page was not opened: it takes root");
         return Ok(());
     }
     live::check(workspace, browser, &directory)
+}
+
+/// What was not seen, and what has no room, comes first: of the same page with other figures.
+fn incomplete(browser: &str, directory: &Path, page: &Path) -> Result<()> {
+    let mut text = std::fs::read_to_string(page).context("cannot read the page")?;
+    for (figure, other) in [("\"lost\":0", "\"lost\":5"), ("\"untold_waits\":0", "\"untold_waits\":7")] {
+        ensure!(text.contains(figure), "the page has no {figure}");
+        text = text.replacen(figure, other, 1);
+    }
+    let page = directory.join("incomplete.html");
+    std::fs::write(&page, text).context("cannot write a page")?;
+    let said = open(browser, &format!("file://{}", page.display()))?;
+    for words in ["NOT COMPLETE: 5 events lost", "7 waits are in no heat map"] {
+        ensure!(said.contains(words), "the page does not say: {words}");
+    }
+    Ok(())
 }
 
 /// The page as the browser has it once its script has run. Whatever the script complains of is an error.

@@ -10,6 +10,10 @@ use crate::{setup, shell};
 /// A recording that is kept in the repository, and how many events it holds is asked of sockwatch.
 const FILE: &str = "sockwatch/tests/recordings/format-1.0.swr";
 const SCRIPT: &str = "sockwatch/tests/recordings/read.py";
+
+/// One during which the clock was set.
+const MOVED: [&str; 2] =
+    ["sockwatch/tests/recordings/clock-moves-0001.swr", "sockwatch/tests/recordings/clock-moves-0002.swr"];
 const EXPORTS_SCRIPT: &str = "sockwatch/tests/recordings/export.py";
 const SPARK_SCRIPT: &str = "sockwatch/tests/recordings/spark.py";
 
@@ -46,15 +50,16 @@ fn exports(workspace: &Path, python: &Path) -> Result<()> {
         std::fs::remove_dir_all(&directory).context("cannot remove the last exports")?;
     }
     std::fs::create_dir_all(&directory).context("cannot make a directory for exports")?;
-    let export = |output: &str, more: &[&str]| {
+    let export = |files: &[&str], output: &str, more: &[&str]| {
         let mut export = shell::sockwatch(workspace)?;
-        export.args(["export", FILE]).args(more);
+        export.arg("export").args(files).args(more);
         shell::run(export.arg("--output").arg(directory.join(output)), "sockwatch must export it")
     };
-    export("web.parquet", &[])?;
-    export("web.csv", &[])?;
-    export("web.pftrace", &[])?;
-    export("lake", &["--partition"])?;
+    export(&[FILE], "web.parquet", &[])?;
+    export(&[FILE], "web.csv", &[])?;
+    export(&[FILE], "web.pftrace", &[])?;
+    export(&[FILE], "lake", &["--partition"])?;
+    export(&MOVED, "moved.pftrace", &[])?;
     let mut report = shell::sockwatch(workspace)?;
     report.args(["report", FILE, "--output"]);
     shell::run(report.arg(directory.join("web.html")), "sockwatch must report it")?;

@@ -2,7 +2,8 @@
 
     python export.py DIRECTORY ROWS
 
-DIRECTORY has web.parquet, web.csv, web.pftrace and lake/, all of one recording; ROWS is how many connections it has.
+DIRECTORY has web.parquet, web.csv, web.pftrace and lake/, all of one recording; ROWS is how many connections it has. And
+moved.pftrace, of one in which the clock is set forward by an hour, and later back by two.
 """
 
 import collections
@@ -65,4 +66,14 @@ for packet in events:
 assert not any(open_slices.values()), open_slices
 assert waits == sum(wait is not None for wait in table["wait_ns"].to_pylist()), waits
 assert states["ESTABLISHED"] == sum(role != "listener" for role in table["role"].to_pylist()), states
+
+trace = perfetto.Trace()
+with open(f"{directory}/moved.pftrace", "rb") as file:
+    trace.ParseFromString(file.read())
+REALTIME, MONOTONIC = 1, 3
+snapshots = [packet.clock_snapshot for packet in trace.packet if packet.HasField("clock_snapshot")]
+clocks = [{clock.clock_id: clock.timestamp for clock in snapshot.clocks} for snapshot in snapshots]
+offsets = [clock[REALTIME] - clock[MONOTONIC] for clock in clocks]
+moves = [round((after - before) / 1e9) for before, after in zip(offsets, offsets[1:])]
+assert moves == [3600, -7200], moves
 print(f"{expected} rows as Parquet, CSV and partitions; {len(events)} events of a timeline, {waits} waits")
