@@ -54,6 +54,9 @@ Each file says which parts of its recording it was made of, so that no row is th
 is refused. `--force` replaces files by an export that has all of their parts, on every day. Of a recording that goes on, export what is
 complete, and later the files behind that: a connection has its row where it ended.
 
+Exports with `--redact` want a directory of their own: the machine has another name there, so beside the others each row would
+count twice.
+
 ## Columns of tables
 
 Times are UTC, in microseconds; durations are in nanoseconds. What is not known is null.

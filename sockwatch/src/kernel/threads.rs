@@ -13,6 +13,7 @@ use super::{
     bytes::Bytes,
     probes::{Hook, Program, Requirement, program},
     refusal::Refusal,
+    session::Telling,
 };
 
 /// The ring buffer's size: some 4,000 long pauses.
@@ -44,8 +45,12 @@ pub(super) const OF_FIRST_READ: Requirement = Requirement::Fields(&["rcv_nxt", "
 pub(super) const REQUIREMENTS: [Requirement; 1] = [Requirement::Fields(&["task_pid", "task_tgid", "task_state"])];
 
 /// Gives the maps the size that they need; without it each holds next to nothing.
-pub(super) fn size(loader: &mut EbpfLoader<'_>) {
-    loader.map_max_entries(RING, RING_BYTES).map_max_entries(UNREAD, MAX_UNREAD);
+pub(super) fn size(loader: &mut EbpfLoader<'_>, telling: Telling) {
+    // First reads are told of connections that are.
+    if telling == Telling::Events {
+        loader.map_max_entries(UNREAD, MAX_UNREAD);
+    }
+    loader.map_max_entries(RING, RING_BYTES);
     loader.map_max_entries(WATCHED, MAX_WATCHED).map_max_entries(THREADS, MAX_THREADS);
 }
 

@@ -74,7 +74,7 @@ impl<'a> Starter<'a> {
             loader.map_max_entries("MEMBERS", 1).map_max_entries("WAITING", 1).map_max_entries("CLOSED", 1);
         }
         if options.threads == Threads::Watched {
-            threads::size(&mut loader);
+            threads::size(&mut loader, options.telling);
         }
         if options.telling == Telling::Tallies {
             tallies::size(&mut loader);
