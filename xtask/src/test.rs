@@ -106,7 +106,7 @@ fn tests(workspace: &Path) -> Result<()> {
         return Ok(());
     }
     let failed = &first.names_of_failed;
-    if failed.is_empty() || failed.len() > FAILED_TOGETHER {
+    if !first.is_whole() || failed.is_empty() || failed.len() > FAILED_TOGETHER {
         bail!("`cargo test --workspace` failed: look for the first FAILED above");
     }
     println!("again, by themselves: {}", failed.join(", "));
@@ -131,13 +131,23 @@ struct Run {
     succeeded: bool,
     counts: Counts,
     names_of_failed: Vec<String>,
+    /// Test binaries that have begun, and that have come to their end.
+    begun: u64,
+    ended: u64,
 }
 
 impl Run {
     fn read(&mut self, line: &str) {
         self.counts.add(line);
+        self.begun += u64::from(line.starts_with("running ") && (line.ends_with(" tests") || line.ends_with(" test")));
+        self.ended += u64::from(line.starts_with("test result: "));
         let failed = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED"));
         self.names_of_failed.extend(failed.map(str::to_owned));
+    }
+
+    /// No test binary has crashed, and the names of all that failed are known.
+    fn is_whole(&self) -> bool {
+        self.begun == self.ended && self.counts.failed == self.names_of_failed.len() as u64
     }
 }
 
@@ -215,10 +225,15 @@ mod tests {
         run.read("running 3 tests");
         run.read("test a::b ... ok");
         run.read("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s");
+        run.read("running 1 test");
         run.read("test a::c ... FAILED");
-        run.read("test result: FAILED. 2 passed; 4 failed; 0 ignored; 0 measured; 7 filtered out; finished in 0.1s");
-        assert_eq!(run.counts, Counts { passed: 5, failed: 4, ignored: 1 });
+        assert!(!run.is_whole(), "it may crash yet");
+        run.read("test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 7 filtered out; finished in 0.1s");
+        assert_eq!(run.counts, Counts { passed: 5, failed: 1, ignored: 1 });
         assert_eq!(run.names_of_failed, ["a::c"]);
-        assert_eq!(run.to_string(), "5 passed; 4 failed; 1 ignored");
+        assert_eq!(run.to_string(), "5 passed; 1 failed; 1 ignored");
+        assert!(run.is_whole());
+        run.counts.failed += 1;
+        assert!(!run.is_whole(), "a name is missing");
     }
 }

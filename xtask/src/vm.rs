@@ -164,6 +164,9 @@ impl Bench {
                         let began = Instant::now();
                         let result = self.run_one(row);
                         let outcome = result.as_ref().map_or("FAILED", |_| "ok");
+                        for test in result.as_ref().map(Column::unsteady).unwrap_or_default() {
+                            println!("{:7} unsteady, failed once and passed alone: {test}", row.name);
+                        }
                         println!("{:7} {outcome} in {:.0} s", row.name, began.elapsed().as_secs_f64());
                         results.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((row.name, result));
                     }

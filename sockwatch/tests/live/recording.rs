@@ -185,7 +185,7 @@ fn kills() -> u64 {
 }
 
 /// Recordings of the same connections, each killed at its own instant: to start one takes longer than that.
-const KILLED_TOGETHER: u64 = 10;
+const KILLED_TOGETHER: u64 = 5;
 
 /// Killed at any instant, it has lost no more than the last interval between two flushes.
 #[test]
@@ -207,7 +207,7 @@ fn a_killed_recording_lacks_the_last_second_at_most() {
             running.iter().map(|(number, _, recording)| (*number, recording.waited())).collect();
         let begun_ns = monotonic_ns();
         // Instants that nothing here is in step with.
-        let until_ns = |number: u64| begun_ns + 700_000_000 + (number * 618_033_989) % 1_000_000_000;
+        let until_ns = |number: u64| begun_ns + 2_000_000_000 + (number * 618_033_989) % 1_000_000_000;
         running.sort_by_key(|(number, ..)| until_ns(*number));
         for (number, file, mut recording) in running {
             let last_ns = loop {

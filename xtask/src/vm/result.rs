@@ -41,6 +41,9 @@ pub(crate) struct Counts {
     pub(crate) skipped: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) failed: Vec<String>,
+    /// Failed once, and passed when it was run by itself.
+    #[serde(skip)]
+    pub(crate) unsteady: Vec<String>,
     /// How the tests' process ended, as a shell says it: 134 is SIGABRT. A run that is kept ended well.
     #[serde(skip)]
     pub(crate) status: i32,
@@ -94,7 +97,8 @@ impl Reader {
                 "ok" => {
                     counts.passed += 1;
                     // It was run again.
-                    counts.failed.retain(|failed| failed != name);
+                    let failed = counts.failed.extract_if(.., |failed| failed == name);
+                    counts.unsteady.extend(failed);
                 }
                 "FAILED" if counts.failed.iter().any(|failed| failed == name) => {}
                 "FAILED" => counts.failed.push(name.to_owned()),
@@ -188,6 +192,13 @@ impl Column {
         faults
     }
 
+    /// What failed once and passed by itself.
+    pub(crate) fn unsteady(&self) -> Vec<String> {
+        let each =
+            self.tests.iter().flat_map(|(variant, counts)| counts.unsteady.iter().map(move |name| (variant, name)));
+        each.map(|(variant, name)| format!("{variant}: {name}")).collect()
+    }
+
     fn failures(&self) -> Vec<String> {
         let mut failures = Vec::new();
         for (variant, counts) in &self.tests {
@@ -248,10 +259,10 @@ mod tests {
             let reader =
                 read(&format!("@sockwatch run x\ntest a ... FAILED\nfailures:\nwhy\nagain, by itself: a\n{text}"));
             let counts = &reader.column.tests["x"];
-            (counts.passed, counts.failed.clone(), reader.column.failures())
+            (counts.passed, reader.column.unsteady(), reader.column.failures())
         };
-        assert_eq!(run("test a ... ok\n@sockwatch ran x 0"), (1, Vec::new(), Vec::new()));
-        assert_eq!(run("test a ... FAILED\n@sockwatch ran x 101"), (0, vec!["a".into()], vec!["x: a failed".into()]));
+        assert_eq!(run("test a ... ok\n@sockwatch ran x 0"), (1, vec!["x: a".into()], Vec::new()));
+        assert_eq!(run("test a ... FAILED\n@sockwatch ran x 101"), (0, Vec::new(), vec!["x: a failed".into()]));
     }
 
     #[test]

@@ -119,8 +119,9 @@ run() {
 again() {
     failed=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' /run/output)
     count=$(echo "$failed" | grep -c .)
-    # Any other status than libtest's: not every test has run.
-    [ "$result" = 101 ] && [ "$count" -ge 1 ] && [ "$count" -le 4 ] || return
+    told=$(sed -n 's/^test result: FAILED\. .*; \([0-9]*\) failed; .*/\1/p' /run/output)
+    # Any other status than libtest's: not every test has run. Any other count: a name was not found.
+    [ "$result" = 101 ] && [ "$count" = "$told" ] && [ "$count" -ge 1 ] && [ "$count" -le 4 ] || return
     all=0
     for name in $failed; do
         echo "again, by itself: $name"
