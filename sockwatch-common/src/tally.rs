@@ -42,6 +42,11 @@ pub const fn place(netns: u32, is_inet6: bool, address: [u64; 2], port: u16) -> 
     PLACE | mixed(mixed(mixed(netns as u64 | (is_inet6 as u64) << 32, port as u64), first), second)
 }
 
+/// Whether this is the key of a place, not a cookie.
+pub const fn is_place(key: u64) -> bool {
+    key & PLACE != 0
+}
+
 /// Two words as one in which every bit depends on all of theirs, nearly.
 const fn mixed(one: u64, other: u64) -> u64 {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use sockwatch_common::{
     AcceptorCount, AcceptorKey, BUCKETS, Counter, Histogram, Queued, SPELL_NS, SPELL_STEP_NS, SPELLS, Spell, Tally,
-    bucket, place,
+    bucket, is_place, place,
 };
 
 use crate::{
@@ -101,11 +101,16 @@ fn slot(listener: u64) -> u32 {
     unsafe { SLOTS.get(listener) }.copied().unwrap_or(0)
 }
 
-/// The same of whoever waits in its queue. A place that several listeners share has slot 0: whose it is only its accept tells.
+/// The same of whoever waits in its queue. A place that several listeners share has slot 0: whose it is only its accept tells. A
+/// cookie is one listener's: nobody else at its port.
 #[inline(always)]
 fn slot_of(waiter: &Queued) -> u32 {
     // SAFETY: as above.
-    unsafe { SLOTS.get(waiter.listener) }.copied().unwrap_or_else(|| slot(waiter.anywhere))
+    match unsafe { SLOTS.get(waiter.listener) }.copied() {
+        Some(slot) => slot,
+        None if is_place(waiter.listener) => slot(waiter.anywhere),
+        None => 0,
+    }
 }
 
 #[inline(always)]

@@ -54,10 +54,7 @@ impl Tallies {
     /// # Errors
     /// If the kernel refuses.
     pub fn forget(&mut self, listener: u64) -> io::Result<()> {
-        match self.slots.remove(&listener) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(io::Error::other(error)),
-        }
+        gone(self.slots.remove(&listener))
     }
 
     /// Begins a slot anew, which nobody follows.
@@ -65,13 +62,25 @@ impl Tallies {
     /// # Errors
     /// If the kernel refuses.
     pub fn clear(&mut self, slot: u32) -> io::Result<()> {
-        for (key, _) in self.acceptors().into_iter().filter(|(key, _)| key.slot == slot) {
-            // It was there an instant ago, and nobody else takes any away.
-            self.acceptors.remove(&Bytes(key)).map_err(io::Error::other)?;
-        }
         let cpus = nr_cpus().map_err(|(place, error)| io::Error::other(format!("{place}: {error}")))?;
         let none = PerCpuValues::try_from(vec![Bytes(Tally::NONE); cpus])?;
         self.tallies.set(slot, none, 0).map_err(io::Error::other)
+    }
+
+    /// Nobody waits at this address any more.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn dismiss(&mut self, waiter: u64) -> io::Result<()> {
+        gone(self.waiters.remove(&waiter))
+    }
+
+    /// What a thread has accepted belongs to a slot that is nobody's now.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn dismiss_acceptor(&mut self, key: AcceptorKey) -> io::Result<()> {
+        gone(self.acceptors.remove(&Bytes(key)))
     }
 
     /// What each CPU has counted in a slot.
@@ -91,5 +100,13 @@ impl Tallies {
     /// Who accepts.
     pub fn acceptors(&self) -> Vec<(AcceptorKey, AcceptorCount)> {
         self.acceptors.iter().filter_map(Result::ok).map(|(key, count)| (key.0, count.0)).collect()
+    }
+}
+
+/// An entry is gone, whoever took it.
+fn gone(removed: Result<(), MapError>) -> io::Result<()> {
+    match removed {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(error) => Err(io::Error::other(error)),
     }
 }

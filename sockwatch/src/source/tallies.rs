@@ -1,8 +1,14 @@
 //! What the kernel side counts of listeners, as what has been added since the last look.
 
-use std::{collections::HashMap, io, net::IpAddr};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    net::IpAddr,
+};
 
-use sockwatch_common::{BUCKETS, Histogram, MAX_SLOTS, Queued, SPELLS, Spell, Tally, bounds, place};
+use sockwatch_common::{
+    AcceptorCount, AcceptorKey, BUCKETS, Histogram, MAX_SLOTS, Queued, SPELLS, Spell, Tally, bounds, is_place, place,
+};
 
 use crate::{
     diagnosis::measure::counted::{Counted, Waiting},
@@ -37,8 +43,24 @@ pub struct Counting {
 struct Slot {
     listener: Option<SocketKey>,
     place: u64,
+    /// When it began to listen; 0 if that was before.
+    began_ns: u64,
     before: Vec<Tally>,
     accepted: HashMap<u32, u64>,
+}
+
+/// How a listener came to be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It was there before, and what was nobody's may have been its.
+    There,
+    /// It has begun to listen.
+    Began {
+        /// When, in nanoseconds of `CLOCK_MONOTONIC`.
+        at_ns: u64,
+    },
+    /// It did something.
+    Met,
 }
 
 /// What was added.
@@ -87,23 +109,22 @@ impl Counting {
             // Of those that cannot be listed only new listeners are followed.
             for Listed { key, local, remote, .. } in listing.flatten().unwrap_or_default().sockets {
                 if filter.matches_tuple(key.netns, local, remote) {
-                    let _has_room = counting.follow(key, local, true)?;
+                    let _has_room = counting.follow(key, local, Found::There)?;
                 }
             }
         }
         Ok(counting)
     }
 
-    /// Counts a listener apart from now on, which `was_there` before or has just begun. Returns whether there was room, or it had been
-    /// followed before.
+    /// Counts a listener apart from now on. Returns whether there was room, or it had been followed before.
     ///
     /// # Errors
     /// If the kernel does not take it.
-    pub fn follow(&mut self, listener: SocketKey, local: Endpoint, was_there: bool) -> io::Result<bool> {
+    pub fn follow(&mut self, listener: SocketKey, local: Endpoint, found: Found) -> io::Result<bool> {
+        // It may listen again.
+        self.closed.retain(|closed| *closed != listener);
+        self.over.retain(|over| *over != listener);
         if self.slots.iter().any(|slot| slot.listener == Some(listener)) {
-            // It may listen again.
-            self.closed.retain(|closed| *closed != listener);
-            self.over.retain(|over| *over != listener);
             return Ok(true);
         }
         let number = match self.free.pop() {
@@ -117,9 +138,10 @@ impl Counting {
         self.tallies.follow(listener.cookie, number as u32)?;
         self.numbers.insert(listener.cookie, Some(number));
         let place = place_of(listener.netns, local);
-        self.slots[number] = Slot { listener: Some(listener), place, ..Slot::default() };
+        let began_ns = if let Found::Began { at_ns } = found { at_ns } else { 0 };
+        self.slots[number] = Slot { listener: Some(listener), place, began_ns, ..Slot::default() };
         self.settle(place)?;
-        if was_there {
+        if found == Found::There {
             // What was nobody's until now may have been its connections: they came before it was followed.
             self.slots[0].before = self.tallies.read(0)?;
         }
@@ -131,16 +153,42 @@ impl Counting {
         self.closed.push(listener);
     }
 
-    /// Makes its slot another's.
-    fn leave(&mut self, listener: SocketKey) -> io::Result<()> {
-        let Some(number) = self.slots.iter().position(|slot| slot.listener == Some(listener)) else { return Ok(()) };
-        let Slot { place, .. } = std::mem::take(&mut self.slots[number]);
-        self.tallies.forget(listener.cookie)?;
-        self.numbers.remove(&listener.cookie);
-        self.settle(place)?;
-        self.tallies.clear(number as u32)?;
-        self.free.push(number);
-        Ok(())
+    /// Makes their slots others'. Who was reset in their queues has gone with them without a word, and is not to be taken for somebody
+    /// who waits at another listener of the same place or port.
+    fn leave(
+        &mut self,
+        listeners: &[SocketKey],
+        waiters: &[(u64, Queued)],
+        acceptors: &[(AcceptorKey, AcceptorCount)],
+    ) -> io::Result<()> {
+        let mut gone = HashSet::new();
+        for listener in listeners {
+            let Some(number) = self.slots.iter().position(|slot| slot.listener == Some(*listener)) else { continue };
+            let Slot { place, .. } = std::mem::take(&mut self.slots[number]);
+            self.tallies.forget(listener.cookie)?;
+            self.numbers.remove(&listener.cookie);
+            self.settle(place)?;
+            gone.insert(listener.cookie);
+            gone.extend((!self.numbers.contains_key(&place)).then_some(place));
+            self.tallies.clear(number as u32)?;
+            for (key, _) in acceptors.iter().filter(|(key, _)| key.slot as usize == number) {
+                self.tallies.dismiss_acceptor(*key)?;
+            }
+            self.free.push(number);
+        }
+        let mut waiters = waiters.iter().filter(|(_, queued)| gone.contains(&queued.listener));
+        waiters.try_for_each(|(address, _)| self.tallies.dismiss(*address))
+    }
+
+    /// The slot of the listener in whose queue somebody waits.
+    fn number_of(&self, waiter: &Queued) -> Option<usize> {
+        let found = self.numbers.get(&waiter.listener);
+        if !is_place(waiter.listener) {
+            return *found?;
+        }
+        let number = (*found.or_else(|| self.numbers.get(&waiter.anywhere))?)?;
+        // Who came before it had come to another.
+        (waiter.born_ns >= self.slots[number].began_ns).then_some(number)
     }
 
     /// Of two at one place the place does not tell which it is.
@@ -163,19 +211,19 @@ impl Counting {
     /// # Errors
     /// If the kernel does not let it be read.
     pub fn read(&mut self) -> io::Result<Added> {
+        let (waiters, acceptors) = (self.tallies.waiters(MOST_WAITERS), self.tallies.acceptors());
         let mut waiting: HashMap<usize, Vec<Waiting>> = HashMap::new();
-        for (id, queued) in self.tallies.waiters(MOST_WAITERS) {
-            let Queued { born_ns, left_ns, listener, anywhere, by_fin, depth, .. } = queued;
+        for (id, queued) in &waiters {
+            let Queued { born_ns, left_ns, by_fin, depth, .. } = *queued;
             let left_ns = (left_ns != 0).then_some(left_ns);
             let waiter =
-                Waiting { since_ns: born_ns, id, left_ns, by_fin: by_fin != 0, depth: depth.saturating_add(1) };
-            let number = self.numbers.get(&listener).or_else(|| self.numbers.get(&anywhere));
-            if let Some(Some(number)) = number {
-                waiting.entry(*number).or_default().push(waiter);
+                Waiting { since_ns: born_ns, id: *id, left_ns, by_fin: by_fin != 0, depth: depth.saturating_add(1) };
+            if let Some(number) = self.number_of(queued) {
+                waiting.entry(number).or_default().push(waiter);
             }
         }
         let mut accepted: HashMap<u32, Vec<(Task, u64)>> = HashMap::new();
-        for (key, count) in self.tallies.acceptors() {
+        for (key, count) in &acceptors {
             let task = Task { pid: count.pid, tid: key.tid, comm: Comm(count.comm) };
             accepted.entry(key.slot).or_default().push((task, count.accepted));
         }
@@ -192,9 +240,8 @@ impl Counting {
             counted.acceptors = slot.accepted(accepted.remove(&number).unwrap_or_default());
             added.listeners.push((listener, counted));
         }
-        for listener in std::mem::replace(&mut self.over, std::mem::take(&mut self.closed)) {
-            self.leave(listener)?;
-        }
+        let over = std::mem::replace(&mut self.over, std::mem::take(&mut self.closed));
+        self.leave(&over, &waiters, &acceptors)?;
         Ok(added)
     }
 }

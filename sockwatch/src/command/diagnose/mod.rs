@@ -37,7 +37,7 @@ use sockwatch::{
         live::Live,
         reconcile::{Reconciler, Schedule, Scope},
         table::Places,
-        tallies::Counting,
+        tallies::{Counting, Found},
         threads::{News, Watcher},
     },
     tcp::{
@@ -346,14 +346,21 @@ impl Sink for Watch {
         if let Some(counting) = &mut self.counting
             && role == Role::Listener
         {
-            match update.happening {
-                Happening::Transition { old: TcpState::Listen, .. } | Happening::Ended(_) => counting.close(key),
-                ref happening => {
-                    // The connections to those for which there is no room are told as nobody's.
-                    let was_there = matches!(happening, Happening::Listed { .. });
-                    let _is_followed = counting.follow(key, local, was_there)?;
+            let found = match &update.happening {
+                Happening::Transition { old: TcpState::Listen, .. } | Happening::Ended(_) => {
+                    counting.close(key);
+                    None
                 }
-            }
+                Happening::Transition { new: TcpState::Listen, .. } => Some(Found::Began { at_ns: update.at_ns }),
+                Happening::Listed { .. } => Some(Found::There),
+                Happening::AcceptFailed { .. } | Happening::Disagreed { found: Some(TcpState::Listen), .. } => {
+                    Some(Found::Met)
+                }
+                // Its queue may be told after it has closed.
+                _ => None,
+            };
+            // The connections to those for which there is no room are told as nobody's.
+            let _is_followed = found.map(|found| counting.follow(key, local, found)).transpose()?;
         }
         self.diagnosis.take(update);
         Ok(())

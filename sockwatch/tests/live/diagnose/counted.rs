@@ -222,3 +222,34 @@ fn listeners_that_come_and_go() {
         verdict.report
     );
 }
+
+/// Who was reset in a queue goes with it, without another word: neither the next listener there nor another one of that port has
+/// those who wait.
+#[test]
+fn who_was_reset_goes_with_the_listener() {
+    const CLIENTS: u32 = 3;
+    let address = place();
+    let Some(machine) = alone("who_was_reset_goes_with_the_listener") else { return };
+    let (server, anywhere) = (sharing(address), sharing((Ipv4Addr::UNSPECIFIED, address.port()).into()));
+    let arguments = ["--port", &address.port().to_string(), "--no-blame", "--aggregate"];
+    let Some(diagnosis) = Diagnosis::begin("who_was_reset_goes_with_the_listener", &arguments, Some(machine)) else {
+        return;
+    };
+    let clients: Vec<_> = (0..CLIENTS).map(|_| TcpStream::connect(address).unwrap()).collect();
+    until_queued(address, CLIENTS);
+    clients.iter().for_each(linger_zero);
+    drop(clients);
+    // So long they are dead in the queue.
+    thread::sleep(Duration::from_millis(500));
+    drop(server);
+    let next = sharing(address);
+    thread::sleep(Duration::from_millis(1500));
+    let verdict = diagnosis.interrupt();
+    drop((next, anywhere));
+    let listeners = verdict.report["listeners"].as_array().unwrap();
+    let figures = |it: &Value| ["arrived", "left_by_rst", "still_waiting"].map(|field| it[field].as_u64().unwrap());
+    let mut figures: Vec<_> = listeners.iter().map(figures).collect();
+    figures.sort_unstable();
+    let gone = [CLIENTS.into(), CLIENTS.into(), 0];
+    assert_eq!(figures, [[0; 3], [0; 3], gone], "{:#}", verdict.report);
+}
